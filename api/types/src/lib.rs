@@ -1,0 +1,22 @@
+//! The words every plane shares: ids, Fn's resources, placement, verdicts and views.
+//!
+//! Pure data and the rules that need nothing but that data. It knows no wire format beyond the JSON
+//! text that Fn keeps verbatim in annotations, no clock and no disk; `api-wire` has the serde forms.
+
+pub mod bundle;
+pub mod catalog;
+pub mod fns;
+pub mod id;
+pub mod placement;
+pub mod refusal;
+pub mod region;
+pub mod time;
+
+pub use bundle::{BundleRef, Digest, Platform};
+pub use catalog::Catalog;
+pub use fns::{Annotations, App, Config, Fn, Trigger};
+pub use id::{AppId, CallId, FnId, Revision, TriggerId};
+pub use placement::Placement;
+pub use refusal::{Refusal, RefusalKind};
+pub use region::{Load, Location, Region, RegionName, Verdict};
+pub use time::Timestamp;
