@@ -1,0 +1,337 @@
+//! What the planes say to each other and to operators under `/v1`.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use api_types::{Load, Location, Region, RegionName, Revision, Verdict};
+use serde::{Deserialize, Serialize};
+
+use crate::{AppBody, FnBody, TriggerBody, time};
+
+/// Bytes a bundle may have; it never enters the log.
+pub const BUNDLE_BYTES_MAX: u64 = 64 << 20;
+
+/// `POST /v1/regions`: a region registers, idempotently, at every start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterRegion {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
+    /// `host:port`.
+    pub gateway: String,
+    /// `host:port`.
+    pub admin: String,
+    pub latitude: f64,
+    pub longitude: f64,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A region in `/v1/regions`, in views, on disk and in the watch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionBody {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
+    pub gateway: String,
+    pub admin: String,
+    pub latitude: f64,
+    pub longitude: f64,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    pub drained: bool,
+    pub verdict: VerdictBody,
+    pub price_ms: u32,
+    pub registered_at: String,
+    /// The revision that last changed the row.
+    pub tradewind_revision: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerdictBody {
+    Healthy,
+    Suspect,
+    Down,
+    Recovering,
+    Draining,
+}
+
+/// An item of `GET /v1/regions`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionItem {
+    pub name: String,
+    pub verdict: VerdictBody,
+    pub price_ms: u32,
+    pub load: LoadBody,
+    /// The revision the region says it has applied; 0 before its first report.
+    pub revision: u64,
+    /// How long the oldest change it lacks has been waiting; 0 when it lacks none.
+    pub lag_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
+    pub gateway: String,
+    pub admin: String,
+    pub latitude: f64,
+    pub longitude: f64,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LoadBody {
+    pub current: u32,
+    pub target: u32,
+    pub capacity: u32,
+}
+
+/// `POST /v1/regions/NAME/report`, every second to any node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Counts up within one start of the region; with `started_at` it orders reports that took
+    /// different ways.
+    pub sequence: u64,
+    pub started_at_ms: i64,
+    pub load: LoadBody,
+    /// Calls waiting for an instance.
+    pub queued: u32,
+    /// The region itself asks for no more clients (it is stopping).
+    pub draining: bool,
+    /// Metadata applied and its rolling hash.
+    pub revision: u64,
+    pub hash: String,
+    /// Digests of bundles placed here that are not on the region's disk yet; at most
+    /// [`REPORT_ITEMS_MAX`].
+    #[serde(default)]
+    pub bundles_missing: Vec<String>,
+    /// Busiest functions since the last report; at most [`REPORT_ITEMS_MAX`].
+    #[serde(default)]
+    pub functions: Vec<FunctionCount>,
+}
+
+/// Bounds the size of a report; what is cut is the least busy.
+pub const REPORT_ITEMS_MAX: usize = 100;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionCount {
+    pub fn_id: String,
+    pub calls: u64,
+    pub errors: u64,
+    pub running: u32,
+    pub instances: u32,
+}
+
+/// `GET /v1/replication`: `revision` is the global plane's, items are regions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replication {
+    pub revision: u64,
+    pub items: Vec<ReplicationItem>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicationItem {
+    pub region: String,
+    pub verdict: VerdictBody,
+    pub revision: u64,
+    pub lag_ms: u64,
+    pub hash: String,
+    pub bundles_missing: Vec<String>,
+    /// Milliseconds since its last report; absent if this leader has had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_ms_ago: Option<u64>,
+}
+
+/// An item of `GET /v1/members`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub name: String,
+    pub api: String,
+    /// `leader`, `follower` or `learner`.
+    pub role: String,
+    /// Last known on the answering node; 0 for a member it has not heard from.
+    pub revision: u64,
+}
+
+/// A line of `GET /v1/watch?from=REV`: every change after REV in order, progress between.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum WatchLine {
+    App {
+        revision: u64,
+        object: AppBody,
+    },
+    Fn {
+        revision: u64,
+        object: FnBody,
+    },
+    Trigger {
+        revision: u64,
+        object: TriggerBody,
+    },
+    Region {
+        revision: u64,
+        object: RegionBody,
+    },
+    /// A tombstone; `kind` is `app`, `fn`, `trigger` or `region`.
+    Deleted {
+        revision: u64,
+        kind: String,
+        id: String,
+    },
+    /// Everything up to `revision` has been sent.
+    Progress {
+        revision: u64,
+    },
+}
+
+impl WatchLine {
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::App { revision, .. }
+            | Self::Fn { revision, .. }
+            | Self::Trigger { revision, .. }
+            | Self::Region { revision, .. }
+            | Self::Deleted { revision, .. }
+            | Self::Progress { revision } => Revision(*revision),
+        }
+    }
+}
+
+/// The body of 410 from `/v1/watch`: take `GET /v1/snapshot` and watch from its revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compacted {
+    pub message: String,
+    pub snapshot_revision: u64,
+}
+
+/// `GET /v1/explain?name=&client=`: every candidate and why it won or lost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    pub name: String,
+    /// The block steered for, as `203.0.113.0/24`.
+    pub client: String,
+    /// Where the block is thought to be, as `DE (worldmap)`, or `unknown`.
+    pub located: String,
+    /// One line: `fra 12 ms + 0; iad 92 ms + 0 -> fra`.
+    pub decision: String,
+    /// `ranked`, `all_down`, `nothing_placed`.
+    pub reason: String,
+    pub ttl_secs: u32,
+    pub view: crate::view::ViewId,
+    pub candidates: Vec<Candidate>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    pub region: String,
+    pub rtt_ms: f64,
+    pub price_ms: u32,
+    pub verdict: VerdictBody,
+    pub placed: bool,
+    pub chosen: bool,
+    /// Why it won or lost, as `least rtt + price` or `down`.
+    pub because: String,
+}
+
+impl From<Verdict> for VerdictBody {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Healthy => Self::Healthy,
+            Verdict::Suspect => Self::Suspect,
+            Verdict::Down => Self::Down,
+            Verdict::Recovering => Self::Recovering,
+            Verdict::Draining => Self::Draining,
+        }
+    }
+}
+
+impl From<VerdictBody> for Verdict {
+    fn from(verdict: VerdictBody) -> Self {
+        match verdict {
+            VerdictBody::Healthy => Self::Healthy,
+            VerdictBody::Suspect => Self::Suspect,
+            VerdictBody::Down => Self::Down,
+            VerdictBody::Recovering => Self::Recovering,
+            VerdictBody::Draining => Self::Draining,
+        }
+    }
+}
+
+impl From<Load> for LoadBody {
+    fn from(load: Load) -> Self {
+        Self {
+            current: load.current,
+            target: load.target,
+            capacity: load.capacity,
+        }
+    }
+}
+
+impl From<LoadBody> for Load {
+    fn from(load: LoadBody) -> Self {
+        Self {
+            current: load.current,
+            target: load.target,
+            capacity: load.capacity,
+        }
+    }
+}
+
+impl From<&Region> for RegionBody {
+    fn from(region: &Region) -> Self {
+        Self {
+            name: region.name.to_string(),
+            ipv4: region.ipv4,
+            ipv6: region.ipv6,
+            gateway: region.gateway.clone(),
+            admin: region.admin.clone(),
+            latitude: region.location.latitude,
+            longitude: region.location.longitude,
+            labels: region.labels.clone(),
+            drained: region.drained,
+            verdict: region.verdict.into(),
+            price_ms: region.price_ms,
+            registered_at: time::format(region.registered_at),
+            tradewind_revision: region.revision.0,
+        }
+    }
+}
+
+impl TryFrom<RegionBody> for Region {
+    type Error = crate::fns::StoredError;
+
+    fn try_from(body: RegionBody) -> Result<Self, Self::Error> {
+        let garbled = |field| crate::fns::StoredError {
+            kind: "region",
+            field,
+        };
+        Ok(Self {
+            name: body
+                .name
+                .parse::<RegionName>()
+                .map_err(|_| garbled("name"))?,
+            ipv4: body.ipv4,
+            ipv6: body.ipv6,
+            gateway: body.gateway,
+            admin: body.admin,
+            location: Location {
+                latitude: body.latitude,
+                longitude: body.longitude,
+            },
+            labels: body.labels,
+            drained: body.drained,
+            verdict: body.verdict.into(),
+            price_ms: body.price_ms,
+            registered_at: time::parse(&body.registered_at)
+                .ok_or_else(|| garbled("registered_at"))?,
+            revision: Revision(body.tradewind_revision),
+        })
+    }
+}
