@@ -1,0 +1,59 @@
+# Every target works from a clean clone. `make help` lists them.
+
+# One target directory outside the checkout, so that clones on a machine share RocksDB's build.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/tradewind/target
+TOOLS := $(HOME)/.cache/tradewind/tools
+BIN := $(CARGO_TARGET_DIR)/debug
+DEMO_DIR ?= $(HOME)/.cache/tradewind/demo
+
+DAEMONS := -p cli -p dns-server -p global-plane-server -p region-plane-server
+CORES := dns-steering global-plane-state region-plane-dispatch
+
+.PHONY: help
+help: ## This list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+.PHONY: setup
+setup: ## Install what a bare Debian machine with a Rust toolchain lacks.
+	@scripts/setup
+
+.PHONY: build
+build: setup ## Build the daemons and the CLI.
+	cargo build --locked $(DAEMONS)
+
+.PHONY: demo
+demo: build ## Start a local federation, deploy the examples, call them through DNS.
+	@BIN=$(BIN) DEMO_DIR=$(DEMO_DIR) scripts/demo
+
+.PHONY: demo-stop
+demo-stop: ## Stop the federation that `make demo` started.
+	@$(BIN)/tradewind up --dir $(DEMO_DIR) --stop
+
+.PHONY: check
+check: ## The quick half of what CI runs: format, lints, core dependencies, docs.
+	cargo fmt --all --check
+	@scripts/check-cores $(CORES)
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
+
+.PHONY: test
+test: build check ## Set up, then run every test that CI runs.
+	cargo test --locked --workspace
+
+.PHONY: deny
+deny: ## Check licences, sources and banned crates.
+	@scripts/install-deny $(TOOLS)
+	$(TOOLS)/bin/cargo-deny --all-features check bans licenses sources
+
+.PHONY: advisories
+advisories: ## Check for known vulnerabilities (fetches the advisory database).
+	@scripts/install-deny $(TOOLS)
+	$(TOOLS)/bin/cargo-deny --all-features check advisories
+
+.PHONY: worldmap
+worldmap: ## Refresh the built-in world map (see docs/operating/world-map.md).
+	dns/worldmap/refresh.sh
+
+.PHONY: bench
+bench: build ## Measure call overhead, cold starts, committed writes and DNS; writes docs/measurements.
+	@scripts/bench

@@ -1,0 +1,313 @@
+//! Starting a federation, killing its parts and ending it.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::eventually;
+
+/// What `tradewind up` writes when everything is up (DESIGN section 6).
+#[derive(Debug, Clone, Deserialize)]
+pub struct Ready {
+    pub zone: String,
+    pub globals: Vec<GlobalProcess>,
+    pub dns: Vec<DnsProcess>,
+    pub regions: Vec<RegionProcess>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct GlobalProcess {
+    pub name: String,
+    pub api: String,
+    pub pid: i32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct DnsProcess {
+    pub name: String,
+    pub udp: String,
+    pub http: String,
+    pub pid: i32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct RegionProcess {
+    pub name: String,
+    pub gateway: String,
+    pub admin: String,
+    pub pid: i32,
+}
+
+/// Starting three planes on two busy cores; a quiet machine needs a few seconds.
+const START_PATIENCE: Duration = Duration::from_secs(90);
+
+pub struct Federation {
+    dir: TempDir,
+    up: Child,
+}
+
+impl Federation {
+    /// Starts three regions, three global nodes and two DNS servers on `net` (two octets, as in
+    /// `127.51`) and waits until they are ready.
+    pub async fn start(net: &str) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir().context("make a folder for the federation")?;
+        let log = std::fs::File::create(dir.path().join("up.log")).context("create the log")?;
+        let up = Command::new(binary("tradewind")?)
+            .args([
+                "up",
+                "--net",
+                net,
+                "--regions",
+                "3",
+                "--globals",
+                "3",
+                "--dns",
+                "2",
+            ])
+            .arg("--dir")
+            .arg(dir.path().join("up"))
+            .arg("--ready-file")
+            .arg(dir.path().join("ready.json"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log)
+            .spawn()
+            .context("start tradewind up")?;
+        let mut federation = Self { dir, up };
+        eventually("the ready file", START_PATIENCE, async || {
+            if let Some(status) = federation.up.try_wait()? {
+                bail!("tradewind up ended with {status}: {}", federation.log());
+            }
+            federation.ready()
+        })
+        .await?;
+        Ok(federation)
+    }
+
+    /// The ready file as it stands.
+    pub fn ready(&self) -> anyhow::Result<Ready> {
+        let text = std::fs::read_to_string(self.dir.path().join("ready.json"))
+            .context("read the ready file")?;
+        serde_json::from_str(&text).context("parse the ready file")
+    }
+
+    /// What `up` and, at the end, its children printed.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("up.log")).unwrap_or_default()
+    }
+
+    /// A scratch folder that lives as long as the federation.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The folder `up` runs in.
+    #[must_use]
+    pub fn up_dir(&self) -> PathBuf {
+        self.dir.path().join("up")
+    }
+
+    /// The process id of a part by its name, as in `fra`, `global-1`, `dns-1`.
+    pub fn pid(&self, name: &str) -> anyhow::Result<i32> {
+        let ready = self.ready()?;
+        let globals = ready.globals.iter().map(|part| (&part.name, part.pid));
+        let dns = ready.dns.iter().map(|part| (&part.name, part.pid));
+        let regions = ready.regions.iter().map(|part| (&part.name, part.pid));
+        let mut parts = globals.chain(dns).chain(regions);
+        let found = parts.find(|(part, _)| *part == name);
+        found
+            .map(|(_, pid)| pid)
+            .with_context(|| format!("no part is named {name}"))
+    }
+
+    /// Kills a part with SIGKILL and waits until it is gone.
+    pub async fn kill(&self, name: &str) -> anyhow::Result<()> {
+        let pid = self.pid(name)?;
+        kill_process(process(pid)?, Signal::KILL).with_context(|| format!("kill {name}"))?;
+        eventually(
+            &format!("{name} is gone"),
+            Duration::from_secs(10),
+            async || {
+                ensure!(!alive(pid), "process {pid} lives");
+                Ok(())
+            },
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Has the running `up` start a part again and waits until it has a new process.
+    pub async fn start_again(&self, name: &str) -> anyhow::Result<()> {
+        let before = self.pid(name)?;
+        let output = self.tradewind([
+            "up",
+            "--dir",
+            &self.up_dir().to_string_lossy(),
+            "--start",
+            name,
+        ])?;
+        ensure!(
+            output.status.success(),
+            "up --start {name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        eventually(
+            &format!("{name} has a new process"),
+            Duration::from_secs(30),
+            async || {
+                let pid = self.pid(name)?;
+                ensure!(
+                    pid != before && alive(pid),
+                    "the ready file still names process {pid}"
+                );
+                Ok(())
+            },
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Runs the CLI against this federation's global nodes.
+    pub fn tradewind<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> anyhow::Result<Output> {
+        Command::new(binary("tradewind")?)
+            .args(args)
+            .env("TRADEWIND_API", self.apis()?.join(","))
+            .stdin(Stdio::null())
+            .output()
+            .context("run tradewind")
+    }
+
+    /// Runs the CLI and returns what it printed; fails with its complaint.
+    pub fn tradewind_ok<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> anyhow::Result<String> {
+        let output = self.tradewind(args)?;
+        ensure!(
+            output.status.success(),
+            "tradewind failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    pub fn apis(&self) -> anyhow::Result<Vec<String>> {
+        Ok(self
+            .ready()?
+            .globals
+            .into_iter()
+            .map(|global| global.api)
+            .collect())
+    }
+
+    /// Deploys the Rust example under `app` as function `hello` with trigger `/hello`, and waits
+    /// until every region holds it.
+    pub fn deploy_hello(&self, app: &str) -> anyhow::Result<()> {
+        let function = self.dir.path().join("hello");
+        std::fs::create_dir_all(&function).context("make the function's folder")?;
+        std::fs::copy(binary("hello-rust")?, function.join("hello-rust"))
+            .context("copy the example")?;
+        std::fs::write(function.join("func.yaml"), HELLO_FUNC_YAML).context("write func.yaml")?;
+        self.tradewind_ok([
+            OsStr::new("deploy"),
+            OsStr::new("--app"),
+            OsStr::new(app),
+            function.as_os_str(),
+        ])?;
+        Ok(())
+    }
+}
+
+const HELLO_FUNC_YAML: &str = "\
+schema_version: 20180708
+name: hello
+version: 0.0.1
+runtime: executable
+entrypoint: /function/hello-rust
+triggers:
+- name: hello
+  type: http
+  source: /hello
+";
+
+impl Drop for Federation {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- tradewind up printed:\n{}", self.log());
+        }
+        let parts: Vec<i32> = self.ready().map_or_else(
+            |_| Vec::new(),
+            |ready| {
+                let globals = ready.globals.into_iter().map(|part| part.pid);
+                let dns = ready.dns.into_iter().map(|part| part.pid);
+                let regions = ready.regions.into_iter().map(|part| part.pid);
+                globals.chain(dns).chain(regions).collect()
+            },
+        );
+        // `up` stops its children when asked; what is left of them after a crash is killed here.
+        if let Ok(pid) = i32::try_from(self.up.id())
+            .map_err(anyhow::Error::from)
+            .and_then(process)
+        {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let _ = self.up.wait();
+        for pid in parts.into_iter().filter(|pid| ours(*pid)) {
+            if let Ok(pid) = process(pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Whether a process exists and has not ended (a zombie has).
+#[must_use]
+pub fn alive(pid: i32) -> bool {
+    let exists = process(pid).is_ok_and(|pid| test_kill_process(pid).is_ok());
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    exists
+        && !state
+            .rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+/// Whether a process is one of our daemons: ids are reused, and no other process may be killed.
+fn ours(pid: i32) -> bool {
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    command
+        .split('\0')
+        .next()
+        .is_some_and(|program| program.contains("tradewind-"))
+}
+
+fn process(pid: i32) -> anyhow::Result<Pid> {
+    Pid::from_raw(pid).context("a process id is positive")
+}
+
+/// A program built beside this test.
+pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe().context("find this test's program")?;
+    let folder = test
+        .parent()
+        .and_then(Path::parent)
+        .context("tests run from target/PROFILE/deps")?;
+    let path = folder.join(name);
+    ensure!(
+        path.exists(),
+        "{} is not built: run `make build` first",
+        path.display()
+    );
+    Ok(path)
+}
