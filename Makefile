@@ -6,7 +6,7 @@ TOOLS := $(HOME)/.cache/tradewind/tools
 BIN := $(CARGO_TARGET_DIR)/debug
 DEMO_DIR ?= $(HOME)/.cache/tradewind/demo
 
-DAEMONS := -p cli -p dns-server -p global-plane-server -p region-plane-server
+DAEMONS := -p cli -p dns-server -p global-plane-server -p hello-rust -p region-plane-server
 CORES := dns-steering global-plane-state region-plane-dispatch
 
 .PHONY: help
@@ -55,5 +55,5 @@ worldmap: ## Refresh the built-in world map (see docs/operating/world-map.md).
 	dns/worldmap/refresh.sh
 
 .PHONY: bench
-bench: build ## Measure call overhead, cold starts, committed writes and DNS; writes docs/measurements.
-	@scripts/bench
+bench: build ## Measure call overhead, cold starts, committed writes and DNS; prints a page of docs/measurements.
+	cargo run --locked -p chaos-tests-bench

@@ -1,0 +1,48 @@
+//! Measures a local federation of real processes and prints a page for `docs/measurements`.
+//!
+//! What can be compared is compared within the run: a call through the gateway against the same
+//! program called on its socket, a cold start against the same program started by hand. Figures
+//! never fail anything; they are written down.
+
+mod calls;
+mod function;
+mod queries;
+mod spread;
+mod writes;
+
+use anyhow::Context as _;
+use chaos_tests_cluster::Federation;
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let federation = Federation::start("127.60")
+        .await
+        .context("start a federation")?;
+    println!("# Baseline\n");
+    println!("Three regions, three global nodes, two DNS servers and the load on one machine:");
+    println!("{}.", machine()?);
+    println!("Build: the dev profile with optimisation level 2. `make bench` prints this page.\n");
+    calls::warm(&federation).await.context("warm calls")?;
+    calls::cold(&federation).await.context("cold starts")?;
+    writes::committed(&federation)
+        .await
+        .context("committed writes")?;
+    queries::answered(&federation).context("DNS queries")?;
+    Ok(())
+}
+
+fn machine() -> anyhow::Result<String> {
+    let cpus = std::thread::available_parallelism().context("count cores")?;
+    let info = std::fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("");
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .context("read the kernel's release")?;
+    Ok(format!(
+        "{cpus} cores ({}), Linux {}",
+        model.trim_start_matches(['\t', ':', ' ']),
+        kernel.trim()
+    ))
+}
