@@ -1,0 +1,207 @@
+//! A daemon's life: arguments, configuration, logging, signals, exit code.
+
+use std::future::Future;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, Command, value_parser};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{self, Config, LOG_VARIABLE};
+use crate::{VERSION, operations};
+
+/// `EX_CONFIG` of `sysexits.h`: started wrongly, and starting again would not help.
+const EXIT_CONFIG: u8 = 78;
+
+/// Asks a daemon to stop: finish what is in flight, take nothing new, return.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown(CancellationToken);
+
+impl Shutdown {
+    pub fn cancelled(&self) -> WaitForCancellationFuture<'_> {
+        self.0.cancelled()
+    }
+
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// A token that is cancelled with this one, and can be cancelled alone.
+    #[must_use]
+    pub fn child_token(&self) -> CancellationToken {
+        self.0.child_token()
+    }
+
+    /// Begins the shutdown, as SIGTERM does.
+    pub fn begin(&self) {
+        self.0.cancel();
+    }
+}
+
+/// Runs a daemon to its end: the whole of its `fn main`.
+///
+/// Reads `--config FILE` and the environment, and exits 78 with every problem listed before `run`
+/// is called, so before any port is bound. SIGTERM and SIGINT begin the shutdown; `run` then has
+/// [`Config::drain_grace`] to return, and a second signal ends that wait. Exits 1 if `run` fails or is cut off.
+pub fn main<C, Fut>(name: &'static str, run: impl FnOnce(C, Shutdown) -> Fut) -> ExitCode
+where
+    C: Config,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let matches = command::<C>(name).get_matches();
+    let path: &PathBuf = matches.get_one("config").expect("clap requires it");
+    let config = config::load::<C>(path, std::env::vars_os(), matches.get_flag("insecure"));
+    let filter = log_filter();
+    let (config, filter) = match (config, filter) {
+        (Ok(config), Ok(filter)) => (config, filter),
+        (config, filter) => {
+            let mut problems = config.err().unwrap_or_default();
+            problems.extend(filter.err());
+            eprintln!("{name}: {} does not configure it:", path.display());
+            for problem in problems {
+                eprintln!("  - {problem}");
+            }
+            eprintln!("`{name} --help` lists the keys");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .init();
+    operations::recorder();
+    metrics::gauge!("tradewind_build_info", "daemon" => name, "version" => VERSION).set(1.0);
+
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "cannot start the runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(supervise(name, config, run));
+    // Threads that only wait (a blocking read, a name look-up) must not hold the exit.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    code
+}
+
+async fn supervise<C, Fut>(
+    name: &'static str,
+    config: C,
+    run: impl FnOnce(C, Shutdown) -> Fut,
+) -> ExitCode
+where
+    C: Config,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let (mut terminate, mut interrupt) = match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => {
+            error!(%error, "cannot listen for signals");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut signalled = async || {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    let grace = config.drain_grace();
+    let shutdown = Shutdown::default();
+    info!(
+        daemon = name,
+        version = VERSION,
+        pid = std::process::id(),
+        "started"
+    );
+    let mut running = Box::pin(run(config, shutdown.clone()));
+    let asked = async {
+        tokio::select! {
+            signal = signalled() => info!(signal, ?grace, "stopping"),
+            () = shutdown.cancelled() => info!(?grace, "stopping"),
+            () = operations::upkeep() => {}
+        }
+        shutdown.begin();
+        tokio::select! {
+            () = tokio::time::sleep(grace) => warn!(?grace, "drain timed out"),
+            signal = signalled() => warn!(signal, "drain cut off"),
+        }
+    };
+    let ended = tokio::select! {
+        ended = &mut running => ended,
+        () = asked => return ExitCode::FAILURE,
+    };
+    match ended {
+        Ok(()) if shutdown.is_cancelled() => {
+            info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Ok(()) => {
+            error!("stopped unasked");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            error!(error = format!("{error:#}"), "failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command<C: Config>(name: &'static str) -> Command {
+    Command::new(name)
+        .version(VERSION)
+        .about(C::ABOUT)
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("Configuration file (TOML)"),
+        )
+        .arg(
+            Arg::new("insecure")
+                .long("insecure")
+                .action(ArgAction::SetTrue)
+                .help("Listen beyond loopback although callers are not authenticated"),
+        )
+        .after_help(format!(
+            "Keys of FILE:\n\n{keys}\n\n\
+             Environment:\n\
+             \x20 TRADEWIND_KEY, TRADEWIND_TABLE__KEY   override a key; values are TOML, or else text\n\
+             \x20 {LOG_VARIABLE}   what to log, as `info` or `warn,{crate_name}=debug` (default info)\n\n\
+             Exit codes: 0 stopped when asked; 1 failed; 78 bad configuration, every problem listed.",
+            keys = indented(C::KEYS),
+            crate_name = name.replace('-', "_"),
+        ))
+}
+
+fn indented(text: &str) -> String {
+    text.trim_matches('\n')
+        .lines()
+        .map(|line| format!("  {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn log_filter() -> Result<EnvFilter, String> {
+    match std::env::var(LOG_VARIABLE) {
+        Err(_) => Ok(EnvFilter::new("info")),
+        Ok(text) if text.is_empty() => Ok(EnvFilter::new("info")),
+        Ok(text) => EnvFilter::try_new(&text)
+            .map_err(|error| format!("environment {LOG_VARIABLE}={text:?}: {error}")),
+    }
+}

@@ -1,0 +1,241 @@
+//! `serve` over real sockets.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::routing::get;
+use daemon::{BindError, HttpLimits, bind, operations, serve};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Promised waits are milliseconds here; this only ends a hung test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Served {
+    addr: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: JoinSet<std::io::Result<()>>,
+}
+
+fn start(router: Router, limits: HttpLimits) -> Served {
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve(listener, router, shutdown.clone(), limits));
+    Served {
+        addr,
+        shutdown,
+        tasks,
+    }
+}
+
+/// Writes `request` and reads until the server closes.
+async fn exchange(addr: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .expect("the server answers or closes")
+        .unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn get_request(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").into_bytes()
+}
+
+#[tokio::test]
+async fn operations_tell_liveness_readiness_and_metrics() {
+    let router = operations(|| Err("no view yet".to_owned()));
+    let served = start(router, HttpLimits::default());
+    assert!(
+        exchange(served.addr, &get_request("/healthz"))
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    let ready = exchange(served.addr, &get_request("/readyz")).await;
+    assert!(
+        ready.starts_with("HTTP/1.1 503") && ready.contains("no view yet"),
+        "{ready}"
+    );
+    metrics::counter!("daemon_test_total").increment(3);
+    let metrics = exchange(served.addr, &get_request("/metrics")).await;
+    assert!(metrics.contains("daemon_test_total 3"), "{metrics}");
+}
+
+#[tokio::test]
+async fn handlers_see_the_peer_on_http1_and_http2() {
+    let router = Router::new().route(
+        "/",
+        get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.ip().to_string()),
+    );
+    let served = start(router, HttpLimits::default());
+    let answer = exchange(served.addr, &get_request("/")).await;
+    assert!(answer.ends_with("127.0.0.1"), "{answer}");
+
+    let stream = TcpStream::connect(served.addr).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(connection);
+    let request = hyper::Request::get(format!("http://{}/", served.addr))
+        .body(axum::body::Body::empty())
+        .unwrap();
+    let response = timeout(PATIENCE, sender.send_request(request))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(response.version(), hyper::Version::HTTP_2);
+    let body = axum::body::to_bytes(axum::body::Body::new(response.into_body()), 100)
+        .await
+        .unwrap();
+    assert_eq!(body, "127.0.0.1");
+}
+
+#[tokio::test]
+async fn shutdown_finishes_requests_in_flight_and_closes_idle_connections() {
+    let (entered, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let router = Router::new().route(
+        "/slow",
+        get({
+            let (entered, finish) = (Arc::clone(&entered), Arc::clone(&finish));
+            async move || {
+                entered.notify_one();
+                finish.notified().await;
+                "done"
+            }
+        }),
+    );
+    let mut served = start(router, HttpLimits::default());
+    let mut idle = TcpStream::connect(served.addr).await.unwrap();
+    let mut clients = JoinSet::new();
+    clients.spawn(async move { exchange(served.addr, &get_request("/slow")).await });
+    entered.notified().await;
+    served.shutdown.cancel();
+    let mut nothing = Vec::new();
+    timeout(PATIENCE, idle.read_to_end(&mut nothing))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        served.tasks.try_join_next().is_none(),
+        "the request still runs"
+    );
+    finish.notify_one();
+    let answer = clients.join_next().await.unwrap().unwrap();
+    assert!(answer.ends_with("done"), "{answer}");
+    timeout(PATIENCE, served.tasks.join_next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(
+        TcpStream::connect(served.addr).await.is_err(),
+        "the listener is closed"
+    );
+}
+
+#[tokio::test]
+async fn shutdown_cuts_off_what_outlasts_the_grace() {
+    let entered = Arc::new(Notify::new());
+    let router = Router::new().route(
+        "/never",
+        get({
+            let entered = Arc::clone(&entered);
+            async move || {
+                entered.notify_one();
+                std::future::pending::<String>().await
+            }
+        }),
+    );
+    let limits = HttpLimits {
+        grace: Duration::from_millis(50),
+        ..HttpLimits::default()
+    };
+    let mut served = start(router, limits);
+    let mut clients = JoinSet::new();
+    clients.spawn(async move { exchange(served.addr, &get_request("/never")).await });
+    entered.notified().await;
+    served.shutdown.cancel();
+    timeout(PATIENCE, served.tasks.join_next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert_eq!(clients.join_next().await.unwrap().unwrap(), "");
+}
+
+#[tokio::test]
+async fn peers_that_do_not_ask_in_time_are_dropped() {
+    let limits = HttpLimits {
+        header_read_timeout: Duration::from_millis(50),
+        ..HttpLimits::default()
+    };
+    let served = start(Router::new(), limits);
+    for (case, sent) in [
+        ("silence", &b""[..]),
+        ("half a preface", b"PRI * HTTP"),
+        ("half a head", b"GET / HTTP/1.1\r\nhost:"),
+    ] {
+        let answer = exchange(served.addr, sent).await;
+        assert!(!answer.contains(" 200 "), "{case}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_and_are_then_served() {
+    let limits = HttpLimits {
+        connections_max: 1,
+        ..HttpLimits::default()
+    };
+    let served = start(Router::new().route("/", get(async || "hello")), limits);
+    let mut first = TcpStream::connect(served.addr).await.unwrap();
+    first
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut head = [0; 12];
+    first.read_exact(&mut head).await.unwrap();
+    let mut clients = JoinSet::new();
+    clients.spawn(async move { exchange(served.addr, &get_request("/")).await });
+    assert!(
+        timeout(Duration::from_millis(100), clients.join_next())
+            .await
+            .is_err(),
+        "the second connection is not served while the first is open"
+    );
+    drop(first);
+    assert!(
+        clients
+            .join_next()
+            .await
+            .unwrap()
+            .unwrap()
+            .ends_with("hello")
+    );
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let held = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = held.local_addr().unwrap();
+    let error = bind(addr).unwrap_err();
+    assert!(matches!(error, BindError::InUse { .. }));
+    assert!(error.to_string().contains(&addr.to_string()), "{error}");
+}
