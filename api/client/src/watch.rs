@@ -1,0 +1,105 @@
+//! The stream of changes after a revision.
+
+use std::time::Duration;
+
+use api_types::Revision;
+use api_wire::planes::{Compacted, WatchLine};
+use http::StatusCode;
+use reqwest::Response;
+
+use crate::attempt::Ask;
+use crate::error::root_cause;
+use crate::{Client, Error};
+
+/// Five missed progress lines, one a second: the node is gone or has stalled.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// An object's body is 1 MiB at most; its line has names and escapes around that.
+const LINE_BYTES_MAX: usize = 4 << 20;
+
+/// Changes of the global plane in order. Dropping it ends the stream.
+#[derive(Debug)]
+pub struct Watch {
+    client: Client,
+    node: usize,
+    response: Response,
+    /// Received and not yet returned; `searched` bytes of it are known to hold no line end.
+    pending: Vec<u8>,
+    searched: usize,
+}
+
+impl Client {
+    /// Every change after `from` in order, and progress every second between.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] if `from` is too long ago: take a [`Client::snapshot`].
+    pub async fn watch(&self, from: Revision) -> Result<Watch, Error> {
+        let answer = self
+            .ask(Ask::get(&["v1", "watch"]).query("from", from))
+            .await?;
+        if answer.response.status() == StatusCode::GONE {
+            let compacted: Compacted = self.body(answer).await?;
+            return Err(Error::Compacted {
+                from,
+                snapshot_revision: Revision(compacted.snapshot_revision),
+            });
+        }
+        Ok(Watch {
+            client: self.clone(),
+            node: answer.node,
+            response: answer.response,
+            pending: Vec::new(),
+            searched: 0,
+        })
+    }
+}
+
+impl Watch {
+    /// The next line. Cancel safe: a line is returned whole or kept.
+    ///
+    /// # Errors
+    /// When the stream breaks off or is silent for 5 s; the next [`Client::watch`] then asks
+    /// another node. Go on from the last revision applied.
+    pub async fn next(&mut self) -> Result<WatchLine, Error> {
+        let line = match self.line().await {
+            Ok(line) => line,
+            Err(problem) => {
+                self.client.nodes.failed(self.node);
+                return Err(Error::Stream {
+                    node: self.client.node_name(self.node),
+                    problem,
+                });
+            }
+        };
+        serde_json::from_slice(&line).map_err(|error| Error::Garbled {
+            node: self.client.node_name(self.node),
+            problem: format!("watch line: {error}"),
+        })
+    }
+
+    async fn line(&mut self) -> Result<Vec<u8>, String> {
+        loop {
+            let unsearched = &self.pending[self.searched..];
+            if let Some(at) = unsearched.iter().position(|byte| *byte == b'\n') {
+                let rest = self.pending.split_off(self.searched + at + 1);
+                let mut line = std::mem::replace(&mut self.pending, rest);
+                self.searched = 0;
+                line.pop();
+                if line.is_empty() {
+                    continue;
+                }
+                return Ok(line);
+            }
+            self.searched = self.pending.len();
+            if self.pending.len() > LINE_BYTES_MAX {
+                return Err(format!("a line has more than {LINE_BYTES_MAX} bytes"));
+            }
+            let chunk = tokio::time::timeout(SILENCE_MAX, self.response.chunk())
+                .await
+                .map_err(|_| format!("silent for {SILENCE_MAX:?}"))?
+                .map_err(|error| root_cause(&error))?
+                .ok_or("closed")?;
+            self.pending.extend_from_slice(&chunk);
+        }
+    }
+}
