@@ -93,13 +93,14 @@ fn node_url(text: &str) -> Result<Url, NewClientError> {
         url: text.to_owned(),
         problem: problem.to_owned(),
     };
-    let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
+    let wanted = "expected http://HOST:PORT";
+    let url = Url::parse(text).map_err(|error| invalid(&format!("{error}; {wanted}")))?;
     match url.scheme() {
         "http" if url.has_host() => Ok(url),
         "https" => Err(invalid(
             "there is no TLS to the global plane yet; use http:// on a network you trust",
         )),
-        _ => Err(invalid("expected http://HOST:PORT")),
+        _ => Err(invalid(wanted)),
     }
 }
 
@@ -146,7 +147,7 @@ mod tests {
             ("https://a:1", "no TLS"),
             ("127.0.0.1:7400", "expected http://HOST:PORT"),
             ("ftp://a", "expected http://HOST:PORT"),
-            ("", "relative URL without a base"),
+            ("", "expected http://HOST:PORT"),
         ] {
             let error = Client::new(&[url.to_owned()]).expect_err(url);
             assert!(error.to_string().contains(want), "{url}: {error}");
