@@ -88,7 +88,7 @@ impl<'a> Ask<'a> {
         }
     }
 
-    pub fn query(mut self, key: &'a str, value: impl ToString) -> Self {
+    pub fn query(mut self, key: &'a str, value: &(impl ToString + ?Sized)) -> Self {
         self.query.push((key, value.to_string()));
         self
     }

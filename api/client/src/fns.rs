@@ -140,7 +140,7 @@ impl Client {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
         for _ in 0..PAGES_MAX {
-            let mut ask = Ask::get(&path).query("per_page", PER_PAGE_MAX);
+            let mut ask = Ask::get(&path).query("per_page", &PER_PAGE_MAX);
             ask.query.extend(query.iter().cloned());
             if let Some(cursor) = &cursor {
                 ask = ask.query("cursor", cursor);

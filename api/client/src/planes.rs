@@ -73,7 +73,7 @@ impl Client {
     pub async fn explain(&self, name: &str, client: IpAddr) -> Result<Explanation, Error> {
         let ask = Ask::get(&["v1", "explain"])
             .query("name", name)
-            .query("client", client);
+            .query("client", &client);
         self.read(ask).await
     }
 
@@ -92,9 +92,9 @@ impl Client {
     ) -> Result<Option<Envelope>, Error> {
         let wait = wait.min(LONG_POLL_MAX);
         let mut ask = Ask::get(&["v1", "views", "steering"])
-            .query("after", after)
-            .query("epoch", epoch)
-            .query("wait_ms", wait.as_millis());
+            .query("after", &after)
+            .query("epoch", &epoch)
+            .query("wait_ms", &wait.as_millis());
         let per_try = wait + LONG_POLL_SLACK;
         ask.patience = Patience {
             per_try,

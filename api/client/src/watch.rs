@@ -35,7 +35,7 @@ impl Client {
     /// [`Error::Compacted`] if `from` is too long ago: take a [`Client::snapshot`].
     pub async fn watch(&self, from: Revision) -> Result<Watch, Error> {
         let answer = self
-            .ask(Ask::get(&["v1", "watch"]).query("from", from))
+            .ask(Ask::get(&["v1", "watch"]).query("from", &from))
             .await?;
         if answer.response.status() == StatusCode::GONE {
             let compacted: Compacted = self.body(answer).await?;
