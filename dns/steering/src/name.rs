@@ -1,0 +1,136 @@
+//! What a name in the zone means.
+//!
+//! The zone Z holds, as RFC 4592 counts names: Z, its name servers, `invoke.Z`, `at.Z` (which exists
+//! only because `REGION.at.Z` does), an own name for each app and function with a placement, and the
+//! wildcard `*.Z`. Everything else below Z is covered by the wildcard, at any depth, unless a name
+//! that exists stands between: `a.b.Z` is covered when `b.Z` is not a name of the zone, while
+//! `x.invoke.Z`, `x.at.Z`, `x.ns1.Z` and names below a placed app's are nothing (RFC 4592 §3.3.1:
+//! only the closest encloser's wildcard counts). All of `ns*` below Z is kept out of the wildcard,
+//! so that a name server may be added without its name having been steered before.
+//!
+//! [`parse`] needs no view, so it cannot tell which apps are placed: it gives [`Target::Deeper`] and
+//! [`crate::View::holds`] says whether that is covered.
+
+/// What is asked for. Texts are lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// The zone's own name.
+    Apex,
+    /// `invoke.Z`: any function.
+    Invoke,
+    /// `APP.Z`. The app may not exist: the wildcard answers for it all the same.
+    App(String),
+    /// `FN--APP.Z`.
+    Fn { app: String, name: String },
+    /// One label that is no app's nor function's, by the wildcard.
+    Other,
+    /// A name below `below.Z`, where `below` is none of the fixed names.
+    Deeper { below: String },
+    /// `at.Z`, an empty non-terminal.
+    At,
+    /// `REGION.at.Z`; the region may not exist.
+    RegionAt(String),
+    /// `ns*.Z`; which of them exist is the server's configuration.
+    Nameserver(String),
+    /// Outside the zone, or below a name that exists and has no wildcard.
+    Nothing,
+}
+
+const INVOKE: &str = "invoke";
+const AT: &str = "at";
+const NAMESERVERS: &str = "ns";
+
+/// Stands between a function and its app; no name of either has it inside.
+const SEPARATOR: &str = "--";
+
+/// Reads a name in presentation form (RFC 1035 §5.1, escapes included), with or without the final
+/// dot, in any case.
+#[must_use]
+pub fn parse(zone: &str, name: &str) -> Target {
+    parse_labels(zone, &split(name))
+}
+
+/// Reads a name by its labels, first label first, the root not among them.
+#[must_use]
+pub fn parse_labels(zone: &str, labels: &[&[u8]]) -> Target {
+    let zone = split(zone);
+    let Some(below) = labels.len().checked_sub(zone.len()) else {
+        return Target::Nothing;
+    };
+    let (inside, tail) = labels.split_at(below);
+    let in_zone = tail
+        .iter()
+        .zip(&zone)
+        .all(|(label, of_zone)| label.eq_ignore_ascii_case(of_zone));
+    if !in_zone {
+        return Target::Nothing;
+    }
+    match inside {
+        [] => Target::Apex,
+        [label] => below_apex(label),
+        [region, at] if at.eq_ignore_ascii_case(AT.as_bytes()) => match text(region) {
+            Some(region) => Target::RegionAt(region),
+            None => Target::Nothing,
+        },
+        [.., top] => match below_apex(top) {
+            Target::Invoke | Target::At | Target::Nameserver(_) => Target::Nothing,
+            _ => Target::Deeper {
+                below: String::from_utf8_lossy(top).to_ascii_lowercase(),
+            },
+        },
+    }
+}
+
+/// What a single label below the zone means.
+///
+/// It does not ask whether an app may have such a name (api-types' rules for DNS labels do, when an
+/// app is created): a name that no app can have is not placed, and so means what the wildcard means.
+pub(crate) fn below_apex(label: &[u8]) -> Target {
+    let Some(label) = text(label) else {
+        return Target::Other;
+    };
+    match label.split_once(SEPARATOR) {
+        // RFC 5890 §2.3.1: what starts with xn-- is an internationalised name.
+        Some(("xn" | "", _) | (_, "")) => Target::Other,
+        Some((name, app)) => Target::Fn {
+            app: app.to_owned(),
+            name: name.to_owned(),
+        },
+        None if label == INVOKE => Target::Invoke,
+        None if label == AT => Target::At,
+        None if label.starts_with(NAMESERVERS) => Target::Nameserver(label),
+        None => Target::App(label),
+    }
+}
+
+/// A label of letters, digits and inner hyphens in lower case; `None` for any other.
+fn text(label: &[u8]) -> Option<String> {
+    let fits = |c: &u8| c.is_ascii_alphanumeric() || *c == b'-';
+    let inner = !label.starts_with(b"-") && !label.ends_with(b"-");
+    if label.is_empty() || !inner || !label.iter().all(fits) {
+        return None;
+    }
+    Some(String::from_utf8_lossy(label).to_ascii_lowercase())
+}
+
+/// The labels of a name in presentation form. An escaped dot is part of its label; no label with an
+/// escape is one of ours, so escapes are not resolved.
+fn split(name: &str) -> Vec<&[u8]> {
+    let mut labels = Vec::new();
+    let (bytes, mut start, mut at) = (name.as_bytes(), 0, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 2,
+            b'.' => {
+                labels.push(&bytes[start..at]);
+                at += 1;
+                start = at;
+            }
+            _ => at += 1,
+        }
+    }
+    if start < bytes.len() {
+        labels.push(&bytes[start..]);
+    }
+    labels
+}
