@@ -1,0 +1,415 @@
+//! Random events against a model that knows only what the actions said.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use api_types::FnId;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use region_plane_dispatch::{
+    Action, AfterCall, Call, Dispatcher, InstanceId, Key, Limits, Rejection, Spec, StartFailure,
+    StopReason,
+};
+
+const LIMITS: Limits = Limits {
+    memory_budget_mb: 10,
+    calls_max: 12,
+    calls_target: 9,
+    queue_max: 4,
+};
+
+/// Of the functions by number; the last never fits.
+const MEMORY_MB: [u64; 5] = [1, 2, 3, 7, 11];
+
+#[derive(Debug, Clone)]
+enum Event {
+    Arrive {
+        function: usize,
+        settings: u64,
+        patience_secs: u64,
+    },
+    Finish {
+        pick: usize,
+        after: AfterCall,
+    },
+    Started {
+        pick: usize,
+    },
+    Failed {
+        pick: usize,
+    },
+    Gone {
+        pick: usize,
+    },
+    Died {
+        pick: usize,
+    },
+    Cancel {
+        pick: usize,
+    },
+    Change {
+        function: usize,
+        current: Option<u64>,
+    },
+    Pass {
+        secs: u64,
+    },
+    Drain,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let pick = 0..64usize;
+    let after = prop_oneof![4 => Just(AfterCall::Kept), 1 => Just(AfterCall::Lost)];
+    prop_oneof![
+        400 => (0..MEMORY_MB.len(), 0..2u64, 1..20u64).prop_map(|(function, settings, patience_secs)| {
+            Event::Arrive { function, settings, patience_secs }
+        }),
+        300 => (pick.clone(), after).prop_map(|(pick, after)| Event::Finish { pick, after }),
+        300 => pick.clone().prop_map(|pick| Event::Started { pick }),
+        50 => pick.clone().prop_map(|pick| Event::Failed { pick }),
+        200 => pick.clone().prop_map(|pick| Event::Gone { pick }),
+        30 => pick.clone().prop_map(|pick| Event::Died { pick }),
+        50 => pick.prop_map(|pick| Event::Cancel { pick }),
+        30 => (0..MEMORY_MB.len(), proptest::option::of(0..2u64))
+            .prop_map(|(function, current)| Event::Change { function, current }),
+        150 => (0..10u64).prop_map(|secs| Event::Pass { secs }),
+        2 => Just(Event::Drain),
+    ]
+}
+
+fn spec(function: usize, settings: u64) -> Spec {
+    Spec {
+        key: Key {
+            function: FnId::new(function.to_string()),
+            settings,
+        },
+        memory_mb: MEMORY_MB[function],
+        idle_timeout: Duration::from_secs(5 + settings),
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Fate {
+    Waiting { until: Duration },
+    Running(InstanceId),
+    Over,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    Starting,
+    Idle { since: Duration, rank: u64 },
+    Running(Call),
+    Stopping,
+}
+
+struct World {
+    dispatcher: Dispatcher,
+    now: Duration,
+    calls: BTreeMap<Call, (Spec, Fate)>,
+    instances: BTreeMap<InstanceId, (Spec, Phase)>,
+    specs: BTreeMap<Key, Spec>,
+    rank: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            dispatcher: Dispatcher::new(LIMITS),
+            now: Duration::ZERO,
+            calls: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            specs: BTreeMap::new(),
+            rank: 0,
+        }
+    }
+
+    fn pick_instance(&self, pick: usize, is: impl Fn(Phase) -> bool) -> Option<InstanceId> {
+        let of: Vec<_> = self
+            .instances
+            .iter()
+            .filter(|(_, (_, phase))| is(*phase))
+            .collect();
+        (!of.is_empty()).then(|| *of[pick % of.len()].0)
+    }
+
+    fn pick_call(&self, pick: usize, is: impl Fn(&Fate) -> bool) -> Option<Call> {
+        let of: Vec<_> = self
+            .calls
+            .iter()
+            .filter(|(_, (_, fate))| is(fate))
+            .collect();
+        (!of.is_empty()).then(|| *of[pick % of.len()].0)
+    }
+
+    fn waiting(&self, key: &Key) -> usize {
+        let of_key =
+            |(spec, fate): &&(Spec, Fate)| spec.key == *key && matches!(fate, Fate::Waiting { .. });
+        self.calls.values().filter(of_key).count()
+    }
+
+    fn instances_of(&self, key: &Key, is: impl Fn(Phase) -> bool) -> usize {
+        let of_key = |(spec, phase): &&(Spec, Phase)| spec.key == *key && is(*phase);
+        self.instances.values().filter(of_key).count()
+    }
+
+    fn set_idle(&mut self, instance: InstanceId) {
+        self.rank += 1;
+        let (since, rank) = (self.now, self.rank);
+        if let Some((_, phase)) = self.instances.get_mut(&instance) {
+            *phase = Phase::Idle { since, rank };
+        }
+    }
+
+    fn feed(&mut self, event: &Event) {
+        let now = self.now;
+        let actions = match *event {
+            Event::Arrive {
+                function,
+                settings,
+                patience_secs,
+            } => {
+                let spec = spec(function, settings);
+                let call = Call(self.calls.len() as u64);
+                let until = now + Duration::from_secs(patience_secs);
+                self.specs.insert(spec.key.clone(), spec.clone());
+                self.calls
+                    .insert(call, (spec.clone(), Fate::Waiting { until }));
+                self.dispatcher.call_arrived(now, call, &spec, until)
+            }
+            Event::Finish { pick, after } => {
+                let running = |fate: &Fate| matches!(fate, Fate::Running(_));
+                let Some(call) = self.pick_call(pick, running) else {
+                    return;
+                };
+                self.finish(call, after)
+            }
+            Event::Started { pick } => {
+                let Some(instance) = self.pick_instance(pick, |phase| phase == Phase::Starting)
+                else {
+                    return;
+                };
+                self.set_idle(instance);
+                self.dispatcher.instance_started(now, instance)
+            }
+            Event::Failed { pick } => {
+                let Some(instance) = self.pick_instance(pick, |phase| phase == Phase::Starting)
+                else {
+                    return;
+                };
+                self.instances.remove(&instance);
+                self.dispatcher
+                    .instance_failed(now, instance, StartFailure::Failed)
+            }
+            Event::Gone { pick } => {
+                let Some(instance) = self.pick_instance(pick, |phase| phase == Phase::Stopping)
+                else {
+                    return;
+                };
+                self.instances.remove(&instance);
+                self.dispatcher.instance_exited(now, instance)
+            }
+            Event::Died { pick } => {
+                let up = |phase| matches!(phase, Phase::Idle { .. } | Phase::Running(_));
+                let Some(instance) = self.pick_instance(pick, up) else {
+                    return;
+                };
+                self.instances.remove(&instance);
+                self.dispatcher.instance_exited(now, instance)
+            }
+            Event::Cancel { pick } => {
+                let unfinished = |fate: &Fate| *fate != Fate::Over;
+                let Some(call) = self.pick_call(pick, unfinished) else {
+                    return;
+                };
+                let (_, fate) = self.calls.get_mut(&call).expect("it was picked");
+                if matches!(fate, Fate::Waiting { until } if *until > now) {
+                    *fate = Fate::Over;
+                }
+                self.dispatcher.call_cancelled(now, call)
+            }
+            Event::Change { function, current } => {
+                let function = FnId::new(function.to_string());
+                self.dispatcher.function_changed(now, &function, current)
+            }
+            Event::Pass { secs } => {
+                self.now += Duration::from_secs(secs);
+                self.dispatcher.tick(self.now)
+            }
+            Event::Drain => self.dispatcher.drain(now),
+        };
+        for action in actions {
+            self.obey(action);
+        }
+        self.check();
+    }
+
+    fn finish(&mut self, call: Call, after: AfterCall) -> Vec<Action> {
+        let (_, fate) = self.calls.get_mut(&call).expect("it was picked");
+        let Fate::Running(instance) = std::mem::replace(fate, Fate::Over) else {
+            panic!("{call:?} does not run")
+        };
+        if after == AfterCall::Kept {
+            self.set_idle(instance);
+        }
+        self.dispatcher.call_finished(self.now, call, after)
+    }
+
+    fn obey(&mut self, action: Action) {
+        match action {
+            Action::Run { call, instance } => {
+                let (wanted, fate) = self.calls.get_mut(&call).expect("it arrived");
+                assert!(
+                    matches!(fate, Fate::Waiting { .. }),
+                    "{call:?} runs a second time"
+                );
+                *fate = Fate::Running(instance);
+                let (spec, phase) = self.instances[&instance].clone();
+                assert_eq!(spec.key, wanted.key);
+                let Phase::Idle { rank, .. } = phase else {
+                    panic!("{call:?} was given to {instance:?}, which is {phase:?}")
+                };
+                assert!(
+                    self.instances
+                        .values()
+                        .all(|(other, phase)| other.key != spec.key
+                            || !matches!(phase, Phase::Idle { rank: other, .. } if *other > rank)),
+                    "a more recently used one was idle"
+                );
+                self.instances
+                    .insert(instance, (spec, Phase::Running(call)));
+            }
+            Action::Start { instance, key } => {
+                let starting = self.instances_of(&key, |phase| phase == Phase::Starting);
+                assert!(
+                    self.waiting(&key) > starting,
+                    "{instance:?} is started for nobody"
+                );
+                let spec = self.specs[&key].clone();
+                let known = self.instances.insert(instance, (spec, Phase::Starting));
+                assert_eq!(known, None, "numbers are used once");
+            }
+            Action::Stop { instance, reason } => {
+                let (spec, phase) = self.instances[&instance].clone();
+                match (reason, phase) {
+                    (StopReason::Evicted, Phase::Idle { rank, .. }) => assert!(
+                        self.instances.values().all(|(_, phase)| !matches!(
+                            phase, Phase::Idle { rank: other, .. } if *other < rank
+                        )),
+                        "a less recently used one was idle"
+                    ),
+                    (StopReason::Idle, Phase::Idle { since, .. }) => {
+                        assert!(since + spec.idle_timeout <= self.now, "stopped too early");
+                    }
+                    (StopReason::Outdated | StopReason::Draining, Phase::Idle { .. })
+                    | (StopReason::Lost, Phase::Running(_)) => {}
+                    (reason, phase) => panic!("{instance:?} is {phase:?}, stopped as {reason:?}"),
+                }
+                self.instances.insert(instance, (spec, Phase::Stopping));
+            }
+            Action::Reject { call, rejection } => {
+                let (spec, fate) = self.calls.get_mut(&call).expect("it arrived");
+                let Fate::Waiting { until } = *fate else {
+                    panic!("{call:?} is {fate:?} and was rejected as {rejection:?}")
+                };
+                *fate = Fate::Over;
+                match rejection {
+                    Rejection::TimedOutWaiting => assert!(until <= self.now, "too early"),
+                    Rejection::MemoryNeverFits => {
+                        assert!(spec.memory_mb > LIMITS.memory_budget_mb);
+                    }
+                    Rejection::Full | Rejection::QueueFull | Rejection::StartFailed(_) => {}
+                }
+            }
+        }
+        // Not only at the end of an event: actions are obeyed one by one.
+        let held: u64 = self
+            .instances
+            .values()
+            .map(|(spec, _)| spec.memory_mb)
+            .sum();
+        assert!(held <= LIMITS.memory_budget_mb, "{held} MB are held");
+    }
+
+    fn check(&self) {
+        let held: u64 = self
+            .instances
+            .values()
+            .map(|(spec, _)| spec.memory_mb)
+            .sum();
+        assert_eq!(self.dispatcher.memory_held_mb(), held);
+
+        let admitted = self
+            .calls
+            .values()
+            .filter(|(_, fate)| *fate != Fate::Over)
+            .count();
+        assert_eq!(self.dispatcher.load().current as usize, admitted);
+        assert!(admitted <= LIMITS.calls_max as usize);
+
+        for key in self.specs.keys() {
+            let waiting = self.waiting(key);
+            assert!(waiting <= LIMITS.queue_max as usize);
+            let idle = self.instances_of(key, |phase| matches!(phase, Phase::Idle { .. }));
+            assert!(
+                waiting == 0 || idle == 0,
+                "{waiting} calls wait while {idle} are idle"
+            );
+
+            let counts = self.dispatcher.functions().find(|(of, _)| *of == key);
+            let counts = counts.map(|(_, counts)| counts).unwrap_or_default();
+            assert_eq!((counts.waiting, counts.idle), (waiting, idle));
+        }
+        for (_, fate) in self.calls.values() {
+            if let Fate::Waiting { until } = fate {
+                assert!(*until > self.now, "nobody waits beyond its time");
+            }
+        }
+        let due = self.dispatcher.next_tick();
+        for (_, phase) in self.instances.values() {
+            if matches!(phase, Phase::Idle { .. }) {
+                assert!(due.is_some(), "an idle instance would never be stopped");
+            }
+        }
+    }
+
+    /// Drains and lets everything come to its end, which must need no event from outside.
+    fn settle(&mut self) {
+        self.feed(&Event::Drain);
+        for _ in 0..1_000 {
+            let events = [
+                Event::Started { pick: 0 },
+                Event::Finish {
+                    pick: 0,
+                    after: AfterCall::Kept,
+                },
+                Event::Gone { pick: 0 },
+            ];
+            for event in &events {
+                self.feed(event);
+            }
+            if self.dispatcher.is_drained() {
+                break;
+            }
+        }
+        // A call whose function lost its only instance while others held the memory waits for its time.
+        self.feed(&Event::Pass { secs: 100 });
+        assert!(self.dispatcher.is_drained());
+        assert!(self.instances.is_empty());
+        let unanswered = self.calls.values().find(|(_, fate)| *fate != Fate::Over);
+        assert_eq!(unanswered, None);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_call_gets_one_answer_and_no_bound_is_ever_exceeded(events in vec(event(), 1..200)) {
+        let mut world = World::new();
+        for event in &events {
+            world.feed(event);
+        }
+        world.settle();
+    }
+}
