@@ -35,3 +35,42 @@ pub fn rtt_ms(from: Location, to: Location) -> u32 {
     let whole = rtt.round() as u32;
     whole
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRANKFURT: Location = at(50.11, 8.68);
+
+    const fn at(latitude: f64, longitude: f64) -> Location {
+        Location {
+            latitude,
+            longitude,
+        }
+    }
+
+    #[test]
+    fn distances_are_those_of_the_map() {
+        for (case, to, km) in [
+            ("here", FRANKFURT, 0.0),
+            ("Berlin", at(52.52, 13.41), 424.0),
+            ("Ashburn", at(39.04, -77.49), 6_562.0),
+            ("Tokyo, over the pole", at(35.68, 139.69), 9_340.0),
+            ("the antipode", at(-50.11, -171.32), 20_015.0),
+        ] {
+            for (from, to) in [(FRANKFURT, to), (to, FRANKFURT)] {
+                let found = great_circle_km(from, to);
+                assert!((found - km).abs() <= 1.0 + km * 0.003, "{case}: {found} km");
+            }
+        }
+        let over_the_date_line = great_circle_km(at(0.0, 179.5), at(0.0, -179.5));
+        assert!((over_the_date_line - 111.2).abs() < 0.1);
+    }
+
+    #[test]
+    fn time_grows_from_4_to_264_ms_with_distance() {
+        assert_eq!(rtt_ms(FRANKFURT, FRANKFURT), 4);
+        assert_eq!(rtt_ms(FRANKFURT, at(39.04, -77.49)), 89);
+        assert_eq!(rtt_ms(at(0.0, 0.0), at(0.0, 180.0)), 264);
+    }
+}

@@ -134,3 +134,62 @@ fn split(name: &str) -> Vec<&[u8]> {
     }
     labels
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_they_look_like() {
+        let app = |app: &str| Target::App(app.to_owned());
+        let function = |name: &str, app: &str| Target::Fn {
+            app: app.to_owned(),
+            name: name.to_owned(),
+        };
+        let deeper = |below: &str| Target::Deeper {
+            below: below.to_owned(),
+        };
+        let nameserver = |label: &str| Target::Nameserver(label.to_owned());
+        let region = |name: &str| Target::RegionAt(name.to_owned());
+        for (name, want) in [
+            ("fn.test", Target::Apex),
+            ("FN.Test.", Target::Apex),
+            ("invoke.fn.test", Target::Invoke),
+            ("hello.fn.test", app("hello")),
+            ("heLLo.fn.TEST", app("hello")),
+            ("a-1.fn.test", app("a-1")),
+            ("greet--hello.fn.test", function("greet", "hello")),
+            ("at.fn.test", Target::At),
+            ("fra.at.fn.test", region("fra")),
+            ("FRA.AT.fn.test", region("fra")),
+            ("ns1.fn.test", nameserver("ns1")),
+            ("nsx.fn.test", nameserver("nsx")),
+            // No app's and no function's.
+            ("a_b.fn.test", Target::Other),
+            ("-a.fn.test", Target::Other),
+            ("xn--bcher-kva.fn.test", Target::Other),
+            ("--a.fn.test", Target::Other),
+            ("*.fn.test", Target::Other),
+            ("a\\.b.fn.test", Target::Other),
+            ("a\\.invoke.fn.test", Target::Other),
+            ("\\255.fn.test", Target::Other),
+            // Below.
+            ("x.hello.fn.test", deeper("hello")),
+            ("y.x.Hello.fn.test", deeper("hello")),
+            ("x.invoke.fn.test", Target::Nothing),
+            ("x.ns1.fn.test", Target::Nothing),
+            ("x.fra.at.fn.test", Target::Nothing),
+            ("a_b.at.fn.test", Target::Nothing),
+            // Not ours.
+            ("", Target::Nothing),
+            (".", Target::Nothing),
+            ("test", Target::Nothing),
+            ("example.com", Target::Nothing),
+            ("xfn.test", Target::Nothing),
+            ("x\\.fn.test", Target::Nothing),
+            ("fn.test\\", Target::Nothing),
+        ] {
+            assert_eq!(parse("fn.test", name), want, "{name:?}");
+        }
+    }
+}

@@ -1,12 +1,12 @@
 //! Databases that an operator brings.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod mmdb;
 
 use std::path::PathBuf;
 
+use crate::mmdb::{
+    self,
+    Value::{Double, Map, Text},
+};
 use dns_worldmap::{OpenError, WorldMap};
-use mmdb::Value::{Double, Map, Text};
 
 /// A file that goes away with the test.
 struct File(PathBuf);

@@ -1,6 +1,4 @@
 //! Writes small databases in MaxMind's format, version 2.0, so that tests need no file of others.
-//!
-//! `mod.rs`, because a file beside the tests would be a test of its own.
 
 use std::net::Ipv4Addr;
 
