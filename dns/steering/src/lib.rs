@@ -1,6 +1,6 @@
 //! Decides which region a client is sent to, and says why.
 //!
-//! [`steer`] is a plain function of (client, target, view, policy): every DNS server and every
+//! [`steer()`] is a plain function of (client, target, view, policy): every DNS server and every
 //! global node gives the same answer for the same inputs, so a bad answer can be replayed from what
 //! its log line says. [`name`] tells what a query name means, [`distance`] how far a region is from
 //! a client that nobody measured.
