@@ -412,7 +412,7 @@ impl Node {
         self.send(ready.take_messages(), effects);
 
         let snapshot = ready.snapshot().clone();
-        if !raft::raw_node::is_empty_snap(&snapshot) {
+        if !snapshot.is_empty() {
             self.install(&snapshot, ready.hs().cloned(), effects);
         }
         let entries = ready.take_entries();

@@ -356,7 +356,7 @@ impl Store {
             self.fsyncs.fetch_add(1, Ordering::Relaxed);
         }
         self.db
-            .write_opt(&batch, &options)
+            .write_opt(batch, &options)
             .map_err(StoreError::Write)
     }
 
