@@ -5,6 +5,7 @@
 //! again would be told that all is well.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -30,6 +31,8 @@ pub const PAYLOAD_BYTES_MAX: usize = 4 << 20;
 /// An attempt to read that no leader confirmed is asked again, with a fresh context.
 const READ_ATTEMPT: Duration = Duration::from_millis(400);
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
+/// The largest frame over a slow link between continents; the report itself may be lost.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The replicated state. Called only from the driver's thread, in log order.
 pub trait StateMachine: Send + 'static {
@@ -250,7 +253,7 @@ impl<O: Send + 'static> Handle<O> {
 
     /// Delivers what the transport received; drops it where the thread is too far behind.
     pub fn deliver(&self, incoming: Incoming) {
-        // Raft repeats every message, and a lost report of a snapshot only delays its next one.
+        // Raft repeats every message, and the thread gives up on a snapshot that nobody reports.
         let _ = self.inputs.try_send(Input::Incoming(incoming));
     }
 
@@ -329,21 +332,31 @@ impl Driver {
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
             confirmed: Vec::new(),
+            snapshots: BTreeMap::new(),
         };
         let thread = std::thread::Builder::new()
             .name("raft".to_owned())
-            .spawn(move || runner.run());
+            .spawn(move || {
+                // raft-rs panics where its invariants break, and so does what a state machine
+                // meets; a process that lives on without this thread would only look alive.
+                if catch_unwind(AssertUnwindSafe(|| runner.run())).is_err() {
+                    tracing::error!("the consensus thread panicked; stopping");
+                    std::process::abort();
+                }
+            });
         Self {
             thread: thread.expect("a thread can be made at start"),
         }
     }
 
     /// Waits for the thread after [`Handle::shutdown`].
+    ///
+    /// # Panics
+    /// Never: a panic of the thread ends the process.
     pub fn join(self) {
-        if self.thread.join().is_err() {
-            tracing::error!("the consensus thread panicked");
-            std::process::abort();
-        }
+        self.thread
+            .join()
+            .expect("a panic of the thread has ended the process");
     }
 }
 
@@ -366,6 +379,9 @@ struct Runner<M: StateMachine> {
     proposals: BTreeMap<Token, Told<M::Outcome>>,
     reads: BTreeMap<Token, oneshot::Sender<LogIndex>>,
     confirmed: Vec<(LogIndex, oneshot::Sender<LogIndex>)>,
+    /// Snapshots on their way, and since when. Raft sends such a peer nothing until it hears what
+    /// became of them, so a report that got lost would silence it for good.
+    snapshots: BTreeMap<NodeId, Instant>,
 }
 
 impl<M: StateMachine> Runner<M> {
@@ -382,6 +398,7 @@ impl<M: StateMachine> Runner<M> {
                 // Ticks that a long step missed are not made up for: they would only end terms.
                 next_tick = now + self.config.tick;
                 self.forget_abandoned();
+                self.give_up_snapshots(now, &mut events);
             }
             let led = self.node.leads();
             self.step(events);
@@ -435,6 +452,7 @@ impl<M: StateMachine> Runner<M> {
                     events.push(Event::Unreachable { peer })
                 }
                 Input::Incoming(Incoming::SnapshotSent { peer, whole }) => {
+                    self.snapshots.remove(&peer);
                     events.push(Event::SnapshotSent { peer, whole });
                 }
             }
@@ -472,6 +490,9 @@ impl<M: StateMachine> Runner<M> {
                     is_snapshot,
                 } in messages
                 {
+                    if is_snapshot {
+                        self.snapshots.insert(to, Instant::now());
+                    }
                     self.transport.send(to, bytes, is_snapshot);
                 }
             }
@@ -580,6 +601,19 @@ impl<M: StateMachine> Runner<M> {
         for (index, told) in ready {
             let _ = told.send(index);
         }
+    }
+
+    fn give_up_snapshots(&mut self, now: Instant, events: &mut Vec<Event>) {
+        self.snapshots.retain(|peer, since| {
+            let waits = now.duration_since(*since) < SNAPSHOT_PATIENCE;
+            if !waits {
+                events.push(Event::SnapshotSent {
+                    peer: *peer,
+                    whole: false,
+                });
+            }
+            waits
+        });
     }
 
     /// Reads that nobody waits for any more; raft-rs says nothing of those it dropped.

@@ -403,7 +403,7 @@ impl Node {
         metadata.index = self.applied.0;
         metadata.term = term;
         metadata.set_conf_state(conf_state);
-        snapshot.data = data.into();
+        snapshot.data = data;
         self.raw.mut_store().snapshot = Some(snapshot);
     }
 

@@ -28,6 +28,8 @@ const TRUNCATED: &[u8] = b"truncated";
 const APPLIED: &[u8] = b"applied";
 /// Kept apart from the hard state, so that applying can never overwrite a newer term or vote.
 const COMMIT: &[u8] = b"commit";
+/// How often this directory was opened by its node.
+const BOOTS: &[u8] = b"boots";
 
 /// Of the records above; a newer one is refused.
 const FORMAT: u32 = 1;
@@ -107,6 +109,7 @@ impl Identity {
 pub struct Store {
     db: Arc<DB>,
     last: u64,
+    boots: u64,
     fsyncs: Arc<AtomicU64>,
 }
 
@@ -138,6 +141,8 @@ impl Store {
         options.set_paranoid_checks(true);
         // The default mode would quietly forget synced writes after the first damaged record.
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+        // A write-ahead file that went missing is damage too.
+        options.set_track_and_verify_wals_in_manifest(true);
         options.set_max_total_wal_size(WAL_BYTES_MAX);
         options.set_bytes_per_sync(1 << 20);
         options.set_keep_log_file_num(4);
@@ -150,6 +155,7 @@ impl Store {
         let mut store = Self {
             db: Arc::new(db),
             last: 0,
+            boots: 0,
             fsyncs: Arc::default(),
         };
         let persisted = match store.meta(IDENTITY)? {
@@ -160,7 +166,15 @@ impl Store {
             None => store.create(identity, voters)?,
         };
         store.last = persisted.truncated.0 + persisted.entries.len() as u64;
+        store.count_boot()?;
         Ok((store, persisted))
+    }
+
+    /// Which opening of this directory this is, from 1: the `boot` of [`crate::node::Settings`]. On
+    /// disk before anything is done under it, so that no two starts share one.
+    #[must_use]
+    pub fn boots(&self) -> u64 {
+        self.boots
     }
 
     /// A reader of the state machine's families, for its start.
@@ -288,6 +302,21 @@ impl Store {
         Ok(persisted)
     }
 
+    fn count_boot(&mut self) -> Result<(), StoreError> {
+        let before = match self.meta(BOOTS)? {
+            Some(stored) => {
+                u64::from_be_bytes(stored.try_into().map_err(|_| StoreError::Corrupt {
+                    what: "boots".to_owned(),
+                })?)
+            }
+            None => 0,
+        };
+        self.boots = before + 1;
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.family(META), BOOTS, checked(&self.boots.to_be_bytes()));
+        self.write(batch, true)
+    }
+
     fn load(&self) -> Result<Persisted, StoreError> {
         let corrupt = |what: &str| StoreError::Corrupt {
             what: what.to_owned(),
@@ -398,14 +427,13 @@ impl StateBatch<'_> {
     /// Deletes whatever a family holds.
     ///
     /// # Panics
-    /// If the store was not opened with this family.
+    /// If the store was not opened with this family, or cannot be read: a state that kept what a
+    /// snapshot has not would differ from every other replica's.
     pub fn clear(&mut self, family: &str) {
-        for record in self
-            .db
-            .iterator_cf(handle(self.db, family), IteratorMode::Start)
-            .flatten()
-        {
-            self.batch.delete_cf(handle(self.db, family), record.0);
+        let family = handle(self.db, family);
+        for record in self.db.iterator_cf(family, IteratorMode::Start) {
+            let (key, _) = record.expect("the disk can be read, or the process must not go on");
+            self.batch.delete_cf(family, key);
         }
     }
 
@@ -487,7 +515,7 @@ mod tests {
         Entry {
             index,
             term,
-            data: format!("entry {index} of {term}").into_bytes().into(),
+            data: format!("entry {index} of {term}").into_bytes(),
             ..Entry::default()
         }
     }

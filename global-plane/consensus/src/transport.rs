@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +29,9 @@ const HELLO_MAGIC: &[u8; 8] = b"tw-raft1";
 const CLUSTER_BYTES_MAX: u8 = 255;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 const HELLO_PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes that a peer's machine does not acknowledge for this long end the connection. Without it, a
+/// link that was cut is only tried again as TCP backs off, up to two minutes after it has healed.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
 /// Between attempts to reach a peer that refuses; well under an election.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -158,6 +162,7 @@ async fn pump(
     deliver: &Deliver,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
     let mut stream = BufWriter::new(stream);
     stream.write_all(hello).await?;
     let mut frame = first;
@@ -193,19 +198,23 @@ async fn write_frame(stream: &mut BufWriter<TcpStream>, bytes: &Bytes) -> io::Re
     stream.write_all(bytes).await
 }
 
-/// The newest connection of each peer; dropping a sender ends the connection it belongs to.
-type Newest = Arc<Mutex<BTreeMap<NodeId, oneshot::Sender<()>>>>;
+/// The newest connection of each peer, by the order of acceptance; dropping a sender ends the
+/// connection it belongs to.
+type Newest = Arc<Mutex<BTreeMap<NodeId, (u64, oneshot::Sender<()>)>>>;
 
 async fn accept(listener: TcpListener, peers: Peers, deliver: Deliver) {
     let peers = Arc::new(peers);
     let newest: Newest = Arc::default();
     let mut connections = JoinSet::new();
+    let mut accepted = 0;
     loop {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
+                accepted += 1;
                 connections.spawn(receive(
                     stream,
+                    accepted,
                     Arc::clone(&peers),
                     Arc::clone(&newest),
                     Arc::clone(&deliver),
@@ -223,7 +232,13 @@ async fn accept(listener: TcpListener, peers: Peers, deliver: Deliver) {
     }
 }
 
-async fn receive(mut stream: TcpStream, peers: Arc<Peers>, newest: Newest, deliver: Deliver) {
+async fn receive(
+    mut stream: TcpStream,
+    session: u64,
+    peers: Arc<Peers>,
+    newest: Newest,
+    deliver: Deliver,
+) {
     let from = match timeout(HELLO_PATIENCE, read_hello(&mut stream, &peers)).await {
         Ok(Ok(from)) => from,
         Ok(Err(error)) => {
@@ -236,17 +251,27 @@ async fn receive(mut stream: TcpStream, peers: Arc<Peers>, newest: Newest, deliv
         Err(_) => return,
     };
     let (replaced, mut superseded) = oneshot::channel();
-    newest
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(from, replaced);
+    {
+        let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.get(&from).is_some_and(|(held, _)| *held > session) {
+            return;
+        }
+        newest.insert(from, (session, replaced));
+    }
     loop {
         let frame = tokio::select! {
             frame = read_frame(&mut stream) => frame,
             _ = &mut superseded => return,
         };
         match frame {
-            Ok(bytes) => deliver(Incoming::Message { from, bytes }),
+            Ok(bytes) => {
+                // Under the lock, so that nothing of an older connection follows a newer one's.
+                let newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+                if newest.get(&from).is_none_or(|(held, _)| *held != session) {
+                    return;
+                }
+                deliver(Incoming::Message { from, bytes });
+            }
             Err(error) => {
                 if error.kind() != io::ErrorKind::UnexpectedEof {
                     tracing::debug!(%from, error = &error as &dyn std::error::Error, "connection from a peer broke");

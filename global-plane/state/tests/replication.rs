@@ -155,7 +155,9 @@ fn envelope(n: usize, repeat: bool, command: Command) -> Envelope {
         format: 1,
         request: RequestId(format!("request{}", if repeat { n / 2 } else { n })),
         // Clocks of proposers disagree, and go back.
-        log_time: Timestamp(i64::try_from(n).unwrap() * 1000 - if n % 3 == 0 { 5_000 } else { 0 }),
+        log_time: Timestamp(
+            i64::try_from(n).unwrap() * 1000 - if n.is_multiple_of(3) { 5_000 } else { 0 },
+        ),
         preconditions: Preconditions::default(),
         command,
     }
