@@ -79,6 +79,31 @@ impl Catalog {
         self.triggers.values()
     }
 
+    #[must_use]
+    pub fn apps_len(&self) -> usize {
+        self.apps.len()
+    }
+
+    #[must_use]
+    pub fn fns_len(&self) -> usize {
+        self.fns.len()
+    }
+
+    #[must_use]
+    pub fn triggers_len(&self) -> usize {
+        self.triggers.len()
+    }
+
+    #[must_use]
+    pub fn fns_len_of(&self, app: &AppId) -> usize {
+        self.fn_names.get(app).map_or(0, BTreeMap::len)
+    }
+
+    #[must_use]
+    pub fn triggers_len_of(&self, app: &AppId) -> usize {
+        self.trigger_names.get(app).map_or(0, BTreeMap::len)
+    }
+
     /// Apps by name, ascending by bytes, strictly after `after`.
     pub fn apps_after<'a>(
         &'a self,

@@ -5,6 +5,7 @@
 
 pub mod bundle;
 pub mod catalog;
+pub mod dns_label;
 pub mod fns;
 pub mod id;
 pub mod placement;

@@ -1,38 +1,41 @@
-//! Commands and what comes of them.
+//! What enters the log.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use api_types::{
-    App, AppId, Digest, Fn, FnId, Location, Refusal, Region, RegionName, Revision, Timestamp,
-    Trigger, TriggerId, Verdict,
+    AppId, Config, Digest, FnId, Location, RegionName, Revision, Timestamp, TriggerId, Verdict,
 };
 
-use crate::sessions::Session;
-use crate::state::Bundle;
-
-/// What every command travels in.
+/// A command with what makes it safe to retry and to replay.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
+    /// Of the encoded envelope. The state does not look at it: a node that does not know a format
+    /// stops before it gets here.
     pub format: u16,
-    /// A command whose id was seen before gets its first outcome and changes nothing.
     pub request: RequestId,
-    /// The proposer's clock. Where it is behind what was applied before, the later time counts.
+    /// When the proposer made it. The state's own time never goes back for it.
     pub log_time: Timestamp,
     pub preconditions: Preconditions,
     pub command: Command,
 }
 
+/// Names a request however often it is sent; the first outcome is the outcome.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub String);
 
-/// `If-Match` and `If-None-Match: *`, checked against the object that the command names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What must hold of the object that a command is about (RFC 9110 §13.1). They are looked at after
+/// it is known to exist and before its change is. Commands about no object
+/// ([`Command::SetVerdicts`], [`Command::AddBundle`]) ignore them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preconditions {
+    /// The object's revision. It cannot hold for an object that is yet to be created.
     pub if_match: Option<Revision>,
+    /// There is no such object yet: none of that name when it is created.
     pub if_none_match_any: bool,
 }
 
+/// Ids of new objects are minted by the proposer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     CreateApp {
@@ -68,125 +71,86 @@ pub enum Command {
     DeleteTrigger {
         id: TriggerId,
     },
+    /// A region says what it is, at each of its starts. A new one is `Down` until the monitor hears
+    /// from it; one that is known keeps its drain, verdict and price.
     RegisterRegion {
-        registration: Registration,
+        region: RegionDraft,
     },
+    /// Draining makes the verdict `Draining` at once; undraining makes it `Healthy` if it is still
+    /// that, and the monitor corrects it from there.
     SetDrained {
         region: RegionName,
         drained: bool,
     },
+    /// A drained region stays `Draining`, whatever is said of it: it takes no new clients, dead or
+    /// alive.
     SetVerdicts {
         verdicts: Vec<(RegionName, Verdict)>,
     },
-    /// The bundle's bytes are on a majority of the nodes.
+    /// The bytes are stored on a majority of nodes.
     AddBundle {
         digest: Digest,
+        /// In bytes.
         size: u64,
     },
 }
 
-/// Annotations as sent: `None` is `""` or `null`.
-pub type AnnotationsDraft = BTreeMap<String, Option<String>>;
+/// Annotations as sent: the compacted JSON of the value, `None` for `null` and `""`.
+pub type AnnotationChanges = BTreeMap<String, Option<String>>;
 
-/// An app as a client sent it; what it left out is `None` (Fn contract 2.1).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// An app's members as sent; `None` is absent (Fn contract 2.1).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AppDraft {
     pub id: Option<String>,
     pub name: Option<String>,
-    pub config: Option<BTreeMap<String, String>>,
-    pub annotations: Option<AnnotationsDraft>,
+    pub config: Option<Config>,
+    pub annotations: Option<AnnotationChanges>,
     pub syslog_url: Option<String>,
     pub shape: Option<String>,
 }
 
-/// A fn as a client sent it (Fn contract 3.1).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// A function's members as sent (Fn contract 3.1). Its shape is the app's and never its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FnDraft {
     pub id: Option<String>,
     pub name: Option<String>,
     pub app_id: Option<String>,
     pub image: Option<String>,
+    /// Megabytes.
     pub memory: Option<u64>,
     pub timeout_secs: Option<i32>,
     pub idle_timeout_secs: Option<i32>,
-    pub config: Option<BTreeMap<String, String>>,
-    pub annotations: Option<AnnotationsDraft>,
+    pub config: Option<Config>,
+    pub annotations: Option<AnnotationChanges>,
 }
 
-/// A trigger as a client sent it (Fn contract 4).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// A trigger's members as sent (Fn contract 4).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TriggerDraft {
     pub id: Option<String>,
     pub name: Option<String>,
     pub app_id: Option<String>,
     pub fn_id: Option<String>,
+    /// JSON `type`.
     pub kind: Option<String>,
     pub source: Option<String>,
-    pub annotations: Option<AnnotationsDraft>,
-    /// The client set a time, which only the server may.
+    pub annotations: Option<AnnotationChanges>,
+    /// `created_at` was sent and is not Go's zero time; refused on create (Fn contract 4.1).
     pub created_at_given: bool,
+    /// `updated_at`, likewise.
     pub updated_at_given: bool,
 }
 
-/// A region's own words about itself.
+/// What a region says of itself, see [`api_types::Region`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct Registration {
+pub struct RegionDraft {
     pub name: RegionName,
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
+    /// `host:port`.
     pub gateway: String,
+    /// `host:port`.
     pub admin: String,
     pub location: Location,
     pub labels: BTreeMap<String, String>,
-}
-
-pub type Outcome = Result<Reply, Refusal>;
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Reply {
-    App(App),
-    Fn(Fn),
-    Trigger(Trigger),
-    Region(Region),
-    /// The revision of the deletion.
-    Deleted(Revision),
-    /// The revision after a command that has no object to show.
-    Done(Revision),
-}
-
-/// What applying one command came to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Applied {
-    pub outcome: Outcome,
-    /// The request id was known: this is its first outcome, and nothing changed.
-    pub replayed: bool,
-    /// The state's revision afterwards; all changes of the command carry it.
-    pub revision: Revision,
-    /// Everything a shell must persist to have this state again.
-    pub changes: Vec<Change>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    App(App),
-    Fn(Fn),
-    Trigger(Trigger),
-    Region(Region),
-    Deleted(Deleted),
-    Bundle(Digest, Bundle),
-    Session(RequestId, Session),
-    SessionDropped(RequestId),
-    /// The state's revision and log time, in every change list that has anything.
-    Position {
-        revision: Revision,
-        log_time: Timestamp,
-    },
-}
-
-/// A tombstone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deleted {
-    App(AppId),
-    Fn(FnId),
-    Trigger(TriggerId),
 }

@@ -1,22 +1,26 @@
-//! What the global plane replicates, and the only ways it changes.
+//! What the global plane agrees on: a state, and how each command changes it.
 //!
-//! [`State::apply`] takes a command at its place in the log and gives an outcome and the changes a
-//! shell must persist. The same commands give the same state on every node: time comes in the
-//! envelope, ids in the command, and every map is ordered. A refusal is an outcome like any other.
+//! Pure and deterministic. Every node applies the same log of [`Envelope`]s to the same [`State`]
+//! and gets the same outcomes and the same bytes to keep. Time comes in the envelope, ids come in
+//! the command, maps are ordered. It refuses to know about disks, sockets, JSON forms, clocks and
+//! logs: those are the server's. [`verdicts`] is the other decision made here: what the leader
+//! thinks of each region.
+//!
+//! Invariants: a command that changes something gets exactly one next revision, which everything it
+//! changed carries; one that changes nothing leaves the revision alone. A refusal changes nothing
+//! but the memory that the request was refused. What [`State::apply`] returns as changes is all
+//! that has to be kept to have the same state again by [`State::restore`].
 
-mod annotations;
-mod apps;
-mod command;
-mod fns;
-mod regions;
-mod sessions;
-mod state;
-mod triggers;
+pub mod bounds;
+pub mod command;
+pub mod draft_checks;
+pub mod outcome;
+pub mod state;
 pub mod verdicts;
 
 pub use command::{
-    AppDraft, Applied, Change, Command, Deleted, Envelope, FnDraft, Outcome, Preconditions,
-    Registration, Reply, RequestId, TriggerDraft,
+    AnnotationChanges, AppDraft, Command, Envelope, FnDraft, Preconditions, RegionDraft, RequestId,
+    TriggerDraft,
 };
-pub use sessions::{SESSION_LIFETIME_MS, SESSIONS_MAX, Session};
-pub use state::{Bundle, Parts, State};
+pub use outcome::{Applied, Change, Object, ObjectId, Outcome, Reply};
+pub use state::{Session, State, StateParts};

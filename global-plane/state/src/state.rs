@@ -1,118 +1,151 @@
-//! The state and how a command is applied to it.
+//! The state and the one way to change it.
+
+mod apps;
+mod fns;
+mod regions;
+mod sessions;
+mod triggers;
 
 use std::collections::BTreeMap;
 
 use api_types::catalog::Removed;
 use api_types::{
-    App, AppId, Catalog, Digest, Fn, FnId, Placement, Refusal, Region, RegionName, Revision,
-    Timestamp, Trigger, TriggerId, placement,
+    Annotations, App, Catalog, Config, Digest, Fn, Placement, Refusal, Region, RegionName,
+    Revision, Timestamp, Trigger, placement,
 };
 
-use crate::command::{
-    Applied, Change, Command, Deleted, Envelope, Preconditions, Reply, RequestId,
-};
-use crate::sessions::{Session, Sessions};
+pub use sessions::Session;
 
-#[derive(Debug, Clone, PartialEq, Default)]
+use crate::bounds;
+use crate::command::{AnnotationChanges, Command, Envelope, Preconditions};
+use crate::draft_checks::{is_no_value, is_server_set};
+use crate::outcome::{Applied, Change, ObjectId, Outcome, Reply};
+use sessions::Sessions;
+
+/// All that the global plane has agreed on.
+#[derive(Debug, Clone, PartialEq)]
 pub struct State {
-    pub(crate) catalog: Catalog,
-    pub(crate) regions: BTreeMap<RegionName, Region>,
-    pub(crate) bundles: BTreeMap<Digest, Bundle>,
+    cluster_id: String,
+    catalog: Catalog,
+    regions: BTreeMap<RegionName, Region>,
+    /// Digest to size in bytes.
+    bundles: BTreeMap<Digest, u64>,
     sessions: Sessions,
     revision: Revision,
     log_time: Timestamp,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bundle {
-    pub size: u64,
-    pub revision: Revision,
-}
-
-/// A state taken apart, as a shell persists it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Parts {
+/// A state taken apart: what is kept on disk and sent in snapshots. Lists may come in any order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StateParts {
+    pub cluster_id: String,
     pub apps: Vec<App>,
     pub fns: Vec<Fn>,
     pub triggers: Vec<Trigger>,
     pub regions: Vec<Region>,
-    pub bundles: Vec<(Digest, Bundle)>,
-    pub sessions: Vec<(RequestId, Session)>,
+    /// Digest and size in bytes.
+    pub bundles: Vec<(Digest, u64)>,
+    pub sessions: Vec<Session>,
     pub revision: Revision,
     pub log_time: Timestamp,
 }
 
-/// What one command is about to do: the objects to put, and its reply made with the new revision.
-pub(crate) enum Effect {
-    Nothing(Reply),
-    App(App),
-    Fn(Fn),
-    Trigger(Trigger),
-    Regions(Vec<Region>, Option<RegionName>),
-    Delete(Deletion),
-    Bundle(Digest, u64),
-}
-
-pub(crate) enum Deletion {
-    App(AppId),
-    Fn(FnId),
-    Trigger(TriggerId),
-}
-
-/// When a command is applied and what comes next.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Now {
-    pub time: Timestamp,
-    pub revision: Revision,
-}
-
 impl State {
     #[must_use]
-    pub fn restore(parts: Parts) -> Self {
+    pub fn new(cluster_id: &str) -> Self {
+        Self::restore(StateParts {
+            cluster_id: cluster_id.to_owned(),
+            ..StateParts::default()
+        })
+    }
+
+    /// The state whose changes were kept.
+    #[must_use]
+    pub fn restore(parts: StateParts) -> Self {
         let mut catalog = Catalog::default();
-        parts.apps.into_iter().for_each(|app| catalog.put_app(app));
-        parts
-            .fns
-            .into_iter()
-            .for_each(|function| catalog.put_fn(function));
-        parts
-            .triggers
-            .into_iter()
-            .for_each(|trigger| catalog.put_trigger(trigger));
+        for app in parts.apps {
+            catalog.put_app(app);
+        }
+        for function in parts.fns {
+            catalog.put_fn(function);
+        }
+        for trigger in parts.triggers {
+            catalog.put_trigger(trigger);
+        }
+        let regions = parts.regions.into_iter();
         Self {
+            cluster_id: parts.cluster_id,
             catalog,
-            regions: parts
-                .regions
-                .into_iter()
+            regions: regions
                 .map(|region| (region.name.clone(), region))
                 .collect(),
             bundles: parts.bundles.into_iter().collect(),
-            sessions: Sessions::restore(parts.sessions),
+            sessions: parts.sessions.into_iter().collect(),
             revision: parts.revision,
             log_time: parts.log_time,
         }
     }
 
+    /// The reverse of [`Self::restore`], each list in its order.
     #[must_use]
-    pub fn parts(&self) -> Parts {
-        Parts {
+    pub fn parts(&self) -> StateParts {
+        StateParts {
+            cluster_id: self.cluster_id.clone(),
             apps: self.catalog.apps().cloned().collect(),
             fns: self.catalog.fns().cloned().collect(),
             triggers: self.catalog.triggers().cloned().collect(),
             regions: self.regions.values().cloned().collect(),
-            bundles: self
-                .bundles
-                .iter()
-                .map(|(digest, bundle)| (*digest, *bundle))
-                .collect(),
-            sessions: self
-                .sessions
-                .iter()
-                .map(|(request, session)| (request.clone(), session.clone()))
-                .collect(),
+            bundles: self.bundles().collect(),
+            sessions: self.sessions.iter().cloned().collect(),
             revision: self.revision,
             log_time: self.log_time,
         }
+    }
+
+    /// Applies the log entry at `index`. Indexes must grow from call to call.
+    pub fn apply(&mut self, index: u64, envelope: &Envelope) -> Applied {
+        // Before anything else, time included: a replay changes nothing.
+        if let Some(first) = self.sessions.outcome(&envelope.request) {
+            return Applied {
+                outcome: first.clone(),
+                replayed: true,
+                changes: Vec::new(),
+            };
+        }
+        let before = (self.revision, self.log_time);
+        self.log_time = self.log_time.max(envelope.log_time);
+
+        let mut changes = Vec::new();
+        let outcome = self.obey(envelope, &mut changes);
+        if !changes.is_empty() {
+            self.revision = self.revision.next();
+        }
+        let session = Session {
+            index,
+            request: envelope.request.clone(),
+            at: self.log_time,
+            outcome: outcome.clone(),
+        };
+        changes.push(Change::Session(session.clone()));
+        self.sessions.add(session);
+        let gone = self.sessions.forget(self.log_time);
+        changes.extend(gone.map(|index| Change::SessionGone { index }));
+        if before != (self.revision, self.log_time) {
+            changes.push(Change::Counters {
+                revision: self.revision,
+                log_time: self.log_time,
+            });
+        }
+        Applied {
+            outcome,
+            replayed: false,
+            changes,
+        }
+    }
+
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
     }
 
     #[must_use]
@@ -120,7 +153,7 @@ impl State {
         &self.catalog
     }
 
-    /// Regions by name.
+    /// By name.
     pub fn regions(&self) -> impl Iterator<Item = &Region> {
         self.regions.values()
     }
@@ -130,8 +163,14 @@ impl State {
         self.regions.get(name)
     }
 
+    /// Digest and size in bytes of every known bundle, by digest.
+    pub fn bundles(&self) -> impl Iterator<Item = (Digest, u64)> + use<'_> {
+        self.bundles.iter().map(|(digest, size)| (*digest, *size))
+    }
+
+    /// The size in bytes of a known bundle.
     #[must_use]
-    pub fn bundle(&self, digest: &Digest) -> Option<Bundle> {
+    pub fn bundle(&self, digest: &Digest) -> Option<u64> {
         self.bundles.get(digest).copied()
     }
 
@@ -140,213 +179,162 @@ impl State {
         self.revision
     }
 
-    /// The time of the last command; never goes back.
+    /// The newest instant that any command was proposed at.
     #[must_use]
     pub fn log_time(&self) -> Timestamp {
         self.log_time
     }
 
-    /// The regions that an app's placement, and a fn's if given, admit.
-    pub fn placed<'a>(
-        &'a self,
-        app: Option<&'a Placement>,
-        function: Option<&'a Placement>,
-    ) -> impl Iterator<Item = &'a Region> {
+    /// The regions an app's functions may run in, unless one narrows it further; by name.
+    #[must_use]
+    pub fn app_placed_in(&self, app: &App) -> Vec<RegionName> {
+        self.placed_by(app.placement().as_ref(), None)
+    }
+
+    /// The regions a function may run in, by name.
+    #[must_use]
+    pub fn placed_in(&self, function: &Fn) -> Vec<RegionName> {
+        let app = self.catalog.app(&function.app_id).and_then(App::placement);
+        self.placed_by(app.as_ref(), function.placement().as_ref())
+    }
+
+    fn placed_by(&self, app: Option<&Placement>, function: Option<&Placement>) -> Vec<RegionName> {
         self.regions
             .values()
-            .filter(move |region| placement::placed(app, function, region))
+            .filter(|region| placement::placed(app, function, region))
+            .map(|region| region.name.clone())
+            .collect()
     }
 
-    /// Applies one command. `changes` is empty only for a replay.
-    pub fn apply(&mut self, envelope: &Envelope) -> Applied {
-        if let Some(outcome) = self.sessions.outcome(&envelope.request) {
-            return Applied {
-                outcome: outcome.clone(),
-                replayed: true,
-                revision: self.revision,
-                changes: Vec::new(),
-            };
-        }
-        self.log_time = self.log_time.max(envelope.log_time);
-        let now = Now {
-            time: self.log_time,
-            revision: self.revision.next(),
-        };
-        let mut changes = Vec::new();
-        let outcome = self
-            .decide(&envelope.command, envelope.preconditions, now)
-            .map(|effect| self.carry_out(effect, now, &mut changes));
-        if !changes.is_empty() {
-            self.revision = now.revision;
-        }
-        let (session, dropped) =
-            self.sessions
-                .remember(envelope.request.clone(), now.time, outcome.clone());
-        changes.push(Change::Session(envelope.request.clone(), session));
-        changes.extend(dropped.into_iter().map(Change::SessionDropped));
-        changes.push(Change::Position {
-            revision: self.revision,
-            log_time: self.log_time,
-        });
-        Applied {
-            outcome,
-            replayed: false,
-            revision: self.revision,
-            changes,
+    /// Pushes what changes and changes it, all at the next revision; refuses before the first.
+    fn obey(&mut self, envelope: &Envelope, changes: &mut Vec<Change>) -> Outcome {
+        let conditions = &envelope.preconditions;
+        match &envelope.command {
+            Command::CreateApp { id, draft } => self.create_app(id, draft, conditions, changes),
+            Command::UpdateApp { id, change } => self.update_app(id, change, conditions, changes),
+            Command::DeleteApp { id } => self.delete_app(id, conditions, changes),
+            Command::CreateFn { id, draft } => self.create_fn(id, draft, conditions, changes),
+            Command::UpdateFn { id, change } => self.update_fn(id, change, conditions, changes),
+            Command::DeleteFn { id } => self.delete_fn(id, conditions, changes),
+            Command::CreateTrigger { id, draft } => {
+                self.create_trigger(id, draft, conditions, changes)
+            }
+            Command::UpdateTrigger { id, change } => {
+                self.update_trigger(id, change, conditions, changes)
+            }
+            Command::DeleteTrigger { id } => self.delete_trigger(id, conditions, changes),
+            Command::RegisterRegion { region } => self.register_region(region, conditions, changes),
+            Command::SetDrained { region, drained } => {
+                self.set_drained(region, *drained, conditions, changes)
+            }
+            Command::SetVerdicts { verdicts } => self.set_verdicts(verdicts, changes),
+            Command::AddBundle { digest, size } => self.add_bundle(*digest, *size, changes),
         }
     }
 
-    fn decide(
-        &self,
-        command: &Command,
-        preconditions: Preconditions,
-        now: Now,
-    ) -> Result<Effect, Refusal> {
-        self.check(command, preconditions)?;
-        match command {
-            Command::CreateApp { id, draft } => self.create_app(id, draft, now),
-            Command::UpdateApp { id, change } => self.update_app(id, change, now),
-            Command::DeleteApp { id } => match self.catalog.app(id) {
-                Some(_) => Ok(Effect::Delete(Deletion::App(id.clone()))),
-                None => Err(Refusal::not_found("App not found")),
-            },
-            Command::CreateFn { id, draft } => self.create_fn(id, draft, now),
-            Command::UpdateFn { id, change } => self.update_fn(id, change, now),
-            Command::DeleteFn { id } => match self.catalog.function(id) {
-                Some(_) => Ok(Effect::Delete(Deletion::Fn(id.clone()))),
-                None => Err(Refusal::not_found("Fn not found")),
-            },
-            Command::CreateTrigger { id, draft } => self.create_trigger(id, draft, now),
-            Command::UpdateTrigger { id, change } => self.update_trigger(id, change, now),
-            Command::DeleteTrigger { id } => match self.catalog.trigger(id) {
-                Some(_) => Ok(Effect::Delete(Deletion::Trigger(id.clone()))),
-                None => Err(Refusal::not_found("Trigger not found")),
-            },
-            Command::RegisterRegion { registration } => self.register_region(registration, now),
-            Command::SetDrained { region, drained } => self.set_drained(region, *drained, now),
-            Command::SetVerdicts { verdicts } => Ok(self.set_verdicts(verdicts, now)),
-            Command::AddBundle { digest, size } => Ok(match self.bundles.get(digest) {
-                Some(_) => Effect::Nothing(Reply::Done(self.revision)),
-                None => Effect::Bundle(*digest, *size),
-            }),
+    fn add_bundle(&mut self, digest: Digest, size: u64, changes: &mut Vec<Change>) -> Outcome {
+        if size > bounds::BUNDLE_BYTES_MAX {
+            return Err(Refusal::invalid(format!(
+                "bundle sha256:{digest} has {size} bytes, more than the {} allowed",
+                bounds::BUNDLE_BYTES_MAX
+            )));
         }
+        match self.bundles.get(&digest) {
+            Some(known) if *known == size => return Ok(Reply::Done(self.revision)),
+            Some(known) => {
+                return Err(Refusal::conflict(format!(
+                    "bundle sha256:{digest} is known with {known} bytes, not {size}"
+                )));
+            }
+            None => {}
+        }
+        bounded("bundles", self.bundles.len(), bounds::BUNDLES_MAX)?;
+        self.bundles.insert(digest, size);
+        changes.push(Change::Bundle { digest, size });
+        Ok(Reply::Done(self.revision.next()))
     }
 
-    /// `If-Match` holds against the object named; creating commands name none.
-    fn check(&self, command: &Command, preconditions: Preconditions) -> Result<(), Refusal> {
-        let revision = match command {
-            Command::UpdateApp { id, .. } | Command::DeleteApp { id } => {
-                self.catalog.app(id).map(|app| app.revision)
-            }
-            Command::UpdateFn { id, .. } | Command::DeleteFn { id } => {
-                self.catalog.function(id).map(|function| function.revision)
-            }
-            Command::UpdateTrigger { id, .. } | Command::DeleteTrigger { id } => {
-                self.catalog.trigger(id).map(|trigger| trigger.revision)
-            }
-            Command::SetDrained { region, .. } => {
-                self.regions.get(region).map(|region| region.revision)
-            }
-            Command::CreateApp { .. }
-            | Command::CreateFn { .. }
-            | Command::CreateTrigger { .. }
-            | Command::RegisterRegion { .. }
-            | Command::SetVerdicts { .. }
-            | Command::AddBundle { .. } => None,
-        };
-        if preconditions.if_none_match_any && revision.is_some() {
-            return Err(Refusal::precondition(
-                "If-None-Match: * does not hold: the object exists",
-            ));
+    /// What deleted objects leave behind: triggers, then fns, then the app.
+    fn bury(&self, removed: Removed, changes: &mut Vec<Change>) -> Outcome {
+        let revision = self.revision.next();
+        let triggers = removed.triggers.into_iter().map(ObjectId::Trigger);
+        let fns = removed.fns.into_iter().map(ObjectId::Fn);
+        let apps = removed.apps.into_iter().map(ObjectId::App);
+        changes.extend(
+            triggers
+                .chain(fns)
+                .chain(apps)
+                .map(|object| Change::Deleted { revision, object }),
+        );
+        Ok(Reply::Deleted(revision))
+    }
+}
+
+impl Preconditions {
+    /// Of an object that exists at `revision`.
+    fn hold_for(&self, revision: Revision) -> Result<(), Refusal> {
+        if self.if_none_match_any {
+            return Err(Refusal::precondition("If-None-Match: it exists"));
         }
-        match (preconditions.if_match, revision) {
-            (Some(wanted), Some(found)) if wanted != found => Err(Refusal::precondition(format!(
-                "If-Match does not hold: the object is at revision {found}, not {wanted}; read it again"
+        match self.if_match {
+            Some(wanted) if wanted != revision => Err(Refusal::precondition(format!(
+                "If-Match: it is at revision {revision}, not {wanted}"
             ))),
-            (Some(_) | None, Some(_) | None) => Ok(()),
+            Some(_) | None => Ok(()),
         }
     }
 
-    fn carry_out(&mut self, effect: Effect, now: Now, changes: &mut Vec<Change>) -> Reply {
-        match effect {
-            Effect::Nothing(reply) => reply,
-            Effect::App(app) => {
-                self.catalog.put_app(app.clone());
-                changes.push(Change::App(app.clone()));
-                Reply::App(app)
-            }
-            Effect::Fn(function) => {
-                self.catalog.put_fn(function.clone());
-                changes.push(Change::Fn(function.clone()));
-                Reply::Fn(function)
-            }
-            Effect::Trigger(trigger) => {
-                self.catalog.put_trigger(trigger.clone());
-                changes.push(Change::Trigger(trigger.clone()));
-                Reply::Trigger(trigger)
-            }
-            Effect::Regions(rows, shown) => {
-                for row in rows {
-                    self.regions.insert(row.name.clone(), row.clone());
-                    changes.push(Change::Region(row));
-                }
-                match shown.and_then(|name| self.regions.get(&name)) {
-                    Some(region) => Reply::Region(region.clone()),
-                    None => Reply::Done(if changes.is_empty() {
-                        self.revision
-                    } else {
-                        now.revision
-                    }),
-                }
-            }
-            Effect::Delete(deletion) => {
-                let removed = match deletion {
-                    Deletion::App(id) => self.catalog.delete_app(&id),
-                    Deletion::Fn(id) => self.catalog.delete_fn(&id),
-                    Deletion::Trigger(id) => self.catalog.delete_trigger(&id),
-                };
-                changes.extend(tombstones(removed));
-                Reply::Deleted(now.revision)
-            }
-            Effect::Bundle(digest, size) => {
-                let bundle = Bundle {
-                    size,
-                    revision: now.revision,
-                };
-                self.bundles.insert(digest, bundle);
-                changes.push(Change::Bundle(digest, bundle));
-                Reply::Done(now.revision)
-            }
+    /// Of an object that is to be created; `taken` if there is one by its name.
+    fn hold_for_new(&self, taken: bool) -> Result<(), Refusal> {
+        if self.if_match.is_some() {
+            return Err(Refusal::precondition("If-Match: it does not exist yet"));
         }
+        if self.if_none_match_any && taken {
+            return Err(Refusal::precondition("If-None-Match: it exists"));
+        }
+        Ok(())
     }
 }
 
-/// What refers goes before what it refers to.
-fn tombstones(removed: Removed) -> impl Iterator<Item = Change> {
-    let triggers = removed.triggers.into_iter().map(Deleted::Trigger);
-    let fns = removed.fns.into_iter().map(Deleted::Fn);
-    let apps = removed.apps.into_iter().map(Deleted::App);
-    triggers.chain(fns).chain(apps).map(Change::Deleted)
+fn bounded(what: &str, held: usize, max: usize) -> Result<(), Refusal> {
+    if held >= max {
+        return Err(Refusal::full(format!("no room for more than {max} {what}")));
+    }
+    Ok(())
 }
 
-/// A merge in place (Fn contract 2.1): `""` deletes a key.
-pub(crate) fn merge_config(
-    held: &mut BTreeMap<String, String>,
-    change: Option<&BTreeMap<String, String>>,
-) {
-    for (key, value) in change.into_iter().flatten() {
+/// Members of a request that mean nothing when empty.
+fn given(member: Option<&String>) -> Option<&String> {
+    member.filter(|text| !text.is_empty())
+}
+
+/// On create, empty values are kept (Fn contract 5.2).
+fn created_config(sent: Option<&Config>) -> Config {
+    sent.cloned().unwrap_or_default()
+}
+
+/// On update, an empty value deletes its key (Fn contract 5.2).
+fn merge_config(stored: &mut Config, sent: Option<&Config>) {
+    for (key, value) in sent.into_iter().flatten() {
         if value.is_empty() {
-            held.remove(key);
+            stored.remove(key);
         } else {
-            held.insert(key.clone(), value.clone());
+            stored.insert(key.clone(), value.clone());
         }
     }
 }
 
-/// What a client sent, where it sent anything.
-pub(crate) fn given(text: Option<&String>) -> Option<&str> {
-    text.map(String::as_str).filter(|text| !text.is_empty())
+/// Fn contract 5.1. On create the values that delete have been refused before.
+fn merge_annotations(stored: &mut Annotations, sent: Option<&AnnotationChanges>) {
+    for (key, value) in sent.into_iter().flatten() {
+        match value {
+            _ if is_server_set(key) => {}
+            Some(json) if !is_no_value(Some(json)) => {
+                stored.insert(key.clone(), json.clone());
+            }
+            Some(_) | None => {
+                stored.remove(key);
+            }
+        }
+    }
 }
-
-/// The type of every creating and changing rule.
-pub(crate) type Decided = Result<Effect, Refusal>;

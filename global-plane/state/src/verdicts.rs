@@ -1,265 +1,214 @@
-//! What the leader thinks of regions from their reports.
+//! What the leader thinks of each region, from the reports it hears.
 //!
-//! A monitor lives as long as its node leads and starts knowing nothing. Time is passed in.
+//! Soft state of one leader: it begins with nothing and with a grace in which it judges nobody.
+//! Absence of reports is believed about one region only while others are heard: when all fall
+//! silent together, the leader is likelier to be cut off than every region to have died, and
+//! verdicts stay as they are.
+//!
+//! Verdicts made here are `Healthy`, `Down` and `Draining`. Time is milliseconds of any clock that
+//! does not go back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::{Region, RegionName, Timestamp, Verdict};
+use api_types::{Load, Region, RegionName, Revision, Timestamp, Verdict};
 
-/// Bounds of the monitor's patience, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// Three missed reports: one may be lost to a leader change, two to a bad second.
-    pub lease_ms: u64,
-    /// After an election, on top of a lease: regions try one node after the other until they find
-    /// the way to the new leader.
-    pub grace_ms: u64,
+/// Three missed reports: one may be lost to a leader change, two to a bad second.
+pub const LEASE_MS_DEFAULT: u64 = 3000;
+
+/// After the lease has run, the time in which a region that tries node after node gets through.
+const GRACE_MS: u64 = 1000;
+
+/// Reports in a row that a region that was down must send before it is healthy again: one may be
+/// the last word of a region that dies as it starts.
+const REPORTS_TO_RECOVER: u32 = 2;
+
+/// What a region said last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// With `sequence`, orders reports that came different ways.
+    pub started_at: Timestamp,
+    /// Counts up within one start.
+    pub sequence: u64,
+    /// The region itself asks for no more clients.
+    pub draining: bool,
+    pub load: Load,
+    /// Calls waiting for an instance.
+    pub queued: u32,
+    /// Metadata applied, and its rolling hash.
+    pub revision: Revision,
+    pub hash: String,
+    /// Digests of bundles placed there that are not on its disk yet.
+    pub bundles_missing: Vec<String>,
 }
 
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            lease_ms: 3_000,
-            grace_ms: 1_000,
-        }
-    }
+/// What was heard from a region, and when.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heard {
+    pub facts: Facts,
+    pub at_ms: u64,
 }
 
-/// A region that was down must be heard this often in a row: one report may be a leftover of a
-/// region that is dying.
-const REPORTS_TO_RETURN: u32 = 2;
-
+/// Bounded by the regions that are registered: the caller takes reports from no others, and what is
+/// no longer registered is dropped on evaluation.
 #[derive(Debug, Clone)]
 pub struct Monitor {
-    patience: Patience,
-    elected_at: Timestamp,
-    heard: BTreeMap<RegionName, Heard>,
+    lease_ms: u64,
+    created_ms: u64,
+    frozen_until_ms: u64,
+    last_report_ms: u64,
+    tracks: BTreeMap<RegionName, Track>,
+    /// Regions that were down when this leader began, and those it has seen fall silent: they have
+    /// to prove themselves. `None` until the first evaluation.
+    fallen: Option<BTreeSet<RegionName>>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Heard {
-    at: Timestamp,
-    draining: bool,
-    /// Reports without a lapse between them.
+#[derive(Debug, Clone)]
+struct Track {
+    heard: Heard,
+    /// Reports with less than a lease between each.
     in_a_row: u32,
 }
 
 impl Monitor {
+    /// Of a leader elected at `now_ms`.
     #[must_use]
-    pub fn new(now: Timestamp, patience: Patience) -> Self {
+    pub fn new(now_ms: u64, lease_ms: u64) -> Self {
         Self {
-            patience,
-            elected_at: now,
-            heard: BTreeMap::new(),
+            lease_ms,
+            created_ms: now_ms,
+            frozen_until_ms: now_ms + lease_ms + GRACE_MS,
+            last_report_ms: now_ms,
+            tracks: BTreeMap::new(),
+            fallen: None,
         }
     }
 
-    /// Takes a report. `draining` is the region's own word.
-    pub fn report(&mut self, now: Timestamp, region: &RegionName, draining: bool) {
-        let lease_ms = self.patience.lease_ms;
-        let heard = self.heard.entry(region.clone()).or_insert(Heard {
-            at: now,
-            draining,
-            in_a_row: 0,
-        });
-        let lapsed = now.millis_since(heard.at) > lease_ms;
-        *heard = Heard {
-            at: now,
-            draining,
-            in_a_row: if lapsed {
-                1
-            } else {
-                heard.in_a_row.saturating_add(1)
-            },
+    /// Takes a report of a registered region. Whether it was news: one that a newer report has
+    /// overtaken, or that is a copy, is dropped.
+    pub fn report(&mut self, region: &RegionName, now_ms: u64, facts: Facts) -> bool {
+        let order = |facts: &Facts| (facts.started_at, facts.sequence);
+        let track = self.tracks.get(region);
+        if track.is_some_and(|track| order(&facts) <= order(&track.heard.facts)) {
+            return false;
+        }
+        // Nobody was heard for longer than regions stay silent: whatever that was, each must have
+        // the time to get through again before its silence counts.
+        if now_ms.saturating_sub(self.last_report_ms) > self.silence_ms() {
+            let thaw = now_ms + self.lease_ms + GRACE_MS;
+            self.frozen_until_ms = self.frozen_until_ms.max(thaw);
+        }
+        self.last_report_ms = self.last_report_ms.max(now_ms);
+        let in_a_row = match track {
+            Some(track) if now_ms.saturating_sub(track.heard.at_ms) < self.lease_ms => {
+                track.in_a_row.saturating_add(1)
+            }
+            Some(_) | None => 1,
         };
+        let heard = Heard {
+            facts,
+            at_ms: now_ms,
+        };
+        self.tracks
+            .insert(region.clone(), Track { heard, in_a_row });
+        true
     }
 
-    /// The verdicts that should change. Nothing while every region is silent, or before every
-    /// region has had time to report to this leader: losing all reports at once is likelier a fault
-    /// between us and them than the end of all of them, and an answer would be withdrawn for it.
-    #[must_use]
+    /// The verdicts that should change, of all registered regions, by name.
     pub fn evaluate<'a>(
-        &self,
-        now: Timestamp,
+        &mut self,
+        now_ms: u64,
         regions: impl IntoIterator<Item = &'a Region>,
     ) -> Vec<(RegionName, Verdict)> {
-        if now.millis_since(self.elected_at) < self.patience.lease_ms + self.patience.grace_ms {
-            return Vec::new();
-        }
-        let regions: Vec<&Region> = regions.into_iter().collect();
-        if regions
-            .iter()
-            .all(|region| self.fresh(&region.name, now).is_none())
-        {
-            return Vec::new();
-        }
-        let changed = |region: &&Region| {
-            let verdict = self.verdict(region, now);
-            (verdict != region.verdict).then(|| (region.name.clone(), verdict))
-        };
-        regions.iter().filter_map(changed).collect()
-    }
-
-    fn verdict(&self, region: &Region, now: Timestamp) -> Verdict {
-        if region.drained {
-            return Verdict::Draining;
-        }
-        match self.fresh(&region.name, now) {
-            None => Verdict::Down,
-            Some(heard) if heard.draining => Verdict::Draining,
-            Some(heard)
-                if region.verdict == Verdict::Down && heard.in_a_row < REPORTS_TO_RETURN =>
-            {
-                Verdict::Down
-            }
-            Some(_) => Verdict::Healthy,
-        }
-    }
-
-    fn fresh(&self, region: &RegionName, now: Timestamp) -> Option<Heard> {
-        self.heard
-            .get(region)
-            .copied()
-            .filter(|heard| now.millis_since(heard.at) <= self.patience.lease_ms)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use api_types::{Location, Revision};
-
-    use super::*;
-
-    fn region(name: &str, verdict: Verdict) -> Region {
-        Region {
-            name: name.parse().unwrap(),
-            ipv4: Some([127, 0, 0, 1].into()),
-            ipv6: None,
-            gateway: String::new(),
-            admin: String::new(),
-            location: Location {
-                latitude: 0.0,
-                longitude: 0.0,
-            },
-            labels: BTreeMap::new(),
-            drained: false,
-            verdict,
-            price_ms: 0,
-            registered_at: Timestamp(0),
-            revision: Revision(1),
-        }
-    }
-
-    /// Reports at the given milliseconds, then the verdicts proposed at `now`.
-    fn proposed(reports: &[(i64, &str)], regions: &[Region], now: i64) -> Vec<(String, Verdict)> {
-        let mut monitor = Monitor::new(Timestamp(0), Patience::default());
-        for (at, name) in reports {
-            monitor.report(Timestamp(*at), &name.parse().unwrap(), false);
-        }
-        let proposed = monitor.evaluate(Timestamp(now), regions);
-        proposed
+        let regions: BTreeMap<&RegionName, &Region> = regions
             .into_iter()
-            .map(|(name, verdict)| (name.to_string(), verdict))
+            .map(|region| (&region.name, region))
+            .collect();
+        self.tracks.retain(|name, _| regions.contains_key(name));
+        let mut fallen = self.fallen.take().unwrap_or_else(|| {
+            let down = regions
+                .values()
+                .filter(|region| region.verdict == Verdict::Down);
+            down.map(|region| region.name.clone()).collect()
+        });
+        fallen.retain(|name| regions.contains_key(name));
+        // Also while frozen: who falls silent then has to prove itself afterwards.
+        let known = self.tracks.iter();
+        fallen.extend(
+            known
+                .filter(|(_, track)| !self.is_fresh(track, now_ms))
+                .map(|(name, _)| name.clone()),
+        );
+        self.fallen = Some(fallen);
+        if now_ms < self.frozen_until_ms {
+            return Vec::new();
+        }
+        regions
+            .values()
+            .filter_map(|region| {
+                let verdict = self.judge(region, &regions, now_ms)?;
+                (verdict != region.verdict).then(|| (region.name.clone(), verdict))
+            })
             .collect()
     }
 
-    #[test]
-    fn verdicts_follow_reports() {
-        use Verdict::{Down, Healthy};
-        for (case, reports, verdicts, now, want) in [
-            (
-                "both report",
-                vec![(9_500, "fra"), (9_500, "iad")],
-                [Healthy, Healthy],
-                10_000,
-                vec![],
-            ),
-            (
-                "one lapses",
-                vec![(6_000, "fra"), (9_500, "iad")],
-                [Healthy, Healthy],
-                10_000,
-                vec![("fra", Down)],
-            ),
-            (
-                "within its lease",
-                vec![(7_000, "fra"), (9_500, "iad")],
-                [Healthy, Healthy],
-                10_000,
-                vec![],
-            ),
-            (
-                "all lapse at once: freeze",
-                vec![(6_000, "fra"), (6_000, "iad")],
-                [Healthy, Healthy],
-                10_000,
-                vec![],
-            ),
-            (
-                "a new leader waits",
-                vec![(3_500, "iad")],
-                [Healthy, Healthy],
-                3_900,
-                vec![],
-            ),
-            (
-                "then judges",
-                vec![(3_500, "iad")],
-                [Healthy, Healthy],
-                4_000,
-                vec![("fra", Down)],
-            ),
-            (
-                "one report is not a return",
-                vec![(9_500, "fra"), (9_500, "iad")],
-                [Down, Healthy],
-                10_000,
-                vec![],
-            ),
-            (
-                "two are",
-                vec![(8_500, "fra"), (9_500, "fra"), (9_500, "iad")],
-                [Down, Healthy],
-                10_000,
-                vec![("fra", Healthy)],
-            ),
-            (
-                "not with a lapse between",
-                vec![(2_000, "fra"), (9_500, "fra"), (9_500, "iad")],
-                [Down, Healthy],
-                10_000,
-                vec![],
-            ),
-        ] {
-            let regions = [region("fra", verdicts[0]), region("iad", verdicts[1])];
-            let want: Vec<(String, Verdict)> = want
-                .into_iter()
-                .map(|(name, verdict): (&str, Verdict)| (name.to_owned(), verdict))
-                .collect();
-            assert_eq!(proposed(&reports, &regions, now), want, "{case}");
+    /// What was heard last, by region.
+    pub fn heard(&self) -> impl Iterator<Item = (&RegionName, &Heard)> {
+        self.tracks.iter().map(|(name, track)| (name, &track.heard))
+    }
+
+    /// `None` if there is not enough to say.
+    fn judge(
+        &self,
+        region: &Region,
+        regions: &BTreeMap<&RegionName, &Region>,
+        now_ms: u64,
+    ) -> Option<Verdict> {
+        if region.drained {
+            return Some(Verdict::Draining);
+        }
+        let track = self.tracks.get(&region.name);
+        match track.filter(|track| self.is_fresh(track, now_ms)) {
+            Some(track) if track.heard.facts.draining => Some(Verdict::Draining),
+            Some(track) => {
+                let fell = self
+                    .fallen
+                    .as_ref()
+                    .is_some_and(|fallen| fallen.contains(&region.name));
+                let recovering = region.verdict == Verdict::Down && fell;
+                let proven = !recovering || track.in_a_row >= REPORTS_TO_RECOVER;
+                proven.then_some(Verdict::Healthy)
+            }
+            None => {
+                let last_ms = track.map_or(self.created_ms, |track| track.heard.at_ms);
+                let others = regions.values().filter(|other| other.name != region.name);
+                self.heard_any_since(others, last_ms)
+                    .then_some(Verdict::Down)
+            }
         }
     }
 
-    #[test]
-    fn a_region_drains_by_its_own_word_or_an_operators() {
-        let mut monitor = Monitor::new(Timestamp(0), Patience::default());
-        monitor.report(Timestamp(9_000), &"fra".parse().unwrap(), true);
-        monitor.report(Timestamp(9_000), &"iad".parse().unwrap(), false);
-        let drained = Region {
-            drained: true,
-            ..region("iad", Verdict::Healthy)
-        };
-        let proposed = monitor.evaluate(
-            Timestamp(10_000),
-            &[region("fra", Verdict::Healthy), drained],
-        );
-        assert_eq!(
-            proposed,
-            [
-                ("fra".parse().unwrap(), Verdict::Draining),
-                ("iad".parse().unwrap(), Verdict::Draining)
-            ]
-        );
+    fn is_fresh(&self, track: &Track, now_ms: u64) -> bool {
+        now_ms.saturating_sub(track.heard.at_ms) < self.lease_ms
+    }
+
+    /// Whether reports of regions that serve kept coming after `since_ms`, for longer than those
+    /// that were due when all stopped at once. A drained region does not count: it is no reason to
+    /// give up all that are not.
+    fn heard_any_since<'a>(
+        &self,
+        mut regions: impl Iterator<Item = &'a &'a Region>,
+        since_ms: u64,
+    ) -> bool {
+        regions.any(|region| {
+            let track = self.tracks.get(&region.name);
+            !region.drained
+                && track.is_some_and(|track| track.heard.at_ms > since_ms + self.silence_ms())
+        })
+    }
+
+    /// Longer than a region ever takes between two reports: they are due every third of a lease,
+    /// and an error delays one by half of that.
+    fn silence_ms(&self) -> u64 {
+        self.lease_ms / 2
     }
 }

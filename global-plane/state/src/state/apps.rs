@@ -1,0 +1,94 @@
+//! Fn contract 2.
+
+use api_types::{App, AppId, Refusal};
+
+use super::{State, bounded, created_config, given, merge_annotations, merge_config};
+use crate::bounds;
+use crate::command::{AppDraft, Preconditions};
+use crate::draft_checks;
+use crate::outcome::{Change, Object, Outcome, Reply};
+
+impl State {
+    pub(super) fn create_app(
+        &mut self,
+        id: &AppId,
+        draft: &AppDraft,
+        conditions: &Preconditions,
+        changes: &mut Vec<Change>,
+    ) -> Outcome {
+        draft_checks::app_create(draft)?;
+        let name = draft.name.clone().unwrap_or_default();
+        let taken = self.catalog.app_named(&name).is_some() || self.catalog.app(id).is_some();
+        conditions.hold_for_new(taken)?;
+        if taken {
+            return Err(Refusal::conflict("App already exists"));
+        }
+        bounded("apps", self.catalog.apps_len(), bounds::APPS_MAX)?;
+        let mut app = App {
+            id: id.clone(),
+            name,
+            config: created_config(draft.config.as_ref()),
+            annotations: api_types::Annotations::new(),
+            syslog_url: given(draft.syslog_url.as_ref()).cloned(),
+            shape: draft.shape.clone().unwrap_or_default(),
+            created_at: self.log_time,
+            updated_at: self.log_time,
+            revision: self.revision.next(),
+        };
+        merge_annotations(&mut app.annotations, draft.annotations.as_ref());
+        Ok(self.put_app(app, changes))
+    }
+
+    pub(super) fn update_app(
+        &mut self,
+        id: &AppId,
+        change: &AppDraft,
+        conditions: &Preconditions,
+        changes: &mut Vec<Change>,
+    ) -> Outcome {
+        if given(change.id.as_ref()).is_some_and(|sent| sent != id.as_str()) {
+            return Err(Refusal::invalid("App ID in path does not match ID in body"));
+        }
+        let stored = self.stored_app(id)?;
+        conditions.hold_for(stored.revision)?;
+        if given(change.name.as_ref()).is_some_and(|sent| *sent != stored.name) {
+            return Err(Refusal::conflict("Could not update - name is immutable"));
+        }
+        let mut app = stored.clone();
+        merge_config(&mut app.config, change.config.as_ref());
+        merge_annotations(&mut app.annotations, change.annotations.as_ref());
+        if let Some(url) = &change.syslog_url {
+            app.syslog_url = given(Some(url)).cloned();
+        }
+        draft_checks::app_merged(&app)?;
+        if app == *stored {
+            return Ok(Reply::App(app));
+        }
+        app.updated_at = self.log_time;
+        app.revision = self.revision.next();
+        Ok(self.put_app(app, changes))
+    }
+
+    pub(super) fn delete_app(
+        &mut self,
+        id: &AppId,
+        conditions: &Preconditions,
+        changes: &mut Vec<Change>,
+    ) -> Outcome {
+        conditions.hold_for(self.stored_app(id)?.revision)?;
+        let removed = self.catalog.delete_app(id);
+        self.bury(removed, changes)
+    }
+
+    pub(super) fn stored_app(&self, id: &AppId) -> Result<&App, Refusal> {
+        self.catalog
+            .app(id)
+            .ok_or_else(|| Refusal::not_found("App not found"))
+    }
+
+    fn put_app(&mut self, app: App, changes: &mut Vec<Change>) -> Reply {
+        changes.push(Change::Put(Object::App(app.clone())));
+        self.catalog.put_app(app.clone());
+        Reply::App(app)
+    }
+}
