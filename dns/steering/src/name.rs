@@ -11,6 +11,8 @@
 //! [`parse`] needs no view, so it cannot tell which apps are placed: it gives [`Target::Deeper`] and
 //! [`crate::View::holds`] says whether that is covered.
 
+use api_types::dns_label::{SEPARATOR, app_label, fn_label};
+
 /// What is asked for. Texts are lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
@@ -39,9 +41,6 @@ pub enum Target {
 const INVOKE: &str = "invoke";
 const AT: &str = "at";
 const NAMESERVERS: &str = "ns";
-
-/// Stands between a function and its app; no name of either has it inside.
-const SEPARATOR: &str = "--";
 
 /// Reads a name in presentation form (RFC 1035 §5.1, escapes included), with or without the final
 /// dot, in any case.
@@ -81,25 +80,23 @@ pub fn parse_labels(zone: &str, labels: &[&[u8]]) -> Target {
     }
 }
 
-/// What a single label below the zone means.
-///
-/// It does not ask whether an app may have such a name (api-types' rules for DNS labels do, when an
-/// app is created): a name that no app can have is not placed, and so means what the wildcard means.
+/// What a single label below the zone means. An app or function that it names may not exist, but
+/// could.
 pub(crate) fn below_apex(label: &[u8]) -> Target {
     let Some(label) = text(label) else {
         return Target::Other;
     };
     match label.split_once(SEPARATOR) {
-        // RFC 5890 §2.3.1: what starts with xn-- is an internationalised name.
-        Some(("xn" | "", _) | (_, "")) => Target::Other,
-        Some((name, app)) => Target::Fn {
+        Some((name, app)) if fn_label(name, app).is_ok() => Target::Fn {
             app: app.to_owned(),
             name: name.to_owned(),
         },
+        Some(_) => Target::Other,
         None if label == INVOKE => Target::Invoke,
         None if label == AT => Target::At,
         None if label.starts_with(NAMESERVERS) => Target::Nameserver(label),
-        None => Target::App(label),
+        None if app_label(&label).is_ok() => Target::App(label),
+        None => Target::Other,
     }
 }
 
@@ -139,6 +136,27 @@ fn split(name: &str) -> Vec<&[u8]> {
 mod tests {
     use super::*;
 
+    /// Every name that an app or a function is told it has leads back to it.
+    #[test]
+    fn labels_given_to_apps_and_functions_are_read_as_theirs() {
+        let names = [
+            "a", "xn", "a-1", "7", "invoke", "at", "ns1", "a--b", "-a", "A", "", "a_b",
+        ];
+        for app in names {
+            if let Ok(label) = app_label(app) {
+                let target = parse("fn.test", &format!("{label}.fn.test"));
+                assert_eq!(target, Target::App(app.to_owned()), "{label}");
+            }
+            for name in names {
+                if let Ok(label) = fn_label(name, app) {
+                    let target = parse("fn.test", &format!("{label}.fn.test"));
+                    let (app, name) = (app.to_owned(), name.to_owned());
+                    assert_eq!(target, Target::Fn { app, name }, "{label}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn names_are_what_they_look_like() {
         let app = |app: &str| Target::App(app.to_owned());
@@ -169,6 +187,9 @@ mod tests {
             ("-a.fn.test", Target::Other),
             ("xn--bcher-kva.fn.test", Target::Other),
             ("--a.fn.test", Target::Other),
+            ("a--b--c.fn.test", Target::Other),
+            ("a--ns1.fn.test", Target::Other),
+            ("a--invoke.fn.test", Target::Other),
             ("*.fn.test", Target::Other),
             ("a\\.b.fn.test", Target::Other),
             ("a\\.invoke.fn.test", Target::Other),
