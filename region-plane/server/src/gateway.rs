@@ -1,0 +1,445 @@
+//! The region's front door for calls (Fn contract 6 to 8).
+//!
+//! It answers from the replica alone: no call waits for another plane, except for code that is not
+//! here yet, which is fetched once. Calls are held whole in both directions, as Fn does.
+
+mod body;
+pub mod error;
+pub mod headers;
+mod route;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::{App, Catalog, Digest, Fn, FnId, Region};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use region_plane_dispatch::{Key, Spec};
+use region_plane_runtime::InstanceSpec;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::bundles::Bundles;
+use crate::clock;
+use crate::engine::{Engine, Work};
+use crate::placement;
+use crate::replica::{Held, Replica};
+use crate::spill::{self, Spill, Spilled};
+use body::{Bodies, HeldBody};
+use error::CallRefused;
+use headers::{INVOKE_TYPE, NOT_STARTED, REGION, SPILLED_FROM};
+use route::Route;
+
+pub struct Gateway {
+    pub replica: Replica,
+    pub bundles: Bundles,
+    pub engine: Engine,
+    spill: Spill,
+    bodies: Bodies,
+    region: HeaderValue,
+    /// The port callers reach gateways on, before the first snapshot says it.
+    port: u16,
+    stopping: CancellationToken,
+}
+
+impl Gateway {
+    #[must_use]
+    pub fn new(
+        replica: Replica,
+        bundles: Bundles,
+        engine: Engine,
+        request_body_bytes_max: usize,
+        port: u16,
+        stopping: CancellationToken,
+    ) -> Self {
+        let name = replica.read(|held| held.me().name.clone());
+        Self {
+            replica,
+            bundles,
+            engine,
+            spill: Spill::new(&name),
+            bodies: Bodies::new(request_body_bytes_max),
+            region: HeaderValue::from_str(name.as_str()).expect("a region name is a DNS label"),
+            port,
+            stopping,
+        }
+    }
+}
+
+pub fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new().fallback(call).with_state(gateway)
+}
+
+async fn call(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    // Boxed: axum keeps the future of a handler inside those of its layers.
+    let mut response = Box::pin(gateway.answer(request)).await;
+    response
+        .headers_mut()
+        .entry(REGION)
+        .or_insert_with(|| gateway.region.clone());
+    metrics::counter!(
+        "tradewind_region_responses_total",
+        "class" => match response.status().as_u16() / 100 {
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "other",
+        }
+    )
+    .increment(1);
+    response
+}
+
+/// How a function was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Invoke,
+    Trigger,
+}
+
+/// What a route leads to.
+enum Found {
+    Here(Box<Target>),
+    /// Placed, but not in this region.
+    Elsewhere {
+        /// Where it may be found by its own name, unless the call came by it.
+        redirect: Option<String>,
+        peers: Vec<Region>,
+    },
+    Refused(CallRefused),
+}
+
+struct Target {
+    way: Way,
+    spec: Spec,
+    image: String,
+    digest: Option<Digest>,
+    timeout: Duration,
+    /// Its bundle's place is filled in once the bundle is here.
+    launch: InstanceSpec,
+    draining: bool,
+}
+
+impl Gateway {
+    async fn answer(&self, request: Request) -> Response {
+        let (head, body) = request.into_parts();
+        let host = route::host(&head.uri, &head.headers).map(str::to_owned);
+        let is_spilled = head.headers.contains_key(SPILLED_FROM);
+        let found = self.replica.read(|held| {
+            let route = route::route(&head.method, host.as_deref(), head.uri.path(), held.zone());
+            self.find(held, &route, &head, host.as_deref())
+        });
+        let call = Spilled {
+            method: head.method,
+            uri: head.uri,
+            host,
+            headers: head.headers,
+            body: bytes::Bytes::new(),
+        };
+        match found {
+            Found::Refused(refused) => refused.respond(None),
+            Found::Elsewhere { .. } if is_spilled => {
+                CallRefused::not_found("the function is not placed in this region").respond(None)
+            }
+            Found::Elsewhere { redirect, peers } => {
+                self.elsewhere(call, body, redirect, &peers).await
+            }
+            Found::Here(target) => self.here(call, body, *target, is_spilled).await,
+        }
+    }
+
+    fn find(
+        &self,
+        held: &Held,
+        route: &Route,
+        head: &http::request::Parts,
+        host: Option<&str>,
+    ) -> Found {
+        let path = head.uri.path();
+        let (way, found) = match route {
+            Route::NotFound => {
+                return Found::Refused(CallRefused::path_not_found(&head.method, path));
+            }
+            Route::MethodNotAllowed => {
+                return Found::Refused(CallRefused::method_not_allowed(&head.method, path));
+            }
+            Route::Invoke { fn_id } => (Way::Invoke, by_id(held.all(), fn_id)),
+            Route::InvokeNamed { app, function } => {
+                (Way::Invoke, by_name(held.all(), app, function))
+            }
+            Route::Trigger { app, source } => (Way::Trigger, by_source(held.all(), app, source)),
+        };
+        let (app, function) = match found {
+            Ok(found) => found,
+            Err(message) => return Found::Refused(CallRefused::not_found(message)),
+        };
+        if !placement::admits(held.all(), function, held.me()) {
+            let peers = spill::peers(held.me(), held.regions(), |region| {
+                placement::admits(held.all(), function, region)
+            });
+            return Found::Elsewhere {
+                redirect: self.redirect(held, app, function, way, head, host),
+                peers,
+            };
+        }
+        let bundle = function.bundle();
+        Found::Here(Box::new(Target {
+            way,
+            spec: spec(app, function),
+            image: function.image.clone(),
+            digest: bundle.map(|bundle| bundle.digest),
+            timeout: Duration::from_secs(function.timeout_secs.into()),
+            launch: InstanceSpec::new(app, function, std::path::PathBuf::new()),
+            draining: held.drained(),
+        }))
+    }
+
+    /// The call's URL by the name that is steered to where the function is; `None` if it has no
+    /// such name or the call came by it.
+    fn redirect(
+        &self,
+        held: &Held,
+        app: &App,
+        function: &Fn,
+        way: Way,
+        head: &http::request::Parts,
+        host: Option<&str>,
+    ) -> Option<String> {
+        let zone = held.zone();
+        // A function that narrows its app's placement is steered by its own name.
+        let narrowed = function.placement().map(|_| function.name.as_str());
+        let name = route::dns_name(zone, narrowed, &app.name)?;
+        let came_by = route::without_port(host.unwrap_or_default())
+            .trim_end_matches('.')
+            .to_ascii_lowercase();
+        if came_by == name {
+            return None;
+        }
+        let query = head
+            .uri
+            .query()
+            .map(|query| format!("?{query}"))
+            .unwrap_or_default();
+        let path = head.uri.path();
+        // Paths below /invoke and /t mean the same on every host; others only on their own.
+        let path = match way {
+            Way::Invoke => format!("/invoke/{}", function.id),
+            Way::Trigger if path.starts_with("/t/") || path == "/t" => path.to_owned(),
+            Way::Trigger => format!("/t/{}{path}", app.name),
+        };
+        let port = held.gateway_port().unwrap_or(self.port);
+        Some(format!("http://{name}:{port}{path}{query}"))
+    }
+
+    /// Before the body is read where there is a name to go to; else the call is handed on.
+    async fn elsewhere(
+        &self,
+        mut call: Spilled,
+        body: Body,
+        redirect: Option<String>,
+        peers: &[Region],
+    ) -> Response {
+        if let Some(location) = redirect.and_then(|url| HeaderValue::from_str(&url).ok()) {
+            return (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, location)]).into_response();
+        }
+        if peers.is_empty() {
+            return CallRefused::not_found(
+                "the function is not placed in this region, and no region that has it serves",
+            )
+            .respond(None);
+        }
+        let held = match self.hold(&call.headers, body).await {
+            Ok(held) => held,
+            Err(refused) => return refused.respond(None),
+        };
+        call.body = held.bytes.clone();
+        match self.spill.send(&call, peers).await {
+            Ok(Some(response)) => response,
+            Ok(None) => CallRefused::busy().respond(None),
+            Err(refused) => refused.respond(None),
+        }
+    }
+
+    async fn here(
+        &self,
+        mut call: Spilled,
+        body: Body,
+        target: Target,
+        is_spilled: bool,
+    ) -> Response {
+        let id = clock::mint_call();
+        let refuse = |refused: &CallRefused| {
+            let mut response = refused.respond(Some(&id));
+            if is_spilled && refused.elsewhere {
+                response
+                    .headers_mut()
+                    .insert(NOT_STARTED, HeaderValue::from_static("1"));
+            }
+            response
+        };
+        if target.way == Way::Invoke && is_detached(&call.headers) {
+            return refuse(&CallRefused::detached());
+        }
+        let Some(digest) = target.digest else {
+            return refuse(&CallRefused::not_a_bundle(&target.image));
+        };
+        let held = match self.hold(&call.headers, body).await {
+            Ok(held) => held,
+            Err(refused) => return refuse(&refused),
+        };
+        call.body = held.bytes.clone();
+
+        let peers = if is_spilled {
+            Vec::new()
+        } else {
+            self.peers_for(&target.spec.key.function)
+        };
+        if target.draining || self.stopping.is_cancelled() {
+            // With nowhere to go it is better served here than not at all.
+            match self.spill.send(&call, &peers).await {
+                Ok(Some(response)) => return response,
+                Ok(None) => {}
+                Err(refused) => return refuse(&refused),
+            }
+        }
+        let refused = match self.run(&call, &id, digest, target).await {
+            Ok(response) => return response,
+            Err(refused) => refused,
+        };
+        if refused.elsewhere && !peers.is_empty() {
+            match self.spill.send(&call, &peers).await {
+                Ok(Some(response)) => return response,
+                Ok(None) => {}
+                Err(refused) => return refuse(&refused),
+            }
+        }
+        refuse(&refused)
+    }
+
+    async fn run(
+        &self,
+        call: &Spilled,
+        id: &api_types::CallId,
+        digest: Digest,
+        target: Target,
+    ) -> Result<Response, CallRefused> {
+        let deadline = Instant::now() + self.engine.wait_max();
+        let bundle = self
+            .bundles
+            .demand(&digest, deadline)
+            .await
+            .map_err(|error| CallRefused::fetch(&target.image, &error))?;
+        let request_headers = match target.way {
+            Way::Invoke => headers::invoke_request(&call.headers, id),
+            Way::Trigger => {
+                let path_and_query = call.uri.path_and_query().map_or("/", |path| path.as_str());
+                let url = headers::request_url(call.host.as_deref(), path_and_query);
+                headers::trigger_request(&call.headers, &call.method, &url, id)
+            }
+        };
+        let work = Work {
+            spec: target.spec,
+            launch: InstanceSpec {
+                bundle,
+                ..target.launch
+            },
+            call: id.clone(),
+            headers: request_headers,
+            body: call.body.clone(),
+            timeout: target.timeout,
+        };
+        let answer = self
+            .engine
+            .call(work)
+            .await
+            .map_err(|failure| CallRefused::failure(&target.image, &failure))?;
+        let (status, headers) = match target.way {
+            Way::Invoke => (StatusCode::OK, headers::invoke_response(answer.headers, id)),
+            Way::Trigger => headers::trigger_response(&answer.headers, id)
+                .map_err(|_| CallRefused::bad_status())?,
+        };
+        let has_body = status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED;
+        let body = if has_body {
+            Body::from(answer.body)
+        } else {
+            Body::empty()
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+
+    async fn hold(&self, headers: &HeaderMap, body: Body) -> Result<HeldBody<'_>, CallRefused> {
+        let declared = self.bodies.check_declared(headers)?;
+        self.bodies.hold(body, declared).await
+    }
+
+    /// Where a function that is here may go instead.
+    fn peers_for(&self, function: &FnId) -> Vec<Region> {
+        self.replica.read(|held| {
+            let Some(function) = held.all().function(function) else {
+                return Vec::new();
+            };
+            spill::peers(held.me(), held.regions(), |region| {
+                placement::admits(held.all(), function, region)
+            })
+        })
+    }
+}
+
+/// Fn contract 6.3: on direct calls only, since a trigger's headers are renamed.
+fn is_detached(headers: &HeaderMap) -> bool {
+    headers
+        .get(INVOKE_TYPE)
+        .is_some_and(|kind| kind.as_bytes().eq_ignore_ascii_case(b"detached"))
+}
+
+/// What the dispatcher must know. Whatever changes an instance changes the app's or the function's
+/// revision, so these stand for all of it (Fn contract 9.5).
+#[must_use]
+pub fn spec(app: &App, function: &Fn) -> Spec {
+    Spec {
+        key: Key {
+            function: function.id.clone(),
+            settings: settings(app, function),
+        },
+        memory_mb: function.memory.max(1),
+        idle_timeout: Duration::from_secs(function.idle_timeout_secs.into()),
+    }
+}
+
+/// Unique for revisions below 2^32, which is more than a century of one write a second.
+#[must_use]
+pub fn settings(app: &App, function: &Fn) -> u64 {
+    app.revision.0.rotate_left(32) ^ function.revision.0
+}
+
+type Pair<'a> = Result<(&'a App, &'a Fn), &'static str>;
+
+fn by_id<'a>(catalog: &'a Catalog, id: &str) -> Pair<'a> {
+    let function = catalog.function(&FnId::new(id)).ok_or("Fn not found")?;
+    // A replica may hold a function whose app it has not met yet.
+    let app = catalog.app(&function.app_id).ok_or("Fn not found")?;
+    Ok((app, function))
+}
+
+fn by_name<'a>(catalog: &'a Catalog, app: &str, function: &str) -> Pair<'a> {
+    let app = catalog.app_named(app).ok_or("App not found")?;
+    let function = catalog.fn_named(&app.id, function).ok_or("Fn not found")?;
+    Ok((app, function))
+}
+
+fn by_source<'a>(catalog: &'a Catalog, app: &str, source: &str) -> Pair<'a> {
+    let app = catalog.app_named(app).ok_or("App not found")?;
+    let trigger = catalog
+        .trigger_by_source(&app.id, source)
+        .ok_or("Trigger not found")?;
+    let function = catalog.function(&trigger.fn_id).ok_or("Fn not found")?;
+    Ok((app, function))
+}

@@ -1,0 +1,283 @@
+//! What a caller is told when there is no answer from a function (Fn contract 8).
+
+use api_types::CallId;
+use api_wire::fns::ErrorBody;
+use axum::response::{IntoResponse as _, Response};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Method, StatusCode};
+use region_plane_dispatch::{Rejection, StartFailure};
+
+use super::headers::CALL_ID;
+use crate::bundles::FetchError;
+use crate::engine::Failure;
+
+/// A status and a message, both the contract's where it has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallRefused {
+    pub status: StatusCode,
+    pub message: String,
+    /// No function has seen the call, and another region may have what this one lacks.
+    pub elsewhere: bool,
+}
+
+/// What Fn tells callers to wait when it has no capacity.
+const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("15");
+
+impl CallRefused {
+    #[must_use]
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            elsewhere: false,
+        }
+    }
+
+    #[must_use]
+    pub fn not_found(message: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    #[must_use]
+    pub fn path_not_found(method: &Method, path: &str) -> Self {
+        Self::not_found(&format!("Path not found: {method} {path}"))
+    }
+
+    #[must_use]
+    pub fn method_not_allowed(method: &Method, path: &str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("Method not allowed: {method} {path}"),
+        )
+    }
+
+    #[must_use]
+    pub fn busy() -> Self {
+        Self {
+            elsewhere: true,
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Timed out - server too busy",
+            )
+        }
+    }
+
+    #[must_use]
+    pub fn detached() -> Self {
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "Detach call functions are not supported on this server",
+        )
+    }
+
+    #[must_use]
+    pub fn too_large(declared: u64, bytes_max: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("Content-Length too large for this server, {declared} > max {bytes_max}"),
+        )
+    }
+
+    /// A body that did not say how long it is.
+    #[must_use]
+    pub fn too_long(bytes_max: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("request body too large for this server, max {bytes_max}"),
+        )
+    }
+
+    #[must_use]
+    pub fn pull(image: &str, problem: &str) -> Self {
+        Self::new(
+            StatusCode::BAD_GATEWAY,
+            format!("Failed to pull image '{image}': {problem}"),
+        )
+    }
+
+    #[must_use]
+    pub fn not_a_bundle(image: &str) -> Self {
+        Self::pull(
+            image,
+            "this region runs bundles; deploy the function with `tradewind deploy`",
+        )
+    }
+
+    #[must_use]
+    pub fn fetch(image: &str, error: &FetchError) -> Self {
+        match error {
+            FetchError::Failed(problem) => Self {
+                elsewhere: true,
+                ..Self::pull(image, problem)
+            },
+            FetchError::TimedOut => Self {
+                elsewhere: true,
+                ..Self::new(StatusCode::GATEWAY_TIMEOUT, "Image pull timed out")
+            },
+        }
+    }
+
+    #[must_use]
+    pub fn bad_status() -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "invalid function response")
+    }
+
+    #[must_use]
+    pub fn failure(image: &str, failure: &Failure) -> Self {
+        match failure {
+            Failure::Call(error) => Self::new(error.status(), error.to_string()),
+            Failure::Stopped => Self::busy(),
+            Failure::Rejected(rejection) => match rejection {
+                Rejection::Full | Rejection::QueueFull | Rejection::TimedOutWaiting => Self::busy(),
+                Rejection::MemoryNeverFits => Self::new(
+                    StatusCode::BAD_REQUEST,
+                    "Requested CPU/Memory cannot be allocated",
+                ),
+                Rejection::StartFailed(StartFailure::Failed) => Self::new(
+                    StatusCode::BAD_GATEWAY,
+                    "Container failed to initialize, please ensure you are using the latest fdk \
+                     and check the logs",
+                ),
+                Rejection::StartFailed(StartFailure::TimedOut) => Self::new(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "Container initialization timed out, please ensure you are using the latest \
+                     fdk and check the logs",
+                ),
+                Rejection::StartFailed(StartFailure::NotRunnable(problem)) => {
+                    Self::pull(image, problem)
+                }
+            },
+        }
+    }
+
+    /// The response; `call` is named once there is one (Fn contract 6.2).
+    #[must_use]
+    pub fn respond(&self, call: Option<&CallId>) -> Response {
+        let body = ErrorBody {
+            message: self.message.clone(),
+        };
+        let mut text = serde_json::to_string(&body).expect("text is JSON");
+        text.push('\n');
+        let mut response = (
+            self.status,
+            [(CONTENT_TYPE, "application/json; charset=utf-8")],
+            text,
+        )
+            .into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECS);
+        }
+        if let Some(value) = call.and_then(|call| HeaderValue::from_str(call.as_str()).ok()) {
+            response.headers_mut().insert(CALL_ID, value);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use region_plane_runtime::CallError;
+
+    use super::*;
+
+    #[test]
+    fn every_failure_has_the_contracts_status_and_message() {
+        let start = |failure| Failure::Rejected(Rejection::StartFailed(failure));
+        for (failure, status, message, elsewhere) in [
+            (
+                Failure::Rejected(Rejection::Full),
+                503,
+                "Timed out - server too busy",
+                true,
+            ),
+            (
+                Failure::Rejected(Rejection::QueueFull),
+                503,
+                "Timed out - server too busy",
+                true,
+            ),
+            (
+                Failure::Rejected(Rejection::TimedOutWaiting),
+                503,
+                "Timed out - server too busy",
+                true,
+            ),
+            (
+                Failure::Rejected(Rejection::MemoryNeverFits),
+                400,
+                "Requested CPU/Memory cannot be allocated",
+                false,
+            ),
+            (
+                start(StartFailure::Failed),
+                502,
+                "Container failed to initialize, please ensure you are using the latest fdk and check the logs",
+                false,
+            ),
+            (
+                start(StartFailure::TimedOut),
+                504,
+                "Container initialization timed out, please ensure you are using the latest fdk and check the logs",
+                false,
+            ),
+            (
+                start(StartFailure::NotRunnable("no python".to_owned())),
+                502,
+                "Failed to pull image 'img': no python",
+                false,
+            ),
+            (Failure::Call(CallError::TimedOut), 504, "Timed out", false),
+            (
+                Failure::Call(CallError::FunctionTimedOut),
+                504,
+                "Timed out",
+                false,
+            ),
+            (
+                Failure::Call(CallError::FunctionFailed),
+                502,
+                "function failed",
+                false,
+            ),
+            (
+                Failure::Call(CallError::BodyTooLarge),
+                502,
+                "function response body too large",
+                false,
+            ),
+            (
+                Failure::Call(CallError::InvalidStatus {
+                    status: StatusCode::OK,
+                }),
+                502,
+                "invalid function response",
+                false,
+            ),
+        ] {
+            let refused = CallRefused::failure("img", &failure);
+            assert_eq!(
+                (
+                    refused.status.as_u16(),
+                    refused.message.as_str(),
+                    refused.elsewhere
+                ),
+                (status, message, elsewhere),
+                "{failure:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_busy_region_asks_to_be_tried_again() {
+        let busy = CallRefused::busy().respond(Some(&CallId::new("01X")));
+        assert_eq!(busy.headers()[RETRY_AFTER], "15");
+        assert_eq!(busy.headers()[CALL_ID], "01X");
+        let missing = CallRefused::not_found("Fn not found").respond(None);
+        assert!(!missing.headers().contains_key(RETRY_AFTER));
+        assert!(!missing.headers().contains_key(CALL_ID));
+        assert_eq!(
+            missing.headers()[CONTENT_TYPE],
+            "application/json; charset=utf-8"
+        );
+    }
+}

@@ -1,0 +1,331 @@
+//! Headers on their way to a function and back (Fn contract 6 and 7).
+
+use api_types::CallId;
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, Method, StatusCode};
+
+pub const CALL_ID: HeaderName = HeaderName::from_static("fn-call-id");
+pub const DEADLINE: HeaderName = HeaderName::from_static("fn-deadline");
+pub const INVOKE_TYPE: HeaderName = HeaderName::from_static("fn-invoke-type");
+pub const REGION: HeaderName = HeaderName::from_static("tradewind-region");
+pub const SPILLED_FROM: HeaderName = HeaderName::from_static("tradewind-spilled-from");
+
+/// On a platform error: no function has seen the call, so another region may be tried.
+pub const NOT_STARTED: HeaderName = HeaderName::from_static("tradewind-not-started");
+
+const INTENT: HeaderName = HeaderName::from_static("fn-intent");
+const HTTP_METHOD: HeaderName = HeaderName::from_static("fn-http-method");
+const HTTP_REQUEST_URL: HeaderName = HeaderName::from_static("fn-http-request-url");
+const HTTP_STATUS: HeaderName = HeaderName::from_static("fn-http-status");
+const HTTP_PREFIX: &str = "fn-http-h-";
+const OURS: &str = "tradewind-";
+
+/// What the function sees of a direct call: everything, less what is about the connection.
+#[must_use]
+pub fn invoke_request(client: &HeaderMap, call: &CallId) -> HeaderMap {
+    let mut headers = end_to_end(client);
+    headers.insert(CALL_ID, value(call.as_str()));
+    headers
+}
+
+/// What the function sees of a trigger's request. `url` is absolute.
+#[must_use]
+pub fn trigger_request(client: &HeaderMap, method: &Method, url: &str, call: &CallId) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, text) in &end_to_end(client) {
+        if name == CONTENT_TYPE {
+            headers.append(CONTENT_TYPE, text.clone());
+        } else if let Ok(renamed) = format!("{HTTP_PREFIX}{name}").parse::<HeaderName>() {
+            headers.append(renamed, text.clone());
+        }
+    }
+    headers.insert(HTTP_METHOD, value(method.as_str()));
+    headers.insert(HTTP_REQUEST_URL, value(url));
+    headers.insert(INTENT, HeaderValue::from_static("httprequest"));
+    headers.insert(CALL_ID, value(call.as_str()));
+    headers
+}
+
+/// What the caller of a function sees: everything it set, and status 200 whatever it wished for.
+#[must_use]
+pub fn invoke_response(mut function: HeaderMap, call: &CallId) -> HeaderMap {
+    strip(&mut function);
+    let ours: Vec<HeaderName> = function
+        .keys()
+        .filter(|name| name.as_str().starts_with(OURS))
+        .cloned()
+        .collect();
+    for name in ours {
+        function.remove(name);
+    }
+    function.remove(CONTENT_LENGTH);
+    function.insert(CALL_ID, value(call.as_str()));
+    function
+}
+
+/// A status that HTTP cannot carry as a final one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusOutOfRange;
+
+/// What the caller of a trigger sees: what the function set for it by prefix, and nothing else.
+///
+/// # Errors
+/// If the function asks for a status below 200 or above 999.
+pub fn trigger_response(
+    function: &HeaderMap,
+    call: &CallId,
+) -> Result<(StatusCode, HeaderMap), StatusOutOfRange> {
+    let mut headers = HeaderMap::new();
+    for (name, text) in function {
+        if let Some(Ok(renamed)) = name
+            .as_str()
+            .strip_prefix(HTTP_PREFIX)
+            .map(str::parse::<HeaderName>)
+            && renamed != CONTENT_LENGTH
+            && !renamed.as_str().starts_with(OURS)
+        {
+            headers.append(renamed, text.clone());
+        }
+    }
+    strip(&mut headers);
+    if let Some(kind) = function.get(CONTENT_TYPE) {
+        headers.insert(CONTENT_TYPE, kind.clone());
+    }
+    headers.insert(CALL_ID, value(call.as_str()));
+    Ok((status(function)?, headers))
+}
+
+/// `Fn-Http-Status` if it is a positive integer, else 200 (Fn contract 7).
+fn status(function: &HeaderMap) -> Result<StatusCode, StatusOutOfRange> {
+    let wished = function
+        .get(HTTP_STATUS)
+        .and_then(|text| text.to_str().ok()?.trim().parse::<i64>().ok())
+        .filter(|status| *status > 0);
+    let Some(wished) = wished else {
+        return Ok(StatusCode::OK);
+    };
+    u16::try_from(wished)
+        .ok()
+        // A 1xx is not an answer, and a server that sends one and stops has sent none.
+        .filter(|status| *status >= 200)
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .ok_or(StatusOutOfRange)
+}
+
+/// The scheme is http: TLS ends in front of this gateway if anywhere (Fn contract 7).
+#[must_use]
+pub fn request_url(host: Option<&str>, path_and_query: &str) -> String {
+    format!("http://{}{path_and_query}", host.unwrap_or_default())
+}
+
+/// RFC 9110 §7.6.1 as far as Fn goes: headers that `Connection` names are not removed (Fn contract
+/// 6.1). `Host` and the framing are set anew by whoever sends the request on.
+fn end_to_end(client: &HeaderMap) -> HeaderMap {
+    let mut headers = client.clone();
+    strip(&mut headers);
+    for name in [HOST, CONTENT_LENGTH, EXPECT] {
+        headers.remove(name);
+    }
+    headers.remove(SPILLED_FROM);
+    headers
+}
+
+/// The headers that Fn counts as hop-by-hop.
+pub fn strip(headers: &mut HeaderMap) {
+    for name in [
+        CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+    headers.remove("proxy-connection");
+    headers.remove("keep-alive");
+    if headers
+        .get(TE)
+        .is_some_and(|te| te.as_bytes() != b"trailers")
+    {
+        headers.remove(TE);
+    }
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes()))
+        .unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, text) in lines {
+            headers.append(
+                name.parse::<HeaderName>().unwrap(),
+                HeaderValue::from_str(text).unwrap(),
+            );
+        }
+        headers
+    }
+
+    fn shown(headers: &HeaderMap) -> Vec<String> {
+        let mut lines: Vec<String> = headers
+            .iter()
+            .map(|(name, text)| format!("{name}: {}", text.to_str().unwrap()))
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    fn call() -> CallId {
+        CallId::new("01CALL")
+    }
+
+    #[test]
+    fn a_direct_call_passes_everything_but_the_connections_headers() {
+        let client = map(&[
+            ("Host", "x"),
+            ("Connection", "X-Kept"),
+            ("X-Kept", "1"),
+            ("Keep-Alive", "5"),
+            ("Proxy-Connection", "a"),
+            ("Proxy-Authorization", "a"),
+            ("Te", "gzip"),
+            ("Trailer", "a"),
+            ("Transfer-Encoding", "chunked"),
+            ("Upgrade", "h2c"),
+            ("Content-Length", "3"),
+            ("Content-Type", "text/plain"),
+            ("Fn-Call-Id", "chosen by the client"),
+            ("Fn-Intent", "cloudevent"),
+            ("Fn-Invoke-Type", "sync"),
+            ("Accept", "a"),
+            ("Accept", "b"),
+        ]);
+        assert_eq!(
+            shown(&invoke_request(&client, &call())),
+            [
+                "accept: a",
+                "accept: b",
+                "content-type: text/plain",
+                "fn-call-id: 01CALL",
+                "fn-intent: cloudevent",
+                "fn-invoke-type: sync",
+                "x-kept: 1",
+            ]
+        );
+        let trailers = map(&[("Te", "trailers")]);
+        assert_eq!(invoke_request(&trailers, &call())[TE], "trailers");
+    }
+
+    #[test]
+    fn a_triggers_headers_are_renamed_with_duplicates_kept() {
+        let client = map(&[
+            ("Host", "shop.fn.test"),
+            ("Connection", "close"),
+            ("Content-Type", "text/plain"),
+            ("Cookie", "a=1"),
+            ("Cookie", "b=2"),
+            ("Fn-Invoke-Type", "detached"),
+            ("Fn-Call-Id", "chosen"),
+        ]);
+        let url = request_url(Some("shop.fn.test"), "/a?b=c");
+        assert_eq!(
+            shown(&trigger_request(&client, &Method::PUT, &url, &call())),
+            [
+                "content-type: text/plain",
+                "fn-call-id: 01CALL",
+                "fn-http-h-cookie: a=1",
+                "fn-http-h-cookie: b=2",
+                "fn-http-h-fn-call-id: chosen",
+                "fn-http-h-fn-invoke-type: detached",
+                "fn-http-method: PUT",
+                "fn-http-request-url: http://shop.fn.test/a?b=c",
+                "fn-intent: httprequest",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_direct_calls_answer_keeps_what_the_function_set() {
+        let function = map(&[
+            ("Content-Type", "text/plain"),
+            ("Connection", "close"),
+            ("Fn-Fdk-Version", "x/1"),
+            ("Fn-Http-Status", "404"),
+            ("Fn-Http-H-X", "1"),
+            ("Set-Cookie", "a"),
+            ("Set-Cookie", "b"),
+            ("Tradewind-Not-Started", "full"),
+            ("Fn-Call-Id", "made up"),
+        ]);
+        assert_eq!(
+            shown(&invoke_response(function, &call())),
+            [
+                "content-type: text/plain",
+                "fn-call-id: 01CALL",
+                "fn-fdk-version: x/1",
+                "fn-http-h-x: 1",
+                "fn-http-status: 404",
+                "set-cookie: a",
+                "set-cookie: b",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_triggers_answer_is_what_the_function_addressed_to_the_caller() {
+        let function = map(&[
+            ("Content-Type", "text/html"),
+            ("Fn-Fdk-Version", "x/1"),
+            ("X-Internal", "1"),
+            ("Fn-Http-Status", "201"),
+            ("Fn-Http-H-Set-Cookie", "a"),
+            ("Fn-Http-H-Set-Cookie", "b"),
+            ("Fn-Http-H-Content-Length", "1000"),
+            ("Fn-Http-H-Transfer-Encoding", "chunked"),
+            ("Fn-Http-H-Tradewind-Not-Started", "full"),
+        ]);
+        let (status, headers) = trigger_response(&function, &call()).unwrap();
+        assert_eq!(status, 201);
+        assert_eq!(
+            shown(&headers),
+            [
+                "content-type: text/html",
+                "fn-call-id: 01CALL",
+                "set-cookie: a",
+                "set-cookie: b",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_status_that_http_cannot_carry_is_refused() {
+        for (wished, want) in [
+            ("204", Ok(204)),
+            ("999", Ok(999)),
+            ("404", Ok(404)),
+            ("0", Ok(200)),
+            ("-1", Ok(200)),
+            ("teapot", Ok(200)),
+            ("", Ok(200)),
+            ("99", Err(StatusOutOfRange)),
+            ("101", Err(StatusOutOfRange)),
+            ("1000", Err(StatusOutOfRange)),
+            ("70000", Err(StatusOutOfRange)),
+        ] {
+            let status = trigger_response(&map(&[("Fn-Http-Status", wished)]), &call())
+                .map(|(status, _)| status.as_u16());
+            assert_eq!(status, want, "{wished:?}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! A region's life: what starts, in which order, and how it stops.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use api_client::Client;
+use api_types::FnId;
+use daemon::{HttpLimits, Shutdown};
+use region_plane_dispatch::Limits;
+use region_plane_runtime::{ProcessRuntime, ProcessSettings};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::admin::{self, Admin};
+use crate::bundles::Bundles;
+use crate::config::Config;
+use crate::engine::{self, Engine};
+use crate::gateway::{self, Gateway};
+use crate::replica::{Replica, follow};
+use crate::reporter::Reporter;
+
+/// Between looks at which functions changed: bounds the work of a bulk deploy.
+const SETTINGS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs the region until it is asked to stop and has.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let client = Client::new(&config.globals).context("the list of global nodes")?;
+    let opened = {
+        let (config, client) = (config.clone(), client.clone());
+        tokio::task::spawn_blocking(move || open(&config, client))
+    };
+    let (replica, bundles) = opened.await.context("open the data folder")??;
+    let gateway_listener = daemon::bind(config.gateway_listen).context("the gateway")?;
+    let admin_listener = daemon::bind(config.admin_listen).context("the admin listener")?;
+    let runtime = ProcessRuntime::new(ProcessSettings {
+        socket_dir: (!config.socket_dir.as_os_str().is_empty()).then(|| config.socket_dir.clone()),
+        hot_start_timeout: config.hot_start_timeout(),
+        response_body_bytes_max: config.response_body_bytes_max,
+        ..ProcessSettings::default()
+    })
+    .context("the process driver")?;
+
+    // Cancelled in this order.
+    let stopping = CancellationToken::new();
+    let gateway_end = CancellationToken::new();
+    let end = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let limits = Limits {
+        memory_budget_mb: config.memory_budget_mb,
+        calls_max: config.calls_max,
+        calls_target: config.calls_target(),
+        queue_max: config.queue_max,
+    };
+    let engine = engine::start(
+        runtime,
+        limits,
+        config.wait_max(),
+        &mut tasks,
+        end.child_token(),
+    );
+    let revision = replica.read(|held| held.meta().map(|meta| meta.revision.0));
+    info!(region = %config.name(), revision, "serving");
+
+    let admin = admin::router(Admin {
+        replica: replica.clone(),
+        engine: engine.clone(),
+        stopping: stopping.clone(),
+    });
+    let admin_limits = HttpLimits {
+        grace: Duration::from_secs(1),
+        ..HttpLimits::default()
+    };
+    tasks.spawn({
+        let end = end.child_token();
+        async move { Ok(daemon::serve(admin_listener, admin, end, admin_limits).await?) }
+    });
+    tasks.spawn({
+        let (replica, client, end) = (replica.clone(), client.clone(), end.child_token());
+        async move { Ok(follow::follow(replica, client, end).await?) }
+    });
+    tasks.spawn({
+        let (bundles, replica, end) = (bundles.clone(), replica.clone(), end.child_token());
+        async move {
+            bundles.reconcile(replica, end).await;
+            Ok(())
+        }
+    });
+    tasks.spawn({
+        let (engine, replica, end) = (engine.clone(), replica.clone(), end.child_token());
+        async move {
+            tell_settings(engine, replica, end).await;
+            Ok(())
+        }
+    });
+    let reporter = Reporter {
+        client,
+        replica: replica.clone(),
+        bundles: bundles.clone(),
+        engine: engine.clone(),
+        registration: config.registration(),
+        stopping: stopping.clone(),
+    };
+    tasks.spawn({
+        let end = end.child_token();
+        async move {
+            reporter.run(end).await;
+            Ok(())
+        }
+    });
+
+    let gateway = gateway::router(Arc::new(Gateway::new(
+        replica,
+        bundles,
+        engine.clone(),
+        config.request_body_bytes_max,
+        config.gateway_listen.port(),
+        stopping.clone(),
+    )));
+    let gateway_limits = HttpLimits {
+        grace: config.calls_grace(),
+        ..HttpLimits::default()
+    };
+    let mut serving = JoinSet::new();
+    serving.spawn(daemon::serve(
+        gateway_listener,
+        gateway,
+        gateway_end.child_token(),
+        gateway_limits,
+    ));
+
+    let unasked = tokio::select! {
+        () = shutdown.cancelled() => None,
+        Some(ended) = tasks.join_next() => Some(format!("{ended:?}")),
+        Some(ended) = serving.join_next() => Some(format!("{ended:?}")),
+    };
+    if unasked.is_none() {
+        // Still accepting: those who have our address hold it for a while yet.
+        stopping.cancel();
+        tokio::time::sleep(config.drain_pause()).await;
+        gateway_end.cancel();
+        while serving.join_next().await.is_some() {}
+        engine.drain().await;
+    }
+    gateway_end.cancel();
+    end.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(error = format!("{error:#}"), "a task failed at the end"),
+            Err(error) => warn!(%error, "a task failed at the end"),
+        }
+    }
+    serving.shutdown().await;
+    anyhow::ensure!(
+        unasked.is_none(),
+        "a task ended unasked: {}",
+        unasked.unwrap_or_default()
+    );
+    Ok(())
+}
+
+fn open(config: &Config, client: Client) -> anyhow::Result<(Replica, Bundles)> {
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("make the data folder {}", config.data_dir.display()))?;
+    let replica = Replica::open(&config.data_dir, config.region(), config.zone())?;
+    let bundles = Bundles::open(&config.data_dir, client)?;
+    Ok((replica, bundles))
+}
+
+/// Tells the engine which functions changed, so that instances of what they were go.
+async fn tell_settings(engine: Engine, replica: Replica, shutdown: CancellationToken) {
+    let mut changed = replica.subscribe();
+    let mut told = BTreeMap::<FnId, u64>::new();
+    loop {
+        let functions = changed.borrow_and_update().functions;
+        let current: BTreeMap<FnId, u64> = replica.read(|held| {
+            held.here()
+                .fns()
+                .filter_map(|function| {
+                    let app = held.here().app(&function.app_id)?;
+                    Some((function.id.clone(), gateway::settings(app, function)))
+                })
+                .collect()
+        });
+        for (function, settings) in &current {
+            if told.get(function) != Some(settings) {
+                engine.changed(function.clone(), Some(*settings)).await;
+            }
+        }
+        for function in told
+            .keys()
+            .filter(|function| !current.contains_key(*function))
+        {
+            engine.changed(function.clone(), None).await;
+        }
+        told = current;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            ended = changed.wait_for(|now| now.functions != functions) => {
+                if ended.is_err() { return }
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(SETTINGS_PAUSE) => {}
+        }
+    }
+}

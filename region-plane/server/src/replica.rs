@@ -1,0 +1,120 @@
+//! The region's own copy of the metadata: on disk, in memory, and never waited for by a call.
+//!
+//! One task, [`follow`], changes it: what comes from the global plane is checked against what is
+//! held, written to disk with its revision in one batch, and then shown to readers in one step.
+
+mod disk;
+pub mod follow;
+mod held;
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use api_types::{Region, Revision};
+use tokio::sync::watch;
+
+pub use disk::{Disk, DiskError};
+#[cfg(test)]
+pub use held::tests;
+pub use held::{Held, Refused};
+
+use held::Step;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Replica {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    held: RwLock<Held>,
+    disk: Disk,
+    position: watch::Sender<Position>,
+    refused: RwLock<Option<String>>,
+}
+
+/// What readers may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    /// The last revision applied; `None` before anything was.
+    pub revision: Option<Revision>,
+    /// Counts what may change which functions run here or how.
+    pub functions: u64,
+}
+
+impl Replica {
+    /// Opens the copy on disk, so that the region serves with the global plane gone. Blocking.
+    ///
+    /// # Errors
+    /// If another process holds the folder, or what is there cannot be read.
+    pub fn open(data_dir: &Path, me: Region, zone: String) -> Result<Self, DiskError> {
+        let disk = Disk::open(&data_dir.join("replica"))?;
+        let held = disk.load(me, zone)?;
+        let (position, _) = watch::channel(Position {
+            revision: held.meta().map(|meta| meta.revision),
+            functions: 0,
+        });
+        Ok(Self {
+            shared: Arc::new(Shared {
+                held: RwLock::new(held),
+                disk,
+                position,
+                refused: RwLock::new(None),
+            }),
+        })
+    }
+
+    /// Reads under a short lock; `answer` must not block.
+    pub fn read<R>(&self, answer: impl FnOnce(&Held) -> R) -> R {
+        answer(
+            &self
+                .shared
+                .held
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Position> {
+        self.shared.position.subscribe()
+    }
+
+    /// Why the last snapshot offered was refused, while that stands.
+    #[must_use]
+    pub fn refused(&self) -> Option<String> {
+        self.shared
+            .refused
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn note_refused(&self, reason: Option<String>) {
+        *self
+            .shared
+            .refused
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// Makes a step durable, then visible.
+    async fn take(&self, step: Step) -> Result<(), DiskError> {
+        let shared = Arc::clone(&self.shared);
+        let step = tokio::task::spawn_blocking(move || shared.disk.write(&step).map(|()| step))
+            .await
+            .expect("writing does not panic")?;
+        let functions_changed = step.changes_functions();
+        let revision = step.meta.revision;
+        self.shared
+            .held
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(step);
+        self.shared.position.send_modify(|position| {
+            position.revision = Some(revision);
+            position.functions += u64::from(functions_changed);
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! Following the global plane: a snapshot when nothing is held or too much was missed, else the
+//! watch from the revision held.
+
+use std::time::Duration;
+
+use api_client::{Client, Error};
+use rand::Rng as _;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{DiskError, Refused, Replica};
+
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A snapshot that was refused is likely to be refused again, and each is megabytes.
+const BACKOFF_REFUSED: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("ask the global plane")]
+    Asked(#[source] Error),
+    #[error("what the global plane sent was refused")]
+    Refused(#[source] Refused),
+    #[error("the watch does not follow on what is held")]
+    Diverged(#[source] Refused),
+    #[error("keep what the global plane sent")]
+    Disk(#[source] DiskError),
+}
+
+/// Follows until `shutdown`. Errors are survived: the region serves what it holds.
+///
+/// # Errors
+/// If the disk fails: what is shown would then no longer be what is kept.
+pub async fn follow(
+    replica: Replica,
+    client: Client,
+    shutdown: CancellationToken,
+) -> Result<(), DiskError> {
+    let mut follower = Follower {
+        wants_snapshot: replica.read(|held| held.meta().is_none()),
+        replica,
+        client,
+        backoff: BACKOFF_MIN,
+    };
+    loop {
+        let broken = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            broken = follower.once() => broken,
+        };
+        let pause = follower.after(broken)?;
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+struct Follower {
+    replica: Replica,
+    client: Client,
+    wants_snapshot: bool,
+    backoff: Duration,
+}
+
+impl Follower {
+    /// Until something breaks.
+    async fn once(&mut self) -> Broken {
+        match self.snapshot_then_watch().await {
+            Ok(never) => match never {},
+            Err(broken) => broken,
+        }
+    }
+
+    async fn snapshot_then_watch(&mut self) -> Result<std::convert::Infallible, Broken> {
+        if self.wants_snapshot {
+            self.snapshot().await?;
+            self.wants_snapshot = false;
+        }
+        let from = self
+            .replica
+            .read(|held| held.meta().map(|meta| meta.settled))
+            .expect("a snapshot was taken");
+        let mut watch = self.client.watch(from).await.map_err(Broken::Asked)?;
+        debug!(revision = %from, "watching");
+        loop {
+            let line = watch.next().await.map_err(Broken::Asked)?;
+            self.backoff = BACKOFF_MIN;
+            let step = self
+                .replica
+                .read(|held| held.line(line))
+                .map_err(Broken::Diverged)?;
+            if let Some(step) = step {
+                self.replica.take(step).await.map_err(Broken::Disk)?;
+                self.count();
+            }
+        }
+    }
+
+    async fn snapshot(&self) -> Result<(), Broken> {
+        let envelope = self.client.snapshot().await.map_err(Broken::Asked)?;
+        let replica = self.replica.clone();
+        let step =
+            tokio::task::spawn_blocking(move || replica.read(|held| held.snapshot(&envelope)))
+                .await
+                .expect("checking a snapshot does not panic")
+                .map_err(Broken::Refused)?;
+        self.replica.note_refused(None);
+        if let Some(step) = step {
+            let (revision, objects) = (step.meta.revision, step.puts.len());
+            self.replica.take(step).await.map_err(Broken::Disk)?;
+            self.count();
+            info!(%revision, objects, "took a snapshot");
+        }
+        Ok(())
+    }
+
+    /// How long to wait after something broke.
+    fn after(&mut self, broken: Broken) -> Result<Duration, DiskError> {
+        let pause = match broken {
+            Broken::Disk(error) => return Err(error),
+            Broken::Asked(Error::Compacted { .. }) => {
+                info!("too far behind to watch, taking a snapshot");
+                self.wants_snapshot = true;
+                Duration::ZERO
+            }
+            Broken::Asked(error) => {
+                warn!(%error, "not following the global plane");
+                self.next_backoff()
+            }
+            Broken::Diverged(refused) => {
+                warn!(error = %refused, "the watch does not follow on what is held, taking a snapshot");
+                self.wants_snapshot = true;
+                self.next_backoff()
+            }
+            Broken::Refused(refused) => {
+                metrics::counter!("tradewind_region_snapshots_refused_total", "reason" => refused.label())
+                    .increment(1);
+                error!(error = %refused, "snapshot refused, serving what is held");
+                self.replica.note_refused(Some(refused.to_string()));
+                BACKOFF_REFUSED
+            }
+        };
+        // Full jitter: regions that lost one node must not come back to the next as one.
+        Ok(rand::rng().random_range(Duration::ZERO..=pause))
+    }
+
+    fn next_backoff(&mut self) -> Duration {
+        let pause = self.backoff;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        pause
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a gauge of a revision is read to the unit below 2^53"
+    )]
+    fn count(&self) {
+        let revision = self.replica.read(|held| held.revision().0);
+        metrics::gauge!("tradewind_region_revision").set(revision as f64);
+    }
+}

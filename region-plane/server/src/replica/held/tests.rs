@@ -1,0 +1,277 @@
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+
+use api_types::fns::PLACEMENT_ANNOTATION;
+use api_types::{Annotations, Location, Timestamp};
+use api_wire::view::ViewId;
+use proptest::prelude::*;
+
+use super::*;
+
+pub fn region(name: &str) -> Region {
+    Region {
+        name: name.parse().unwrap(),
+        ipv4: Some("127.0.0.1".parse().unwrap()),
+        ipv6: None,
+        gateway: format!("{name}:8080"),
+        admin: format!("{name}:8081"),
+        location: Location {
+            latitude: 50.0,
+            longitude: 8.0,
+        },
+        labels: BTreeMap::new(),
+        drained: false,
+        verdict: Verdict::Healthy,
+        price_ms: 0,
+        registered_at: Timestamp(0),
+        revision: Revision(1),
+    }
+}
+
+pub fn app(id: &str, placement: Option<&str>, revision: u64) -> App {
+    let annotations: Annotations = placement
+        .map(|json| (PLACEMENT_ANNOTATION.to_owned(), json.to_owned()))
+        .into_iter()
+        .collect();
+    App {
+        id: AppId::new(id),
+        name: format!("app-{}", id.to_lowercase()),
+        config: BTreeMap::new(),
+        annotations,
+        syslog_url: None,
+        shape: String::new(),
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+        revision: Revision(revision),
+    }
+}
+
+pub fn function(id: &str, app: &str, revision: u64) -> Fn {
+    Fn {
+        id: FnId::new(id),
+        name: format!("fn-{}", id.to_lowercase()),
+        app_id: AppId::new(app),
+        image: format!("bundle/x:1@sha256:{}", "ab".repeat(32)),
+        memory: 128,
+        timeout_secs: 30,
+        idle_timeout_secs: 30,
+        config: BTreeMap::new(),
+        annotations: Annotations::new(),
+        shape: String::new(),
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+        revision: Revision(revision),
+    }
+}
+
+pub fn trigger(id: &str, app: &str, function: &str, revision: u64) -> Trigger {
+    Trigger {
+        id: TriggerId::new(id),
+        name: format!("trigger-{}", id.to_lowercase()),
+        app_id: AppId::new(app),
+        fn_id: FnId::new(function),
+        kind: "http".to_owned(),
+        source: format!("/{}", id.to_lowercase()),
+        annotations: Annotations::new(),
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+        revision: Revision(revision),
+    }
+}
+
+fn sealed(cluster: &str, epoch: u64, revision: u64, apps: &[App], fns: &[Fn]) -> Envelope {
+    let body = MetadataBody {
+        zone: "fn.test".to_owned(),
+        gateway_port: 8080,
+        apps: apps.iter().map(AppBody::stored).collect(),
+        fns: fns.iter().map(FnBody::stored).collect(),
+        triggers: Vec::new(),
+        regions: Vec::new(),
+    };
+    let id = ViewId {
+        cluster_id: cluster.to_owned(),
+        epoch,
+        revision,
+        count: (apps.len() + fns.len()) as u64,
+        sha256: String::new(),
+    };
+    Envelope::seal(id, &body)
+}
+
+/// A replica in fra that holds `apps` at `revision`.
+pub fn held(revision: u64, apps: &[App], fns: &[Fn]) -> Held {
+    let mut held = Held::new(region("fra"), "fn.test".to_owned());
+    let snapshot = sealed("demo", 1, revision, apps, fns);
+    let step = held.snapshot(&snapshot).unwrap().unwrap();
+    held.take(step);
+    held
+}
+
+fn apps(count: usize) -> Vec<App> {
+    (0..count)
+        .map(|n| app(&format!("A{n:02}"), None, 5))
+        .collect()
+}
+
+#[test]
+fn a_snapshot_that_must_not_replace_what_is_held_is_refused() {
+    let held = held(10, &apps(24), &[]);
+    let mut miscounted = sealed("demo", 1, 11, &apps(24), &[]);
+    miscounted.id.count = 25;
+    let mut garbled = sealed("demo", 1, 11, &apps(24), &[]);
+    garbled.body.push(' ');
+    for (case, envelope, want) in [
+        (
+            "another cluster",
+            sealed("other", 1, 11, &apps(24), &[]),
+            "cluster",
+        ),
+        (
+            "a restored one",
+            sealed("demo", 2, 11, &apps(24), &[]),
+            "epoch",
+        ),
+        ("older", sealed("demo", 1, 9, &apps(24), &[]), "older"),
+        (
+            "most is gone",
+            sealed("demo", 1, 11, &apps(11), &[]),
+            "mass_delete",
+        ),
+        ("miscounted", miscounted, "count"),
+        ("garbled", garbled, "digest"),
+    ] {
+        let refused = held.snapshot(&envelope).unwrap_err();
+        assert_eq!(refused.label(), want, "{case}: {refused}");
+    }
+    assert!(
+        held.snapshot(&sealed("demo", 1, 10, &apps(24), &[]))
+            .unwrap()
+            .is_none(),
+        "what is held changes nothing"
+    );
+}
+
+#[test]
+fn absence_in_a_newer_snapshot_deletes() {
+    let mut held = held(10, &apps(24), &[]);
+    let step = held
+        .snapshot(&sealed("demo", 1, 11, &apps(12), &[]))
+        .unwrap()
+        .unwrap();
+    assert_eq!(step.deletes.len(), 12);
+    held.take(step);
+    assert_eq!(held.all().apps().count(), 12);
+    assert_eq!(held.revision(), Revision(11));
+}
+
+#[test]
+fn lines_are_taken_in_order_and_a_revision_is_settled_by_the_next() {
+    let mut held = held(10, &[], &[]);
+    let put = |revision: u64, app: &App| WatchLine::App {
+        revision,
+        object: AppBody::stored(app),
+    };
+    let settled = |held: &Held| held.meta().unwrap().settled;
+    let mut take = |line: WatchLine| {
+        if let Some(step) = held.line(line)? {
+            held.take(step);
+        }
+        Ok::<_, Refused>(settled(&held))
+    };
+    assert_eq!(take(put(12, &app("A", None, 12))).unwrap(), Revision(10));
+    assert_eq!(take(put(12, &app("B", None, 12))).unwrap(), Revision(10));
+    assert_eq!(take(put(13, &app("C", None, 13))).unwrap(), Revision(12));
+    assert_eq!(
+        take(WatchLine::Progress { revision: 13 }).unwrap(),
+        Revision(13)
+    );
+    assert_eq!(
+        take(put(12, &app("D", None, 12))).unwrap_err().label(),
+        "order"
+    );
+}
+
+#[test]
+fn only_what_is_placed_here_is_here_even_when_a_fn_comes_before_its_app() {
+    let mut held = held(1, &[], &[]);
+    let mut revision = 1;
+    let mut take = |held: &mut Held, object: Object| {
+        revision += 1;
+        let mut meta = held.meta().unwrap().clone();
+        meta.revision = Revision(revision);
+        held.take(Step {
+            meta,
+            puts: vec![object],
+            deletes: Vec::new(),
+            sync: false,
+        });
+    };
+    let here = |held: &Held| {
+        (
+            held.here().apps().count(),
+            held.here().fns().count(),
+            held.here().triggers().count(),
+        )
+    };
+    take(&mut held, Object::Trigger(trigger("T", "A", "F", 2)));
+    take(&mut held, Object::Fn(function("F", "A", 2)));
+    assert_eq!(here(&held), (0, 0, 0), "its app may confine it");
+    take(&mut held, Object::App(app("A", None, 3)));
+    assert_eq!(here(&held), (1, 1, 1));
+    take(
+        &mut held,
+        Object::App(app("A", Some(r#"{"regions":["nrt"]}"#), 4)),
+    );
+    assert_eq!(here(&held), (0, 0, 0));
+    assert_eq!(
+        held.all().fns().count(),
+        1,
+        "others' functions are known all the same"
+    );
+    take(
+        &mut held,
+        Object::App(app("A", Some(r#"{"regions":["fra"]}"#), 5)),
+    );
+    assert_eq!(here(&held), (1, 1, 1));
+    let step = held
+        .line(WatchLine::Deleted {
+            revision: 9,
+            kind: "app".to_owned(),
+            id: "A".to_owned(),
+        })
+        .unwrap()
+        .unwrap();
+    assert_eq!(step.deletes.len(), 3);
+    held.take(step);
+    assert_eq!(here(&held), (0, 0, 0));
+    assert_eq!(
+        held.hash(),
+        "0".repeat(16),
+        "nothing held hashes to nothing"
+    );
+}
+
+proptest! {
+    #[test]
+    fn replicas_with_the_same_objects_agree_on_the_hash_however_they_came_there(
+        order in Just((0..12u64).collect::<Vec<_>>()).prop_shuffle(),
+        older in 0..12u64,
+    ) {
+        let at = |n: u64, revision: u64| Object::App(app(&format!("A{n}"), None, revision));
+        let meta = held(1, &[], &[]).meta().unwrap().clone();
+        let take = |held: &mut Held, objects: Vec<Object>| held.take(Step {
+            meta: meta.clone(), puts: objects, deletes: Vec::new(), sync: false,
+        });
+        let mut straight = held(1, &[], &[]);
+        take(&mut straight, (0..12).map(|n| at(n, 100 + n)).collect());
+        let mut devious = held(1, &[], &[]);
+        take(&mut devious, vec![at(older, 50)]);
+        for n in order {
+            take(&mut devious, vec![at(n, 100 + n)]);
+        }
+        prop_assert_eq!(straight.hash(), devious.hash());
+        take(&mut devious, vec![at(older, 200)]);
+        prop_assert_ne!(straight.hash(), devious.hash());
+    }
+}

@@ -1,0 +1,131 @@
+//! What the region tells the global plane about itself, every second to any node.
+
+use std::time::Duration;
+
+use api_client::Client;
+use api_types::RegionName;
+use api_wire::planes::{REPORT_ITEMS_MAX, RegisterRegion, Report};
+use rand::Rng as _;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::bundles::Bundles;
+use crate::clock;
+use crate::engine::{Engine, Snapshot};
+use crate::replica::Replica;
+
+/// A third of the lease, so that one report may be lost to a leader change and one to a bad second.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The client tries every node several times before it gives up; this is the pause after that.
+const REGISTER_PAUSE: Duration = Duration::from_secs(2);
+
+pub struct Reporter {
+    pub client: Client,
+    pub replica: Replica,
+    pub bundles: Bundles,
+    pub engine: Engine,
+    pub registration: RegisterRegion,
+    /// The region asks for no more clients.
+    pub stopping: CancellationToken,
+}
+
+impl Reporter {
+    /// Registers, reports, and registers again whenever the region is not known. Failures are
+    /// survived: the region works without being heard.
+    pub async fn run(self, shutdown: CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.report_for_ever() => {}
+        }
+    }
+
+    async fn report_for_ever(self) {
+        let name: RegionName = self
+            .registration
+            .name
+            .parse()
+            .expect("it was made from a region's name");
+        let started_at = clock::now();
+        let (mut sequence, mut before, mut told_draining) = (0, Snapshot::default(), false);
+        // Whether the last report was heard, so that a silence is one line and not thousands.
+        let mut heard = true;
+        self.register().await;
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                // At once: every client sent here from now on is one to be handed on.
+                () = self.stopping.cancelled(), if !told_draining => told_draining = true,
+            }
+            sequence += 1;
+            let counts = self.engine.counts();
+            let report = self.report(sequence, started_at.0, &counts, &before);
+            match self.client.report(&name, &report).await {
+                Ok(()) => {
+                    before = counts;
+                    if !heard {
+                        info!("reports are heard again");
+                    }
+                    heard = true;
+                }
+                Err(error) if error.is_not_found() => {
+                    warn!("the global plane does not know this region, registering again");
+                    self.register().await;
+                }
+                Err(error) => {
+                    metrics::counter!("tradewind_region_reports_lost_total").increment(1);
+                    if heard {
+                        warn!(%error, "report not heard");
+                    }
+                    heard = false;
+                }
+            }
+        }
+    }
+
+    fn report(
+        &self,
+        sequence: u64,
+        started_at_ms: i64,
+        counts: &Snapshot,
+        before: &Snapshot,
+    ) -> Report {
+        let (revision, hash) = self.replica.read(|held| (held.revision().0, held.hash()));
+        let mut functions = counts.since(before);
+        functions.truncate(REPORT_ITEMS_MAX);
+        let missing = self.bundles.missing(&self.replica);
+        Report {
+            sequence,
+            started_at_ms,
+            load: counts.load.into(),
+            queued: counts.queued,
+            draining: self.stopping.is_cancelled(),
+            revision,
+            hash,
+            bundles_missing: missing
+                .iter()
+                .take(REPORT_ITEMS_MAX)
+                .map(ToString::to_string)
+                .collect(),
+            functions,
+        }
+    }
+
+    async fn register(&self) {
+        loop {
+            match self.client.register(&self.registration).await {
+                Ok(_) => {
+                    info!(region = self.registration.name, "registered");
+                    return;
+                }
+                Err(error) => warn!(%error, "not registered, serving all the same"),
+            }
+            // Full jitter: regions that wait for one plane must not come to it as one.
+            let pause = rand::rng().random_range(Duration::ZERO..REGISTER_PAUSE);
+            tokio::time::sleep(pause).await;
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! A global plane of one, in memory: registrations, reports, snapshots, the watch, bundles.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use api_bundle::{Manifest, Tree};
+use api_types::{Digest, Platform};
+use api_wire::planes::{RegionBody, RegisterRegion, Report, VerdictBody, WatchLine};
+use api_wire::view::{Envelope, MetadataBody, ViewId};
+use api_wire::{AppBody, FnBody, TriggerBody};
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::stream;
+use http::StatusCode;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone)]
+pub struct Plane {
+    pub url: String,
+    state: Arc<Mutex<Held>>,
+    revision: watch::Sender<u64>,
+    stop: CancellationToken,
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+struct Held {
+    cluster_id: String,
+    body: MetadataBody,
+    lines: Vec<(u64, WatchLine)>,
+    compacted: u64,
+    reports: BTreeMap<String, Report>,
+    bundles: BTreeMap<String, Vec<u8>>,
+}
+
+impl Plane {
+    pub fn start(address: &str) -> Self {
+        let plane = Self {
+            url: format!("http://{address}"),
+            state: Arc::new(Mutex::new(Held {
+                cluster_id: "test".to_owned(),
+                body: MetadataBody {
+                    zone: "fn.test".to_owned(),
+                    gateway_port: 8080,
+                    apps: Vec::new(),
+                    fns: Vec::new(),
+                    triggers: Vec::new(),
+                    regions: Vec::new(),
+                },
+                lines: Vec::new(),
+                compacted: 0,
+                reports: BTreeMap::new(),
+                bundles: BTreeMap::new(),
+            })),
+            revision: watch::channel(1).0,
+            stop: CancellationToken::new(),
+            tasks: Arc::default(),
+        };
+        plane.serve(address.parse().unwrap());
+        plane
+    }
+
+    fn serve(&self, address: SocketAddr) {
+        let router = Router::new()
+            .route("/v1/regions", post(register))
+            .route("/v1/regions/{name}/report", post(report))
+            .route("/v1/snapshot", get(snapshot))
+            .route("/v1/watch", get(lines))
+            .route("/v1/bundles/{hex}", get(bundle))
+            .with_state(self.clone());
+        let listener = daemon::bind(address).unwrap();
+        let limits = daemon::HttpLimits {
+            grace: std::time::Duration::ZERO,
+            ..daemon::HttpLimits::default()
+        };
+        let serving = daemon::serve(listener, router, self.stop.clone(), limits);
+        let mut tasks = self.tasks.lock().unwrap();
+        tasks.spawn(async move { serving.await.unwrap() });
+    }
+
+    /// Gone, as after a `kill -9`.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.lock().unwrap().abort_all();
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Held, u64) -> WatchLine) -> u64 {
+        let mut held = self.state.lock().unwrap();
+        let revision = *self.revision.borrow() + 1;
+        let line = change(&mut held, revision);
+        held.lines.push((revision, line));
+        self.revision.send_replace(revision);
+        revision
+    }
+
+    pub fn put_app(&self, id: &str, name: &str, placement: Option<&str>) -> u64 {
+        self.change(|held, revision| {
+            let app = AppBody {
+                id: Some(id.to_owned()),
+                name: Some(name.to_owned()),
+                annotations: placement.map(|json| {
+                    let value = serde_json::value::RawValue::from_string(json.to_owned()).unwrap();
+                    [("tradewind.dev/placement".to_owned(), value)].into()
+                }),
+                created_at: Some(TIME.to_owned()),
+                updated_at: Some(TIME.to_owned()),
+                tradewind_revision: Some(revision),
+                ..AppBody::default()
+            };
+            held.body.apps.retain(|held| held.id != app.id);
+            held.body.apps.push(app.clone());
+            WatchLine::App {
+                revision,
+                object: app,
+            }
+        })
+    }
+
+    pub fn put_fn(&self, function: FnBody) -> u64 {
+        self.change(|held, revision| {
+            let function = FnBody {
+                created_at: Some(TIME.to_owned()),
+                updated_at: Some(TIME.to_owned()),
+                tradewind_revision: Some(revision),
+                ..function
+            };
+            held.body.fns.retain(|held| held.id != function.id);
+            held.body.fns.push(function.clone());
+            WatchLine::Fn {
+                revision,
+                object: function,
+            }
+        })
+    }
+
+    pub fn put_trigger(&self, id: &str, app: &str, function: &str, source: &str) -> u64 {
+        self.change(|held, revision| {
+            let trigger = TriggerBody {
+                id: Some(id.to_owned()),
+                name: Some(id.to_lowercase()),
+                app_id: Some(app.to_owned()),
+                fn_id: Some(function.to_owned()),
+                kind: Some("http".to_owned()),
+                source: Some(source.to_owned()),
+                created_at: Some(TIME.to_owned()),
+                updated_at: Some(TIME.to_owned()),
+                tradewind_revision: Some(revision),
+                ..TriggerBody::default()
+            };
+            held.body.triggers.push(trigger.clone());
+            WatchLine::Trigger {
+                revision,
+                object: trigger,
+            }
+        })
+    }
+
+    pub fn delete_fn(&self, id: &str) -> u64 {
+        self.change(|held, revision| {
+            held.body.fns.retain(|held| held.id.as_deref() != Some(id));
+            WatchLine::Deleted {
+                revision,
+                kind: "fn".to_owned(),
+                id: id.to_owned(),
+            }
+        })
+    }
+
+    pub fn set_drained(&self, name: &str, drained: bool) -> u64 {
+        self.change(|held, revision| {
+            let region = held
+                .body
+                .regions
+                .iter_mut()
+                .find(|region| region.name == name)
+                .unwrap();
+            region.drained = drained;
+            region.tradewind_revision = revision;
+            WatchLine::Region {
+                revision,
+                object: region.clone(),
+            }
+        })
+    }
+
+    /// Forgets changes: whoever is behind must take a snapshot.
+    pub fn compact(&self) {
+        let mut held = self.state.lock().unwrap();
+        held.compacted = *self.revision.borrow();
+        held.lines.clear();
+    }
+
+    /// Becomes another cluster with nothing in it.
+    pub fn become_another(&self) {
+        let mut held = self.state.lock().unwrap();
+        held.cluster_id = "other".to_owned();
+        held.body.apps.clear();
+        held.body.fns.clear();
+        held.body.triggers.clear();
+    }
+
+    pub fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
+    pub fn report(&self, region: &str) -> Option<Report> {
+        self.state.lock().unwrap().reports.get(region).cloned()
+    }
+
+    /// The region is no longer known.
+    pub fn forget(&self, region: &str) {
+        let mut held = self.state.lock().unwrap();
+        held.body.regions.retain(|held| held.name != region);
+        held.reports.remove(region);
+    }
+
+    pub fn knows(&self, region: &str) -> bool {
+        let held = self.state.lock().unwrap();
+        held.body.regions.iter().any(|held| held.name == region)
+    }
+
+    /// Packs the answering function and stores it; returns the image.
+    pub fn store_bundle(&self) -> String {
+        let mut tree = Tree::default();
+        tree.add_file("function/answering", &function_program(), true)
+            .unwrap();
+        let manifest = Manifest {
+            schema: 1,
+            name: "answering".to_owned(),
+            version: "1".to_owned(),
+            runtime: "executable".to_owned(),
+            platform: Platform::here().0,
+            entrypoint: vec!["/function/answering".to_owned()],
+            cmd: Vec::new(),
+        };
+        let mut bytes = Vec::new();
+        let packed = tree.pack(&manifest, &mut bytes).unwrap();
+        self.keep(packed.digest, bytes);
+        format!("bundle/answering:1@sha256:{}", packed.digest)
+    }
+
+    pub fn keep(&self, digest: Digest, bytes: Vec<u8>) {
+        let mut held = self.state.lock().unwrap();
+        held.bundles.insert(digest.to_string(), bytes);
+    }
+}
+
+const TIME: &str = "2026-01-02T15:04:05.678Z";
+
+/// `cargo test` builds examples beside the binaries.
+fn function_program() -> std::path::PathBuf {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_tradewind-region"))
+        .with_file_name("examples")
+        .join("answering-function");
+    assert!(
+        program.exists(),
+        "{program:?} is built by `cargo test` without `--test`, or by `cargo build --example answering-function`"
+    );
+    program
+}
+
+/// A function of app `A` that runs the answering function.
+pub fn function(id: &str, image: &str) -> FnBody {
+    FnBody {
+        id: Some(id.to_owned()),
+        name: Some(id.to_lowercase()),
+        app_id: Some("A".to_owned()),
+        image: Some(image.to_owned()),
+        memory: Some(128),
+        timeout: Some(30),
+        idle_timeout: Some(30),
+        ..FnBody::default()
+    }
+}
+
+async fn register(State(plane): State<Plane>, Json(region): Json<RegisterRegion>) -> Response {
+    plane.change(|held, revision| {
+        let row = RegionBody {
+            name: region.name.clone(),
+            ipv4: region.ipv4,
+            ipv6: region.ipv6,
+            gateway: region.gateway,
+            admin: region.admin,
+            latitude: region.latitude,
+            longitude: region.longitude,
+            labels: region.labels,
+            drained: false,
+            verdict: VerdictBody::Healthy,
+            price_ms: 0,
+            registered_at: TIME.to_owned(),
+            tradewind_revision: revision,
+        };
+        held.body.regions.retain(|held| held.name != row.name);
+        held.body.regions.push(row.clone());
+        WatchLine::Region {
+            revision,
+            object: row,
+        }
+    });
+    Json(serde_json::json!({
+        "name": region.name, "verdict": "healthy", "price_ms": 0,
+        "load": {"current": 0, "target": 0, "capacity": 0}, "revision": 0, "lag_ms": 0,
+        "gateway": "", "admin": "", "latitude": 0.0, "longitude": 0.0, "labels": {},
+    }))
+    .into_response()
+}
+
+async fn report(
+    State(plane): State<Plane>,
+    Path(name): Path<String>,
+    Json(report): Json<Report>,
+) -> StatusCode {
+    let mut held = plane.state.lock().unwrap();
+    if !held.body.regions.iter().any(|region| region.name == name) {
+        return StatusCode::NOT_FOUND;
+    }
+    held.reports.insert(name, report);
+    StatusCode::NO_CONTENT
+}
+
+async fn snapshot(State(plane): State<Plane>) -> Json<Envelope> {
+    let held = plane.state.lock().unwrap();
+    let body = &held.body;
+    let count = body.apps.len() + body.fns.len() + body.triggers.len() + body.regions.len();
+    let id = ViewId {
+        cluster_id: held.cluster_id.clone(),
+        epoch: 1,
+        revision: *plane.revision.borrow(),
+        count: count as u64,
+        sha256: String::new(),
+    };
+    Json(Envelope::seal(id, body))
+}
+
+async fn lines(State(plane): State<Plane>, Query(query): Query<BTreeMap<String, u64>>) -> Response {
+    let from = query["from"];
+    if from < plane.state.lock().unwrap().compacted {
+        let body =
+            serde_json::json!({"message": "compacted", "snapshot_revision": plane.revision()});
+        return (StatusCode::GONE, Json(body)).into_response();
+    }
+    let chunks = stream::unfold((plane, from, true), async |(plane, from, first)| {
+        let mut changed = plane.revision.subscribe();
+        if !first {
+            let second = std::time::Duration::from_secs(1);
+            let _quiet =
+                tokio::time::timeout(second, changed.wait_for(|revision| *revision > from)).await;
+        }
+        let (mut text, upto) = {
+            let held = plane.state.lock().unwrap();
+            let news = held.lines.iter().filter(|(revision, _)| *revision > from);
+            let text: String = news
+                .map(|(_, line)| serde_json::to_string(line).unwrap() + "\n")
+                .collect();
+            (text, plane.revision())
+        };
+        let progress = WatchLine::Progress { revision: upto };
+        text += &(serde_json::to_string(&progress).unwrap() + "\n");
+        Some((Ok::<_, Infallible>(text), (plane, upto, false)))
+    });
+    Body::from_stream(chunks).into_response()
+}
+
+async fn bundle(State(plane): State<Plane>, Path(hex): Path<String>) -> Response {
+    let held = plane.state.lock().unwrap();
+    match held.bundles.get(&hex) {
+        Some(bytes) => bytes.clone().into_response(),
+        None => (
+            StatusCode::NOT_FOUND,
+            Json(serde_json::json!({"message": "Bundle not found"})),
+        )
+            .into_response(),
+    }
+}

@@ -1,0 +1,71 @@
+//! The region's copy of the metadata, with the global plane coming and going.
+
+use crate::plane::{Plane, function};
+use crate::process::{eventually, start};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_restarted_with_the_global_plane_gone_serves_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start("127.43.5.20:7400");
+    let image = plane.store_bundle();
+    plane.put_app("A", "shop", None);
+    let revision = plane.put_fn(function("F", &image));
+    let region = start("fra", "127.43.5.1", dir.path(), &plane.url, "");
+    eventually("the region listens", async || region.status().await).await;
+    region.applied(revision).await;
+    eventually("the bundle is here before it is called", async || {
+        let report = plane.report("fra")?;
+        (report.revision >= revision && report.bundles_missing.is_empty()).then_some(())
+    })
+    .await;
+    let hash = plane.report("fra").unwrap().hash;
+    plane.stop();
+    region.kill();
+
+    let region = start("fra", "127.43.5.1", dir.path(), &plane.url, "");
+    let status = eventually("the region listens", async || region.status().await).await;
+    assert_eq!(status["hash"], hash.as_str());
+    let ready = reqwest::get(format!("{}/readyz", region.admin))
+        .await
+        .unwrap();
+    assert_eq!(ready.status(), 200);
+    let answer = region.post("/invoke/F", "still here").await;
+    assert_eq!((answer.status, answer.text.as_str()), (200, "still here"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_registers_again_when_it_is_not_known_and_snapshots_when_it_is_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start("127.43.6.20:7400");
+    let image = plane.store_bundle();
+    plane.put_app("A", "shop", None);
+    let region = start("fra", "127.43.6.1", dir.path(), &plane.url, "");
+    eventually("the region reports", async || plane.report("fra")).await;
+    plane.forget("fra");
+    eventually("it is known again", async || {
+        plane.knows("fra").then_some(())
+    })
+    .await;
+    region.kill();
+
+    plane.put_fn(function("F", &image));
+    plane.compact();
+    let region = start("fra", "127.43.6.1", dir.path(), &plane.url, "");
+    eventually("the region listens", async || region.status().await).await;
+    region.applied(plane.revision()).await;
+    assert_eq!(region.post("/invoke/F", "x").await.status, 200);
+
+    // Another cluster under the same address must not empty the region.
+    region.kill();
+    plane.become_another();
+    plane.put_app("B", "other", None);
+    plane.compact();
+    let region = start("fra", "127.43.6.1", dir.path(), &plane.url, "");
+    let refused = eventually("the snapshot is refused", async || {
+        let status = region.status().await?;
+        Some(status["snapshot_refused"].as_str()?.to_owned())
+    })
+    .await;
+    assert!(refused.contains("cluster \"other\""), "{refused}");
+    assert_eq!(region.post("/invoke/F", "x").await.status, 200);
+}

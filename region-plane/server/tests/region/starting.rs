@@ -1,0 +1,66 @@
+//! Starting wrongly, starting twice, stopping.
+
+use std::process::Child;
+
+use crate::plane::{Plane, function};
+use crate::process::{eventually, spawn, start};
+
+fn output(child: Child) -> (Option<i32>, String) {
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_region_on_the_same_folder_or_port_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start("127.43.10.20:7400");
+    let region = start("fra", "127.43.10.1", dir.path(), &plane.url, "");
+    eventually("the region listens", async || region.status().await).await;
+
+    let (code, said) = output(spawn("fra", "127.43.10.2", dir.path(), &plane.url));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("in use by another process"), "{said}");
+    let (code, said) = output(spawn("nrt", "127.43.10.1", dir.path(), &plane.url));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("port is in use"), "{said}");
+    let (code, said) = output(spawn("atlantis", "127.43.10.3", dir.path(), &plane.url));
+    assert_eq!(code, Some(78), "{said}");
+    assert!(
+        said.contains("`latitude` and `longitude` are needed"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_asked_to_stop_finishes_its_calls_and_leaves_no_instance() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start("127.43.11.20:7400");
+    let image = plane.store_bundle();
+    plane.put_app("A", "shop", None);
+    let revision = plane.put_fn(function("F", &image));
+    let mut region = start("fra", "127.43.11.1", dir.path(), &plane.url, "");
+    eventually("the region listens", async || region.status().await).await;
+    region.applied(revision).await;
+    let pid = region.post("/invoke/F", "x").await.pid.unwrap();
+
+    let stop = async {
+        eventually("the call runs", async || {
+            let status = region.status().await?;
+            (status["load"]["current"] == 1).then_some(())
+        })
+        .await;
+        region.terminate();
+        eventually("it asks for no more clients", async || {
+            plane.report("fra").filter(|report| report.draining)
+        })
+        .await;
+    };
+    let (answer, _) = tokio::join!(region.post("/invoke/F", "sleep 1500"), stop);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(region.ended().await, Some(0));
+    assert!(
+        !std::path::Path::new(&format!("/proc/{pid}")).exists(),
+        "its instance is gone"
+    );
+}
