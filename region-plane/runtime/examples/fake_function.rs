@@ -1,0 +1,170 @@
+//! A function that does what the tests ask for, good or bad; also the launcher of its instances.
+
+use std::convert::Infallible;
+use std::io::{BufReader, Write as _};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use api_types::{AppId, Config, FnId};
+use fdk::{Bytes, Context, Response};
+use region_plane_runtime::{
+    InstanceSpec, ProcessRuntime, ProcessSettings, Runtime as _, exec_instance_if_asked,
+};
+
+fn main() -> ExitCode {
+    exec_instance_if_asked();
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() == Some("region") {
+        region(args.next().expect("a bundle").into());
+    }
+    match std::env::var("BEHAVIOUR").unwrap_or_default().as_str() {
+        "" => fdk::handle(behave),
+        "exit" => ExitCode::FAILURE,
+        "never-ready" => loop {
+            std::thread::park();
+        },
+        "absolute-link" => {
+            let link = listener();
+            let socket = link.with_file_name("phonylsnr.sock");
+            let _listening = UnixListener::bind(&socket).expect("a fresh directory");
+            symlink(&socket, link).expect("a fresh directory");
+            loop {
+                std::thread::park();
+            }
+        }
+        "raw" => raw(),
+        other => panic!("there is no behaviour {other:?}"),
+    }
+}
+
+/// By the header `behave`.
+async fn behave(context: Context, body: Bytes) -> fdk::Result {
+    let asked = context.header("behave").unwrap_or_default();
+    let (what, argument) = asked.split_once(' ').unwrap_or((asked, ""));
+    Ok(match what {
+        "" => Response::from(body),
+        "hang" => std::future::pending::<Infallible>()
+            .await
+            .to_string()
+            .into(),
+        "crash" => std::process::abort(),
+        "panic" => panic!("as asked"),
+        "error" => return Err("as asked".into()),
+        "answer-bytes" => vec![b'x'; argument.parse()?].into(),
+        "pid" => std::process::id().to_string().into(),
+        "read" => std::fs::read_to_string(argument)?.into(),
+        "directory" => std::env::current_dir()?.display().to_string().into(),
+        "environment" => {
+            let lines: Vec<_> = context
+                .config()
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            lines.join("\n").into()
+        }
+        "headers" => {
+            let lines: Vec<_> = context
+                .headers()
+                .iter()
+                .map(|(name, value)| format!("{name}: {value:?}"))
+                .collect();
+            lines.join("\n").into()
+        }
+        "print" => {
+            println!("{argument}");
+            eprintln!("{argument} too");
+            "printed".into()
+        }
+        "print-bytes" => {
+            let line = "y".repeat(1000);
+            for _ in 0..argument.parse::<usize>()? / 1000 {
+                println!("{line}");
+            }
+            "printed".into()
+        }
+        // A process of its own, which holds the output open and does not know of its parent's end.
+        "child" => {
+            let child = Command::new("sleep").arg("1000").spawn()?;
+            child.id().to_string().into()
+        }
+        other => return Err(format!("there is no behaviour {other:?}").into()),
+    })
+}
+
+fn listener() -> PathBuf {
+    let listener = std::env::var("FN_LISTENER").expect("it is a function");
+    PathBuf::from(listener.strip_prefix("unix:").expect("it is a Unix socket"))
+}
+
+/// Serves one connection after the other, and answers each request with `RESPONSE`, where `CONNECTION`
+/// is the number of the connection, and then does as `AFTERWARDS` says.
+fn raw() -> ! {
+    let link = listener();
+    let listener = UnixListener::bind(link.with_file_name("lsnr.sock.tmp")).expect("it is fresh");
+    symlink("lsnr.sock.tmp", link).expect("it is fresh");
+    let mut response = std::env::var("RESPONSE").expect("a response");
+    if response == "LARGE HEADERS" {
+        // An environment variable has room for 128 KiB only.
+        response = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    }
+    let close = std::env::var("AFTERWARDS").as_deref() == Ok("close");
+    for connection in 1.. {
+        let (mut stream, _) = listener.accept().expect("it listens");
+        let mut requests = BufReader::new(stream.try_clone().expect("a second handle"));
+        let response = response.replace("CONNECTION", &format!("{connection:03}"));
+        while read_request(&mut requests) {
+            if stream.write_all(response.as_bytes()).is_err() || close {
+                break;
+            }
+        }
+    }
+    unreachable!("there are enough numbers")
+}
+
+/// Whether there was one.
+fn read_request(stream: &mut impl std::io::BufRead) -> bool {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).unwrap_or(0) == 0 {
+            return false;
+        }
+        let line = line.trim_end().to_ascii_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().expect("a number");
+        }
+        if line.is_empty() {
+            let mut body = vec![0; length];
+            return stream.read_exact(&mut body).is_ok();
+        }
+    }
+}
+
+/// Starts one instance of the bundle, prints its process's number and waits to be killed.
+fn region(bundle: PathBuf) -> ! {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let driver = ProcessRuntime::new(ProcessSettings::default()).expect("a short directory");
+        let spec = InstanceSpec {
+            app_id: AppId::new("A"),
+            app_name: "shop".to_owned(),
+            fn_id: FnId::new("F"),
+            fn_name: "cart".to_owned(),
+            memory_mb: 64,
+            app_config: Config::new(),
+            fn_config: Config::new(),
+            bundle,
+        };
+        let _instance = driver.start(spec).await.expect("it starts");
+        let children = format!("/proc/{}/task", std::process::id());
+        let children: String = std::fs::read_dir(children)
+            .expect("it has threads")
+            .map(|thread| thread.expect("it has threads").path().join("children"))
+            .map(|children| std::fs::read_to_string(children).unwrap_or_default())
+            .collect();
+        println!("{}", children.trim());
+        std::future::pending().await
+    })
+}

@@ -1,0 +1,249 @@
+//! The one connection to an instance (Fn contract 9.3).
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::{Breach, CallError, CallRequest, CallResponse};
+
+/// Fn's own value: some FDKs take an idle connection away, and a request sent at that moment would
+/// kill a healthy instance.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Of one connection only, or set anew by whoever writes the message.
+const FRAMING: [HeaderName; 10] = [
+    CONNECTION,
+    PROXY_CONNECTION,
+    KEEP_ALIVE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    CONTENT_LENGTH,
+];
+
+/// Reaches one instance by at most one connection, opened when there is a call to send and closed
+/// when there has been none for a second.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: PathBuf,
+    response_body_bytes_max: usize,
+    tasks: TaskTracker,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+enum Held {
+    Nothing,
+    Open(Open),
+    /// A call has it, or had it when it was given up.
+    Taken,
+}
+
+#[derive(Debug)]
+struct Open {
+    sender: SendRequest<Full<Bytes>>,
+    /// Since when it has been idle; its task closes it after [`IDLE_MAX`].
+    idle_since: watch::Sender<Option<Instant>>,
+}
+
+impl Connection {
+    /// `tasks` owns the tasks that drive the connection.
+    pub(crate) fn new(socket: PathBuf, response_body_bytes_max: usize, tasks: TaskTracker) -> Self {
+        Self {
+            socket,
+            response_body_bytes_max,
+            tasks,
+            held: Mutex::new(Held::Nothing),
+        }
+    }
+
+    pub(crate) async fn call(
+        &self,
+        request: CallRequest,
+        deadline: Instant,
+    ) -> Result<CallResponse, CallError> {
+        let open = match std::mem::replace(&mut *self.held(), Held::Taken) {
+            Held::Nothing => None,
+            Held::Open(open) => Some(open),
+            Held::Taken => {
+                return Err(CallError::Broken {
+                    source: Breach::GivenUp,
+                });
+            }
+        };
+        let exchange = self.exchange(open, compose(request));
+        let (answer, open) = timeout_at(deadline, exchange)
+            .await
+            .unwrap_or((Err(CallError::TimedOut), None));
+        // An instance that is lost stays taken: the call is still going on inside it.
+        if !answer.as_ref().is_err_and(CallError::instance_lost) {
+            *self.held() = open.map_or(Held::Nothing, |open| {
+                open.idle_since.send_replace(Some(Instant::now()));
+                Held::Open(open)
+            });
+        }
+        answer
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer, and the connection if it can carry another call.
+    async fn exchange(
+        &self,
+        open: Option<Open>,
+        request: Request<Full<Bytes>>,
+    ) -> (Result<CallResponse, CallError>, Option<Open>) {
+        let (mut open, response) = match self.send(open, request).await {
+            Ok(sent) => sent,
+            Err(error) => return (Err(error), None),
+        };
+        let outcome = match response.status() {
+            StatusCode::OK => Ok(()),
+            StatusCode::BAD_GATEWAY => Err(CallError::FunctionFailed),
+            StatusCode::GATEWAY_TIMEOUT => Err(CallError::FunctionTimedOut),
+            status => return (Err(CallError::InvalidStatus { status }), None),
+        };
+        let (parts, body) = response.into_parts();
+        // The body of a failure is thrown away, but has to be read for the connection to go on.
+        let body = match self.collect(body).await {
+            Ok(body) => body,
+            Err(_) if outcome.is_err() => {
+                return (outcome.map(|()| unreachable!("it is an error")), None);
+            }
+            Err(error) => return (Err(error), None),
+        };
+        let reusable = open.sender.ready().await.is_ok();
+        let answer = outcome.map(|()| CallResponse {
+            headers: without_framing(parts.headers),
+            body,
+        });
+        (answer, reusable.then_some(open))
+    }
+
+    async fn send(
+        &self,
+        open: Option<Open>,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<(Open, Response<Incoming>), CallError> {
+        if let Some(mut open) = open {
+            open.idle_since.send_replace(None);
+            match open.sender.try_send_request(request).await {
+                Ok(response) => return Ok((open, response)),
+                // It was closed while it was idle, and nothing of the request was sent.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(failed(error.into_error())),
+                },
+            }
+        }
+        let mut open = self.open().await?;
+        let response = open.sender.send_request(request).await.map_err(failed)?;
+        Ok((open, response))
+    }
+
+    async fn open(&self) -> Result<Open, CallError> {
+        let broken = |source| CallError::Broken { source };
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| broken(Breach::Connect { source }))?;
+        let (sender, connection) = http1::Builder::new()
+            .title_case_headers(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
+        let (idle_since, idle) = watch::channel(None);
+        self.tasks.spawn(drive(connection, idle));
+        Ok(Open { sender, idle_since })
+    }
+
+    async fn collect(&self, mut body: Incoming) -> Result<Bytes, CallError> {
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(failed)?.into_data() else {
+                continue; // Trailers: the contract has none.
+            };
+            if whole.len() + data.len() > self.response_body_bytes_max {
+                return Err(CallError::BodyTooLarge);
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    }
+}
+
+/// Moves bytes until either side closes, or the connection has been idle for too long.
+async fn drive(
+    connection: http1::Connection<TokioIo<UnixStream>, Full<Bytes>>,
+    mut idle_since: watch::Receiver<Option<Instant>>,
+) {
+    let mut connection = pin!(connection);
+    loop {
+        let idle = *idle_since.borrow_and_update();
+        let expiry = async {
+            match idle {
+                Some(since) => sleep_until(since + IDLE_MAX).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Its error, if any, has reached the call it failed.
+            _ = &mut connection => return,
+            () = expiry => return,
+            changed = idle_since.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn compose(request: CallRequest) -> Request<Full<Bytes>> {
+    let mut composed = Request::new(Full::new(request.body));
+    *composed.method_mut() = Method::POST;
+    *composed.uri_mut() = http::Uri::from_static("/call");
+    *composed.headers_mut() = without_framing(request.headers);
+    let localhost = HeaderValue::from_static("localhost");
+    composed.headers_mut().insert(HOST, localhost);
+    composed
+}
+
+fn without_framing(mut headers: HeaderMap) -> HeaderMap {
+    for name in FRAMING {
+        headers.remove(name);
+    }
+    headers
+}
+
+fn failed(error: hyper::Error) -> CallError {
+    if error.is_parse_too_large() {
+        return CallError::HeadersTooLarge;
+    }
+    CallError::Broken {
+        source: Breach::Exchange { source: error },
+    }
+}

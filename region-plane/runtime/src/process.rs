@@ -1,0 +1,277 @@
+//! Instances that are child processes of the region.
+//!
+//! A bundle is run as it lies on disk, in a process group and with an environment of its own, and
+//! dies with the region. That keeps honest functions apart. It does not confine a hostile one: it
+//! runs as the region's user and sees the machine's files and network.
+
+mod command;
+mod exec;
+mod output;
+mod readiness;
+mod scratch;
+mod spawner;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::process::Child;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::call::Connection;
+use crate::{
+    CallError, CallRequest, CallResponse, Instance, InstanceSpec, NotRunnable, Runtime, StartError,
+};
+use command::Prepared;
+use output::Output;
+use scratch::{Scratch, ScratchRoot};
+use spawner::Spawner;
+
+pub use exec::exec_instance_if_asked;
+pub use scratch::SettingsError;
+
+/// Instances that may be starting at once. Each holds an inotify instance, of which a user has 128
+/// by default and regions on one machine share them; and what starts slower for sharing the cores
+/// with more would time out.
+const STARTING_MAX: usize = 32;
+
+/// What a killed process has written is in its pipes; longer than this only a process that left
+/// its group can hold them open.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+pub struct ProcessSettings {
+    /// Where sockets and scratch directories are made; the machine's temporary directory if absent.
+    /// It must be short, since the path of a Unix socket has at most 107 bytes.
+    pub socket_dir: Option<PathBuf>,
+    /// A program that calls [`exec_instance_if_asked`] first: the region itself.
+    pub launcher: PathBuf,
+    /// How long an instance may take to become ready (Fn contract 9.2).
+    pub hot_start_timeout: Duration,
+    pub response_body_bytes_max: usize,
+}
+
+impl Default for ProcessSettings {
+    fn default() -> Self {
+        Self {
+            socket_dir: None,
+            // Not the program's path, which may have been replaced since by another version.
+            launcher: PathBuf::from("/proc/self/exe"),
+            hot_start_timeout: Duration::from_secs(5),
+            response_body_bytes_max: 6 << 20,
+        }
+    }
+}
+
+/// Runs instances as child processes. Dropped, it takes all its instances with it.
+#[derive(Debug)]
+pub struct ProcessRuntime {
+    settings: ProcessSettings,
+    scratch: Arc<ScratchRoot>,
+    spawner: Spawner,
+    starting: Semaphore,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+/// A child process that is ready for calls.
+#[derive(Debug)]
+pub struct ProcessInstance {
+    process: Process,
+    connection: Connection,
+    output: Output,
+}
+
+/// A child process that is being watched until it is gone.
+#[derive(Debug)]
+struct Process {
+    stop: CancellationToken,
+    gone: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+impl ProcessRuntime {
+    /// Must be called inside a tokio runtime, which then runs its tasks.
+    ///
+    /// # Errors
+    /// If its directory cannot be made or is too deep for the paths of sockets.
+    pub fn new(settings: ProcessSettings) -> Result<Self, SettingsError> {
+        let scratch = ScratchRoot::new(settings.socket_dir.as_deref())?;
+        let spawner =
+            Spawner::new(STARTING_MAX).map_err(|source| SettingsError::Thread { source })?;
+        let shutdown = CancellationToken::new();
+        Ok(Self {
+            settings,
+            scratch: Arc::new(scratch),
+            spawner,
+            starting: Semaphore::new(STARTING_MAX),
+            tasks: TaskTracker::new(),
+            _stop_on_drop: shutdown.clone().drop_guard(),
+            shutdown,
+        })
+    }
+
+    /// A process that runs, with its scratch directory.
+    async fn spawn(
+        &self,
+        prepared: &Prepared,
+        scratch: Scratch,
+        output: &Output,
+    ) -> Result<Process, NotRunnable> {
+        let system = |what| move |source| NotRunnable::System { what, source };
+        let command = prepared.command(&self.settings.launcher, &scratch);
+        let mut child = self
+            .spawner
+            .spawn(command)
+            .await
+            .map_err(system("spawning the process"))?;
+        for reader in output.readers(&mut child) {
+            self.tasks.spawn(reader);
+        }
+        let watched = Watched::new(child).map_err(system("watching the process"))?;
+        let stop = self.shutdown.child_token();
+        let gone = CancellationToken::new();
+        self.tasks
+            .spawn(watched.until_gone(stop.clone(), gone.clone(), scratch, output.clone()));
+        Ok(Process {
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+            gone,
+        })
+    }
+}
+
+impl Runtime for ProcessRuntime {
+    type Instance = ProcessInstance;
+
+    async fn start(&self, spec: InstanceSpec) -> Result<ProcessInstance, StartError> {
+        let _permit = self.starting.acquire().await.expect("it is never closed");
+        if self.shutdown.is_cancelled() {
+            return Err(StartError::NotRunnable(NotRunnable::Stopping));
+        }
+        let prepared = command::prepare(&spec)
+            .await
+            .map_err(StartError::NotRunnable)?;
+        let system =
+            |what| move |source| StartError::NotRunnable(NotRunnable::System { what, source });
+        let scratch = Scratch::new(&self.scratch)
+            .await
+            .map_err(system("making the socket directory"))?;
+        // Watched before there is anyone to make the link, so it cannot be missed.
+        let readiness =
+            readiness::watch(scratch.sockets()).map_err(system("watching the socket directory"))?;
+        let output = Output::new(&spec);
+        let process = self
+            .spawn(&prepared, scratch, &output)
+            .await
+            .map_err(StartError::NotRunnable)?;
+
+        let ready = timeout(
+            self.settings.hot_start_timeout,
+            readiness.until_ready(&process.gone),
+        );
+        match ready.await.unwrap_or(Err(StartError::TimedOut)) {
+            Ok(socket) => Ok(ProcessInstance {
+                connection: Connection::new(
+                    socket,
+                    self.settings.response_body_bytes_max,
+                    self.tasks.clone(),
+                ),
+                process,
+                output,
+            }),
+            Err(error) => {
+                process.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn shutdown(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Instance for ProcessInstance {
+    async fn call(
+        &self,
+        request: CallRequest,
+        deadline: Instant,
+    ) -> Result<CallResponse, CallError> {
+        self.output.begin_call(&request.call);
+        self.connection.call(request, deadline).await
+    }
+
+    async fn stop(&self) {
+        self.process.stop().await;
+    }
+
+    async fn exited(&self) {
+        self.process.gone.cancelled().await;
+    }
+}
+
+impl Process {
+    async fn stop(&self) {
+        self.stop.cancel();
+        self.gone.cancelled().await;
+    }
+}
+
+/// A child and a way to learn of its exit without reaping it, so that its group still has its number.
+struct Watched {
+    child: Child,
+    group: Pid,
+    exit: AsyncFd<std::os::fd::OwnedFd>,
+}
+
+impl Watched {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe for descriptors that change, which an OwnedFd never does"
+    )]
+    fn new(child: Child) -> io::Result<Self> {
+        let group = child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
+            .ok_or_else(|| io::Error::other("the process was reaped by somebody else"))?;
+        let exit = pidfd_open(group, PidfdFlags::NONBLOCK)?;
+        let exit = AsyncFd::with_interest(exit, Interest::READABLE)?;
+        Ok(Self { child, group, exit })
+    }
+
+    async fn until_gone(
+        mut self,
+        stop: CancellationToken,
+        gone: CancellationToken,
+        scratch: Scratch,
+        output: Output,
+    ) {
+        tokio::select! {
+            _ = self.exit.readable() => {}
+            () = stop.cancelled() => {}
+        }
+        // Also after an exit: what it started must not outlive it. The group may be empty by now.
+        let _ = kill_process_group(self.group, Signal::KILL);
+        match self.child.wait().await {
+            Ok(status) => debug!(pid = self.group.as_raw_nonzero(), %status, "instance is gone"),
+            Err(error) => tracing::error!(%error, "an instance cannot be reaped"),
+        }
+        gone.cancel();
+        if timeout(LAST_WORDS_MAX, output.read_to_end()).await.is_err() {
+            output.give_up();
+        }
+        scratch.remove().await;
+    }
+}

@@ -1,0 +1,189 @@
+//! What an instance prints, line by line into the log (Fn contract 9.6).
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use api_types::CallId;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::Child;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::InstanceSpec;
+
+/// What an FDK prints before it runs the handler is `NAME=` and the value of this header.
+pub(super) const FRAME_NAME: &str = "tradewind-call";
+pub(super) const FRAME_HEADER: &str = "Fn-Call-Id";
+
+/// Bytes of one call that are logged; more is read and dropped, so that the function never blocks.
+const CALL_BYTES_MAX: usize = 1 << 20;
+
+/// Longer lines are logged in pieces: a line must fit in memory before it has an end.
+const LINE_BYTES_MAX: usize = 16 << 10;
+
+#[derive(Debug, Clone)]
+pub(super) struct Output(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    app: String,
+    function: String,
+    current: Mutex<Current>,
+    readers: TaskTracker,
+    give_up: CancellationToken,
+}
+
+/// The call that runs. Lines printed before the first one belong to none.
+#[derive(Debug)]
+struct Current {
+    call: Option<CallId>,
+    bytes_left: usize,
+}
+
+impl Output {
+    pub(super) fn new(spec: &InstanceSpec) -> Self {
+        Self(Arc::new(Shared {
+            app: spec.app_name.clone(),
+            function: spec.fn_name.clone(),
+            current: Mutex::new(Current {
+                call: None,
+                bytes_left: CALL_BYTES_MAX,
+            }),
+            readers: TaskTracker::new(),
+            give_up: CancellationToken::new(),
+        }))
+    }
+
+    /// Two tasks that log what the child prints until it can print no more.
+    pub(super) fn readers(
+        &self,
+        child: &mut Child,
+    ) -> [impl Future<Output = ()> + Send + 'static; 2] {
+        let stdout = child.stdout.take().expect("it is piped");
+        let stderr = child.stderr.take().expect("it is piped");
+        let streams: [Box<dyn AsyncRead + Send + Unpin>; 2] = [Box::new(stdout), Box::new(stderr)];
+        let readers = streams.map(|stream| {
+            let output = self.clone();
+            let reading = async move {
+                tokio::select! {
+                    () = output.read(stream) => {}
+                    () = output.0.give_up.cancelled() => {}
+                }
+            };
+            self.0.readers.track_future(reading)
+        });
+        self.0.readers.close();
+        readers
+    }
+
+    /// From now on lines belong to this call, also those of functions that do not frame their log.
+    pub(super) fn begin_call(&self, call: &CallId) {
+        *self.current() = Current {
+            call: Some(call.clone()),
+            bytes_left: CALL_BYTES_MAX,
+        };
+    }
+
+    pub(super) async fn read_to_end(&self) {
+        self.0.readers.wait().await;
+    }
+
+    pub(super) fn give_up(&self) {
+        self.0.give_up.cancel();
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.0
+            .current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read(&self, stream: impl AsyncRead + Unpin) {
+        let mut lines = Lines::new(stream);
+        // What its frames say, since a line may be read after the next call has begun.
+        let mut framed = None;
+        while let Some(line) = lines.next().await {
+            let frame = line
+                .strip_prefix(FRAME_NAME)
+                .and_then(|rest| rest.strip_prefix('='));
+            match frame {
+                Some(call) => framed = Some(CallId::new(call)),
+                // Before a frame an FDK ends whatever line may be open.
+                None if line.is_empty() => {}
+                None => self.log(framed.as_ref(), &line),
+            }
+        }
+    }
+
+    fn log(&self, framed: Option<&CallId>, line: &str) {
+        let mut current = self.current();
+        if current.bytes_left == 0 {
+            return;
+        }
+        let kept = line.floor_char_boundary(current.bytes_left);
+        current.bytes_left = current.bytes_left.saturating_sub(line.len());
+        let call = framed.cloned().or_else(|| current.call.clone());
+        let cut = current.bytes_left == 0;
+        drop(current);
+        let (app, function) = (&self.0.app, &self.0.function);
+        let call = call.as_ref().map_or("", CallId::as_str);
+        debug!(target: "function", app, function, call, line = &line[..kept], "printed");
+        if cut {
+            debug!(target: "function", app, function, call, "printed more than is kept of a call");
+        }
+    }
+}
+
+/// Lines without their ends, none longer than [`LINE_BYTES_MAX`]. What is not UTF-8 is replaced.
+struct Lines<R> {
+    stream: BufReader<R>,
+    line: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    fn new(stream: R) -> Self {
+        Self {
+            stream: BufReader::new(stream),
+            line: Vec::new(),
+        }
+    }
+
+    /// `None` at the end, and if it cannot be read any more.
+    async fn next(&mut self) -> Option<Cow<'_, str>> {
+        self.line.clear();
+        loop {
+            let read = self.stream.fill_buf().await.unwrap_or_default();
+            if read.is_empty() {
+                let left = (!self.line.is_empty()).then_some(&self.line);
+                return left.map(|line| String::from_utf8_lossy(line));
+            }
+            let room = LINE_BYTES_MAX - self.line.len();
+            let end = read.iter().take(room).position(|byte| *byte == b'\n');
+            let taken = end.unwrap_or(read.len().min(room));
+            self.line.extend_from_slice(&read[..taken]);
+            self.stream.consume(taken + usize::from(end.is_some()));
+            if end.is_some() || self.line.len() == LINE_BYTES_MAX {
+                let line = self.line.strip_suffix(b"\r").unwrap_or(&self.line);
+                return Some(String::from_utf8_lossy(line));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_end_at_their_end_or_at_the_bound() {
+        let long = "x".repeat(LINE_BYTES_MAX);
+        let text = format!("one\r\n\n{long}more\nlast");
+        let mut lines = Lines::new(text.as_bytes());
+        for want in ["one", "", &long, "more", "last"] {
+            assert_eq!(lines.next().await.as_deref(), Some(want));
+        }
+        assert_eq!(lines.next().await, None);
+    }
+}

@@ -1,0 +1,166 @@
+use http::StatusCode;
+
+use super::*;
+
+#[tokio::test]
+async fn a_call_carries_headers_and_bodies_both_ways() {
+    let (_driver, instance, _bundle) = started(&[]).await;
+    let response = call(&instance, "").await.unwrap();
+    assert_eq!(response.body, "ping");
+    assert_eq!(response.headers["content-type"], "application/octet-stream");
+    assert_eq!(response.headers["fn-fdk-runtime"], "rust");
+    assert!(!response.headers.contains_key("content-length"));
+
+    let mut asked = request("headers");
+    for name in ["connection", "transfer-encoding", "content-length"] {
+        asked.headers.insert(name, "7".parse().unwrap());
+    }
+    asked.headers.append("x-twice", "1".parse().unwrap());
+    asked.headers.append("x-twice", "2".parse().unwrap());
+    let response = instance.call(asked, Instant::now() + LONG).await.unwrap();
+    let headers = String::from_utf8(response.body.to_vec()).unwrap();
+    for (line, there) in [
+        ("host: \"localhost\"", true),
+        ("content-length: \"4\"", true),
+        ("fn-call-id: \"CALL\"", true),
+        ("x-twice: \"1\"\nx-twice: \"2\"", true),
+        ("connection:", false),
+        ("transfer-encoding:", false),
+    ] {
+        assert_eq!(headers.contains(line), there, "{line} in\n{headers}");
+    }
+}
+
+#[tokio::test]
+async fn a_failing_handler_keeps_its_instance() {
+    let (_driver, instance, _bundle) = started(&[]).await;
+    let pid = text(&instance, "pid").await;
+    for behave in ["error", "panic"] {
+        let error = call(&instance, behave).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::BAD_GATEWAY);
+        assert_eq!(error.to_string(), "function failed");
+        assert!(!error.instance_lost());
+        assert_eq!(text(&instance, "pid").await, pid, "after {behave}");
+    }
+}
+
+#[tokio::test]
+async fn a_function_over_its_deadline_is_lost() {
+    let (_driver, instance, _bundle) = started(&[]).await;
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let error = instance.call(request("hang"), deadline).await.unwrap_err();
+    assert_eq!(error.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(error.to_string(), "Timed out");
+    assert!(error.instance_lost());
+    let error = call(&instance, "").await.unwrap_err();
+    assert!(error.instance_lost(), "it is still busy: {error:?}");
+}
+
+#[tokio::test]
+async fn a_crash_is_an_error_and_an_exit() {
+    let (_driver, instance, _bundle) = started(&[]).await;
+    let error = call(&instance, "crash").await.unwrap_err();
+    assert_eq!(error.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(error.to_string(), "error receiving function response");
+    assert!(error.instance_lost());
+    tokio::time::timeout(LONG, instance.exited()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_was_given_up_midway_spoils_the_instance() {
+    let (_driver, instance, _bundle) = started(&[]).await;
+    let given_up = tokio::time::timeout(Duration::from_millis(50), call(&instance, "hang")).await;
+    assert!(given_up.is_err());
+    let error = call(&instance, "").await.unwrap_err();
+    assert_eq!(error.to_string(), "error receiving function response");
+    assert!(error.instance_lost());
+}
+
+#[tokio::test]
+async fn bodies_are_bounded() {
+    let driver = driver_with(|settings| settings.response_body_bytes_max = 100_000);
+    let bundle = fake_bundle();
+    let instance = driver.start(spec(bundle.path(), &[])).await.unwrap();
+    let response = call(&instance, "answer-bytes 100000").await.unwrap();
+    assert_eq!(response.body.len(), 100_000);
+    let error = call(&instance, "answer-bytes 100001").await.unwrap_err();
+    assert_eq!(error.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(error.to_string(), "function response body too large");
+}
+
+#[tokio::test]
+async fn answers_that_are_no_answers_are_told_apart() {
+    for (response, message, lost) in [
+        (
+            "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n",
+            "invalid function response",
+            true,
+        ),
+        ("HTTP/1.1 204 No\r\n\r\n", "invalid function response", true),
+        (
+            "HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nhm",
+            "function failed",
+            false,
+        ),
+        (
+            "HTTP/1.1 504 Late\r\nContent-Length: 2\r\n\r\nhm",
+            "Timed out",
+            false,
+        ),
+        (
+            "this is not HTTP\r\n\r\n",
+            "error receiving function response",
+            true,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort",
+            "error receiving function response",
+            true,
+        ),
+        ("LARGE HEADERS", "function response header too large", true),
+    ] {
+        let config = [
+            ("BEHAVIOUR", "raw"),
+            ("RESPONSE", response),
+            ("AFTERWARDS", "close"),
+        ];
+        let (_driver, instance, _bundle) = started(&config).await;
+        let error = call(&instance, "").await.unwrap_err();
+        assert_eq!(error.to_string(), message, "{response}");
+        assert_eq!(error.instance_lost(), lost, "{response}");
+    }
+}
+
+#[tokio::test]
+async fn one_connection_serves_call_after_call_until_it_has_been_idle_for_a_second() {
+    let numbered = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nCONNECTION";
+    let (_driver, instance, _bundle) =
+        started(&[("BEHAVIOUR", "raw"), ("RESPONSE", numbered)]).await;
+    for _ in 0..3 {
+        assert_eq!(text(&instance, "").await, "001");
+    }
+    // The function serves one connection at a time: were the first one still open, this would hang.
+    let second = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(1_100)).await;
+            if text(&instance, "").await == "002" {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, second).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_the_function_closed_after_its_answer_is_replaced() {
+    let numbered = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nCONNECTION";
+    let config = [
+        ("BEHAVIOUR", "raw"),
+        ("RESPONSE", numbered),
+        ("AFTERWARDS", "close"),
+    ];
+    let (_driver, instance, _bundle) = started(&config).await;
+    for want in ["001", "002", "003"] {
+        assert_eq!(text(&instance, "").await, want);
+    }
+}
