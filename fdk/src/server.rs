@@ -190,3 +190,6 @@ fn begin_log(frame: &Frame, context: &Context) {
     write(Box::new(io::stdout()));
     write(Box::new(io::stderr()));
 }
+
+#[cfg(test)]
+mod tests;
