@@ -1,6 +1,6 @@
 //! The directories an instance has to itself.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -23,6 +23,12 @@ const NUMBER_BYTES_MAX: usize = 9;
 
 const SOCKETS: &str = "s";
 const TEMPORARY: &str = "t";
+
+/// Of the directories in which runtimes have theirs.
+const ROOT_PREFIX: &str = "tw-";
+
+/// Locked while the runtime lives. A directory whose file is not was left by one that was killed.
+const LOCK: &str = "lock";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -49,16 +55,23 @@ pub enum SettingsError {
 pub(super) struct ScratchRoot {
     directory: TempDir,
     last: AtomicU64,
+    _lock: File,
 }
 
 impl ScratchRoot {
     pub(super) fn new(parent: Option<&Path>) -> Result<Self, SettingsError> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
-        // The directory is private to the region's user, as tempfile makes it.
         let made = fs::create_dir_all(&parent)
             .and_then(|()| parent.canonicalize())
-            .and_then(|parent| tempfile::Builder::new().prefix("tw-").tempdir_in(parent));
-        let directory = made.map_err(|source| SettingsError::Create { parent, source })?;
+            .and_then(|parent| {
+                remove_abandoned(&parent);
+                // Private to the region's user, as tempfile makes it.
+                tempfile::Builder::new()
+                    .prefix(ROOT_PREFIX)
+                    .tempdir_in(parent)
+            })
+            .and_then(|directory| Ok((lock(directory.path())?, directory)));
+        let (lock, directory) = made.map_err(|source| SettingsError::Create { parent, source })?;
         let bytes = directory.path().as_os_str().as_bytes().len()
             + "/".len()
             + NUMBER_BYTES_MAX
@@ -75,7 +88,36 @@ impl ScratchRoot {
         Ok(Self {
             directory,
             last: AtomicU64::new(0),
+            _lock: lock,
         })
+    }
+}
+
+/// The file gets its name only once it is locked, so that nobody finds it unlocked.
+fn lock(directory: &Path) -> io::Result<File> {
+    let unnamed = directory.join("lock.new");
+    let file = File::create_new(&unnamed)?;
+    file.lock()?;
+    fs::rename(unnamed, directory.join(LOCK))?;
+    Ok(file)
+}
+
+/// A region that is killed leaves its directory; what cannot be removed is somebody else's.
+fn remove_abandoned(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let is_root = entry
+            .file_name()
+            .as_bytes()
+            .starts_with(ROOT_PREFIX.as_bytes());
+        if is_root
+            && let Ok(file) = File::open(entry.path().join(LOCK))
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -152,5 +194,22 @@ mod tests {
         assert!(matches!(error, SettingsError::TooLong { .. }), "{error}");
         assert!(error.to_string().contains("socket_dir"), "{error}");
         assert!(ScratchRoot::new(Some(&dir.path().join("short"))).is_ok());
+    }
+
+    #[test]
+    fn only_directories_of_runtimes_that_are_gone_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let living = ScratchRoot::new(Some(parent.path())).unwrap();
+        let killed = parent.path().join("tw-killed");
+        let (unlocked, foreign) = (parent.path().join("tw-new"), parent.path().join("other"));
+        for directory in [&killed, &unlocked, &foreign] {
+            fs::create_dir(directory).unwrap();
+        }
+        for directory in [&killed, &foreign] {
+            fs::write(directory.join(LOCK), "").unwrap();
+        }
+        let _another = ScratchRoot::new(Some(parent.path())).unwrap();
+        assert!(!killed.exists());
+        assert!(living.directory.path().exists() && unlocked.exists() && foreign.exists());
     }
 }

@@ -98,6 +98,8 @@ async fn functions_do_not_outlive_a_region_that_is_killed() {
     let mut region = Command::new(fake_function())
         .arg("region")
         .arg(bundle.path())
+        // It cannot tidy up.
+        .env("TMPDIR", bundle.path())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
