@@ -1,0 +1,267 @@
+//! Which steering view is served: the newest sound one ever seen.
+//!
+//! [`admit`] is the whole rule, a pure function; [`Views`] holds what it admitted and counts what
+//! it refused. A view that is refused changes nothing: the one held stays.
+
+pub mod disk;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api_wire::view::{Envelope, SteeringBody, ViewError, ViewId};
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
+
+use crate::steering::{BuildError, Setting, Steering};
+
+/// A view that is served, with its tables.
+#[derive(Debug)]
+pub struct Loaded {
+    pub id: ViewId,
+    pub steering: Steering,
+}
+
+/// Why a view is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("the view cannot be believed")]
+    Unsound(#[source] ViewError),
+    #[error("the view is of cluster {offered:?}, the one held of {held:?}")]
+    OtherCluster { held: String, offered: String },
+    #[error("the view is of zone {offered:?}, this server's is {ours:?}")]
+    OtherZone { ours: String, offered: String },
+    #[error("view {offered} is older than {held}, which is held")]
+    Older { held: Position, offered: Position },
+    #[error("view {position} has another digest than the one held")]
+    Forked { position: Position },
+    #[error("the view has no regions")]
+    Emptied,
+    #[error("the view says it has {declared} regions and has {found}")]
+    Miscounted { declared: u64, found: usize },
+    #[error("the view drops {dropped} of {held} regions at once")]
+    MassChange { dropped: usize, held: usize },
+    #[error("the view makes no tables")]
+    Tables(#[source] BuildError),
+    #[error("with this view {name} would have no address")]
+    NoAddress { name: String },
+}
+
+impl Refusal {
+    /// For metrics: one word of a fixed set.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Tables(BuildError::View(dns_steering::ViewError::NoAddress { .. })) => {
+                "no_address"
+            }
+            Self::Unsound(_) | Self::Miscounted { .. } | Self::Tables(_) => "malformed",
+            Self::OtherCluster { .. } => "other_cluster",
+            Self::OtherZone { .. } => "other_zone",
+            Self::Older { .. } => "older",
+            Self::Forked { .. } => "forked",
+            Self::Emptied => "emptied",
+            Self::MassChange { .. } => "mass_change",
+            Self::NoAddress { .. } => "no_address",
+        }
+    }
+}
+
+/// What orders the views of one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Position {
+    pub epoch: u64,
+    pub revision: u64,
+}
+
+impl From<&ViewId> for Position {
+    fn from(id: &ViewId) -> Self {
+        Self {
+            epoch: id.epoch,
+            revision: id.revision,
+        }
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.revision)
+    }
+}
+
+/// What became of an offered view.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is newer and sound: serve it.
+    Admitted(Box<Loaded>),
+    /// It is the one held.
+    Held,
+}
+
+/// Decides whether an offered view replaces the one held.
+///
+/// Pure, so any order of offers can be tried on it. Everything that can be checked is checked
+/// before the switch: the digest, that it is ours and newer, that it empties nothing, that it does
+/// not drop most regions at once, and that every name it covers resolves.
+///
+/// # Errors
+/// Says why it is refused.
+pub fn admit(
+    held: Option<&Loaded>,
+    envelope: &Envelope,
+    setting: &Setting,
+) -> Result<Verdict, Refusal> {
+    let body: SteeringBody = envelope.open().map_err(Refusal::Unsound)?;
+    let (id, position) = (&envelope.id, Position::from(&envelope.id));
+    if let Some(held) = held {
+        if held.id.cluster_id != id.cluster_id {
+            return Err(Refusal::OtherCluster {
+                held: held.id.cluster_id.clone(),
+                offered: id.cluster_id.clone(),
+            });
+        }
+        let held_at = Position::from(&held.id);
+        if position == held_at {
+            return if held.id.sha256 == id.sha256 {
+                Ok(Verdict::Held)
+            } else {
+                Err(Refusal::Forked { position })
+            };
+        }
+        if !id.supersedes(&held.id) {
+            return Err(Refusal::Older {
+                held: held_at,
+                offered: position,
+            });
+        }
+    }
+    if body.zone != setting.zone {
+        return Err(Refusal::OtherZone {
+            ours: setting.zone.clone(),
+            offered: body.zone,
+        });
+    }
+    if body.regions.is_empty() {
+        return Err(Refusal::Emptied);
+    }
+    if id.count != body.regions.len() as u64 {
+        return Err(Refusal::Miscounted {
+            declared: id.count,
+            found: body.regions.len(),
+        });
+    }
+    let steering = Steering::build(body).map_err(Refusal::Tables)?;
+    if let Some(held) = held {
+        guard(&held.steering, &steering)?;
+    }
+    if let Some(name) = steering.first_name_without_address(setting) {
+        return Err(Refusal::NoAddress { name });
+    }
+    Ok(Verdict::Admitted(Box::new(Loaded {
+        id: id.clone(),
+        steering,
+    })))
+}
+
+/// The mass-change guard: regions leave one by one, so losing most of them in one step is likelier
+/// a mistake than a wish. Verdicts do not count, they remove nothing.
+fn guard(held: &Steering, offered: &Steering) -> Result<(), Refusal> {
+    let kept: BTreeSet<&str> = offered.region_names().collect();
+    let held_count = held.region_names().count();
+    let dropped = held
+        .region_names()
+        .filter(|name| !kept.contains(name))
+        .count();
+    if dropped * 2 > held_count {
+        return Err(Refusal::MassChange {
+            dropped,
+            held: held_count,
+        });
+    }
+    Ok(())
+}
+
+/// The view that is served now, and what operators ask about it. Readers never wait.
+#[derive(Debug)]
+pub struct Views {
+    current: ArcSwapOption<Loaded>,
+    tally: Mutex<Tally>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Tally {
+    pub refused: u64,
+    pub last_refusal: Option<String>,
+    /// When a global node last had nothing newer than what was held, or gave it.
+    confirmed: Option<Instant>,
+    /// How old what was read from disk was, and when it was read.
+    from_disk: Option<(Duration, Instant)>,
+}
+
+impl Views {
+    pub fn new() -> Self {
+        Self {
+            current: ArcSwapOption::empty(),
+            tally: Mutex::new(Tally {
+                refused: 0,
+                last_refusal: None,
+                confirmed: None,
+                from_disk: None,
+            }),
+        }
+    }
+
+    pub fn current(&self) -> Option<Arc<Loaded>> {
+        self.current.load_full()
+    }
+
+    /// Where the next long poll starts.
+    pub fn position(&self) -> Position {
+        self.current()
+            .map(|loaded| Position::from(&loaded.id))
+            .unwrap_or_default()
+    }
+
+    pub fn serve(&self, loaded: Loaded) {
+        self.current.store(Some(Arc::new(loaded)));
+    }
+
+    pub fn confirm(&self, now: Instant) {
+        self.tally().confirmed = Some(now);
+    }
+
+    pub fn loaded_from_disk(&self, age: Duration, now: Instant) {
+        self.tally().from_disk = Some((age, now));
+    }
+
+    /// Counts a refusal; whether it differs from the one before, and so is worth a line.
+    pub fn refuse(&self, reason: String) -> bool {
+        let mut tally = self.tally();
+        tally.refused += 1;
+        let news = tally.last_refusal.as_ref() != Some(&reason);
+        tally.last_refusal = Some(reason);
+        news
+    }
+
+    pub fn refused(&self) -> (u64, Option<String>) {
+        let tally = self.tally();
+        (tally.refused, tally.last_refusal.clone())
+    }
+
+    /// For how long no global node has confirmed the view; `None` before there is one.
+    pub fn staleness(&self, now: Instant) -> Option<Duration> {
+        let tally = self.tally();
+        match (tally.confirmed, tally.from_disk) {
+            (Some(confirmed), _) => Some(now.saturating_duration_since(confirmed)),
+            (None, Some((age, read))) => Some(age + now.saturating_duration_since(read)),
+            (None, None) => None,
+        }
+    }
+
+    fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
+        // Counters stay true even if a holder of the lock panicked.
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;
