@@ -71,7 +71,10 @@ struct Deployed {
 
 pub async fn run(args: Args, client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     let step = Step::new(output);
-    let yaml = FuncYaml::read(&args.dir)?;
+    // Tools run inside the folder, so it must not depend on where this command runs.
+    let folder = std::fs::canonicalize(&args.dir)
+        .with_context(|| format!("open the function's folder {}", args.dir.display()))?;
+    let yaml = FuncYaml::read(&folder)?;
     for note in &yaml.notes {
         output.note(&format!("note: {note}"));
     }
@@ -85,7 +88,7 @@ pub async fn run(args: Args, client: &Client, output: Output) -> anyhow::Result<
         args.app
     );
 
-    let gathered = gather::gather(&yaml, &args.dir, step).await?;
+    let gathered = gather::gather(&yaml, &folder, step).await?;
     let mut file = tempfile::NamedTempFile::new().context("make a file for the bundle")?;
     step.say("packing");
     let (packed, file) = tokio::task::spawn_blocking(move || {

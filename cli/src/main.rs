@@ -80,9 +80,19 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             output.note(&format!("error: {}", chain(&error)));
+            if is_unreachable(&error) {
+                output.note("`tradewind up` starts a federation on this machine");
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_unreachable(error: &anyhow::Error) -> bool {
+    let is_it = |error: &api_client::Error| matches!(error, api_client::Error::Unreachable { .. });
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref().is_some_and(is_it))
 }
 
 /// An error with its causes, none said twice.

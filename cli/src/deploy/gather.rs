@@ -91,8 +91,7 @@ fn source(folder: &Path) -> anyhow::Result<Tree> {
 
 async fn python(folder: &Path, scratch: &Path, step: Step) -> anyhow::Result<Tree> {
     let mut tree = source(folder)?;
-    let requirements = folder.join("requirements.txt");
-    if !requirements.exists() {
+    if !folder.join("requirements.txt").exists() {
         return Ok(tree);
     }
     let packages = scratch.join("python");
@@ -101,8 +100,7 @@ async fn python(folder: &Path, scratch: &Path, step: Step) -> anyhow::Result<Tre
         .args(["--disable-pip-version-check", "--no-warn-script-location"])
         .args(["--root-user-action", "ignore", "--target"])
         .arg(&packages)
-        .arg("-r")
-        .arg(&requirements)
+        .args(["-r", "requirements.txt"])
         .current_dir(folder);
     step.run(
         "pip install",
