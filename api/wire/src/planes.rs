@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use api_types::{Load, Location, Region, RegionName, Revision, Verdict};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::{AppBody, FnBody, TriggerBody, time};
 
@@ -160,7 +162,7 @@ pub struct Member {
 
 /// A line of `GET /v1/watch?from=REV`: every change after REV in order, progress between.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[serde(tag = "type", rename_all = "lowercase", try_from = "ReceivedLine")]
 pub enum WatchLine {
     App {
         revision: u64,
@@ -201,6 +203,55 @@ impl WatchLine {
             | Self::Deleted { revision, .. }
             | Self::Progress { revision } => Revision(*revision),
         }
+    }
+}
+
+/// A line as it is read. serde buffers what follows a tag, and raw JSON, as annotations have it,
+/// cannot come out of its buffer; so the object is kept as text until its type is known.
+#[derive(Deserialize)]
+struct ReceivedLine {
+    #[serde(rename = "type")]
+    type_: String,
+    revision: u64,
+    object: Option<Box<RawValue>>,
+    kind: Option<String>,
+    id: Option<String>,
+}
+
+impl TryFrom<ReceivedLine> for WatchLine {
+    type Error = String;
+
+    fn try_from(line: ReceivedLine) -> Result<Self, String> {
+        fn read<T: DeserializeOwned>(object: Option<&RawValue>) -> Result<T, String> {
+            let object = object.ok_or("missing field `object`")?;
+            serde_json::from_str(object.get()).map_err(|error| format!("object: {error}"))
+        }
+        let (revision, object) = (line.revision, line.object.as_deref());
+        Ok(match line.type_.as_str() {
+            "app" => Self::App {
+                revision,
+                object: read(object)?,
+            },
+            "fn" => Self::Fn {
+                revision,
+                object: read(object)?,
+            },
+            "trigger" => Self::Trigger {
+                revision,
+                object: read(object)?,
+            },
+            "region" => Self::Region {
+                revision,
+                object: read(object)?,
+            },
+            "deleted" => Self::Deleted {
+                revision,
+                kind: line.kind.ok_or("missing field `kind`")?,
+                id: line.id.ok_or("missing field `id`")?,
+            },
+            "progress" => Self::Progress { revision },
+            other => return Err(format!("unknown type {other:?}")),
+        })
     }
 }
 
@@ -333,5 +384,39 @@ impl TryFrom<RegionBody> for Region {
                 .ok_or_else(|| garbled("registered_at"))?,
             revision: Revision(body.tradewind_revision),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn watch_lines_read_back_as_they_were_written() {
+        for text in [
+            r#"{"type":"app","revision":3,"object":{"id":"A","annotations":{"k":{"b":1,"a":[2]}}}}"#,
+            r#"{"type":"fn","revision":4,"object":{"id":"F","memory":128,"annotations":{"k":"v"}}}"#,
+            r#"{"type":"trigger","revision":5,"object":{"id":"T","type":"http","source":"/a"}}"#,
+            r#"{"type":"deleted","revision":6,"kind":"fn","id":"F"}"#,
+            r#"{"type":"progress","revision":7}"#,
+        ] {
+            let line: WatchLine = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&line).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_line_that_lacks_something_is_refused_by_name() {
+        for (text, want) in [
+            (r#"{"type":"app","revision":3}"#, "object"),
+            (r#"{"type":"app","revision":3,"object":{"id":1}}"#, "object"),
+            (r#"{"type":"deleted","revision":3,"kind":"fn"}"#, "id"),
+            (r#"{"type":"comet","revision":3}"#, "comet"),
+            (r#"{"type":"progress"}"#, "revision"),
+        ] {
+            let error = serde_json::from_str::<WatchLine>(text).unwrap_err();
+            assert!(error.to_string().contains(want), "{text}: {error}");
+        }
     }
 }
