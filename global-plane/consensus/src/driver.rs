@@ -263,7 +263,7 @@ impl<O: Send + 'static> Handle<O> {
         let _ = self.inputs.send(Input::Stop);
     }
 
-    /// Steps that had something to do, and writes that waited for the disk.
+    /// How often Raft had something to be done, and writes that waited for the disk.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (
@@ -445,8 +445,8 @@ impl<M: StateMachine> Runner<M> {
                     events.push(Event::Read { token });
                 }
                 Input::Transfer { to } => events.push(Event::Transfer { to }),
-                Input::Incoming(Incoming::Message { bytes, .. }) => {
-                    events.push(Event::Message(bytes))
+                Input::Incoming(Incoming::Message { from, bytes }) => {
+                    events.push(Event::Message { from, bytes })
                 }
                 Input::Incoming(Incoming::Unreachable { peer }) => {
                     events.push(Event::Unreachable { peer })
@@ -473,9 +473,9 @@ impl<M: StateMachine> Runner<M> {
 
     fn step(&mut self, events: Vec<Event>) {
         let effects = self.node.step(events);
-        if !effects.is_empty() {
-            self.inbox.readies.fetch_add(1, Ordering::Relaxed);
-        }
+        self.inbox
+            .readies
+            .store(self.node.readies(), Ordering::Relaxed);
         for effect in effects {
             self.carry_out(effect);
         }

@@ -78,8 +78,11 @@ pub struct Token(pub u64);
 #[derive(Debug)]
 pub enum Event {
     Tick,
-    /// From a peer's transport.
-    Message(Bytes),
+    /// From a peer, as its transport knows it.
+    Message {
+        from: NodeId,
+        bytes: Bytes,
+    },
     Propose {
         token: Token,
         payload: Vec<u8>,
@@ -109,7 +112,7 @@ pub enum Event {
 }
 
 /// One atomic write of the log.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct LogWrite {
     /// Overwrite everything from the first one's index on.
     pub entries: Vec<Entry>,
@@ -177,6 +180,7 @@ pub struct Node {
     settings: Settings,
     applied: LogIndex,
     reads: u64,
+    readies: u64,
     draw: SplitMix,
     election_term_seen: (u64, StateRole),
 }
@@ -232,6 +236,7 @@ impl Node {
             settings,
             applied,
             reads: 0,
+            readies: 0,
             draw,
             election_term_seen: (0, StateRole::Follower),
         };
@@ -254,6 +259,12 @@ impl Node {
             effects.push(Effect::MakeSnapshot);
         }
         effects
+    }
+
+    /// How often Raft had something to be done. Each time is at most one synced write of the log.
+    #[must_use]
+    pub fn readies(&self) -> u64 {
+        self.readies
     }
 
     #[must_use]
@@ -336,7 +347,7 @@ impl Node {
     fn take(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Tick => drop(self.raw.tick()),
-            Event::Message(bytes) => self.message(&bytes),
+            Event::Message { from, bytes } => self.message(from, &bytes),
             Event::Propose { token, payload } => {
                 let context = self.context(token.0);
                 if !self.leads() || self.raw.propose(context, payload).is_err() {
@@ -378,7 +389,7 @@ impl Node {
         }
     }
 
-    fn message(&mut self, bytes: &[u8]) {
+    fn message(&mut self, from: NodeId, bytes: &[u8]) {
         // Bytes that are no message of ours are a peer's fault and cost only themselves.
         let Ok(message) = Message::decode(bytes) else {
             return;
@@ -388,6 +399,7 @@ impl Node {
         if kind == MessageType::MsgPropose
             || raft::raw_node::is_local_msg(kind)
             || message.to != self.settings.id.0
+            || message.from != from.0
         {
             return;
         }
@@ -408,6 +420,7 @@ impl Node {
     }
 
     fn ready(&mut self, effects: &mut Vec<Effect>) {
+        self.readies += 1;
         let mut ready = self.raw.ready();
         self.send(ready.take_messages(), effects);
 
@@ -474,7 +487,9 @@ impl Node {
         self.raw.mut_store().reset(snapshot);
         let metadata = snapshot.get_metadata();
         let mut hard_state = hard_state.unwrap_or_else(|| self.raw.store().hard_state.clone());
-        hard_state.commit = hard_state.commit.max(metadata.index);
+        // What was committed after the snapshot is written after it; a crash in between must not
+        // find a commit index beyond the log.
+        hard_state.commit = metadata.index;
         self.applied = LogIndex(metadata.index);
         effects.push(Effect::Install {
             index: LogIndex(metadata.index),
