@@ -1,9 +1,9 @@
-//! Three nodes over TCP and RocksDB on loopback.
+//! Three nodes with real threads, RocksDB and TCP.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,21 +12,39 @@ use global_plane_consensus::node::Settings;
 use global_plane_consensus::store::Identity;
 use global_plane_consensus::transport::{Peers, Transport};
 use global_plane_consensus::{
-    ApplyError, Driver, Handle, LogIndex, NodeId, ProposeError, Role, StateBatch, StateMachine,
-    Store,
+    ApplyError, Driver, Handle, LogIndex, NodeId, ProposeError, ReadError, Role, StateBatch,
+    StateMachine, Status, Store,
 };
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-const FAMILY: &str = "list";
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Many elections on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A list that commands append to, kept in the family by position.
-struct List {
-    items: Arc<Mutex<Vec<String>>>,
+#[derive(Clone, Default)]
+struct Seen {
+    list: Arc<Mutex<Vec<String>>>,
+    restored: Arc<AtomicUsize>,
 }
 
-impl StateMachine for List {
+impl Seen {
+    fn list(&self) -> Vec<String> {
+        self.list.lock().unwrap().clone()
+    }
+}
+
+/// Appends every command; the outcome is the length after it.
+struct Appender(Seen);
+
+impl Appender {
+    fn put(batch: &mut StateBatch<'_>, position: usize, text: &str) {
+        batch.put("list", (position as u64).to_be_bytes(), text);
+    }
+}
+
+impl StateMachine for Appender {
     type Outcome = usize;
 
     fn apply(
@@ -35,62 +53,86 @@ impl StateMachine for List {
         payload: &[u8],
         batch: &mut StateBatch<'_>,
     ) -> Result<usize, ApplyError> {
-        let mut items = self.items.lock().unwrap();
-        batch.put(FAMILY, (items.len() as u64).to_be_bytes(), payload);
-        items.push(String::from_utf8(payload.to_vec()).unwrap());
-        Ok(items.len())
+        let text = String::from_utf8(payload.to_vec()).unwrap();
+        let mut list = self.0.list.lock().unwrap();
+        Self::put(batch, list.len(), &text);
+        list.push(text);
+        Ok(list.len())
     }
 
     fn committed(&mut self, _applied: LogIndex) {}
 
     fn snapshot(&self) -> Vec<u8> {
-        self.items.lock().unwrap().join("\n").into_bytes()
+        self.0.list().join("\n").into_bytes()
     }
 
     fn restore(&mut self, snapshot: &[u8], batch: &mut StateBatch<'_>) -> Result<(), ApplyError> {
-        batch.clear(FAMILY);
-        let items: Vec<String> = std::str::from_utf8(snapshot)
-            .unwrap()
-            .lines()
-            .map(str::to_owned)
-            .collect();
-        for (position, item) in items.iter().enumerate() {
-            batch.put(FAMILY, (position as u64).to_be_bytes(), item);
+        self.0.restored.fetch_add(1, Ordering::Relaxed);
+        let text = std::str::from_utf8(snapshot).unwrap();
+        let list: Vec<String> = text.lines().map(str::to_owned).collect();
+        batch.clear("list");
+        for (position, text) in list.iter().enumerate() {
+            Self::put(batch, position, text);
         }
-        *self.items.lock().unwrap() = items;
+        *self.0.list.lock().unwrap() = list;
         Ok(())
     }
 }
 
 struct Running {
     handle: Handle<usize>,
-    items: Arc<Mutex<Vec<String>>>,
     driver: Driver,
-    tasks: JoinSet<()>,
+    seen: Seen,
+    /// Dropping it ends the transport's tasks.
+    network: JoinSet<()>,
 }
 
-impl Running {
-    async fn start(dir: &Path, id: u64, addresses: &BTreeMap<NodeId, SocketAddr>) -> Self {
-        let me = NodeId(id);
+struct Cluster {
+    dirs: BTreeMap<NodeId, TempDir>,
+    addresses: BTreeMap<NodeId, SocketAddr>,
+    running: BTreeMap<NodeId, Running>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let ids = [1, 2, 3].map(NodeId);
+        let mut cluster = Self {
+            dirs: ids.map(|id| (id, tempfile::tempdir().unwrap())).into(),
+            addresses: BTreeMap::new(),
+            running: BTreeMap::new(),
+        };
+        let mut listeners = Vec::new();
+        for id in ids {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            cluster.addresses.insert(id, listener.local_addr().unwrap());
+            listeners.push((id, listener));
+        }
+        for (id, listener) in listeners {
+            cluster.start_node(id, listener);
+        }
+        cluster
+    }
+
+    fn start_node(&mut self, id: NodeId, listener: TcpListener) {
         let identity = Identity {
             cluster: "test".to_owned(),
-            node: me,
+            node: id,
         };
-        let voters: Vec<NodeId> = addresses.keys().copied().collect();
+        let voters: Vec<NodeId> = self.addresses.keys().copied().collect();
         let (store, persisted) =
-            Store::open(&dir.join(id.to_string()), &identity, &voters, &[FAMILY]).unwrap();
-        let held = store.reader().scan(FAMILY).unwrap();
-        let items: Vec<String> = held
+            Store::open(self.dirs[&id].path(), &identity, &voters, &["list"]).unwrap();
+        let seen = Seen::default();
+        let records = store.reader().scan("list").unwrap();
+        *seen.list.lock().unwrap() = records
             .into_iter()
             .map(|(_, value)| String::from_utf8(value).unwrap())
             .collect();
-        let items = Arc::new(Mutex::new(items));
         let config = Config {
             tick: Duration::from_millis(20),
             settings: Settings {
-                id: me,
-                boot: rand::random(),
-                seed: id,
+                id,
+                boot: store.boots(),
+                seed: id.0 * 1000 + store.boots(),
                 election_ticks: 10,
                 heartbeat_ticks: 1,
             },
@@ -99,195 +141,241 @@ impl Running {
         };
         let node = Driver::node(&config, persisted).unwrap();
         let (handle, inbox) = Driver::prepare(&node, &store);
-        let listener = TcpListener::bind(addresses[&me]).await.unwrap();
         let peers = Peers {
             cluster: "test".to_owned(),
-            me,
-            addresses: addresses.clone(),
+            me: id,
+            addresses: self.addresses.clone(),
         };
-        let mut tasks = JoinSet::new();
-        let transport = Transport::start(&peers, listener, deliver_to(handle.clone()), &mut tasks);
-        let machine = List {
-            items: Arc::clone(&items),
-        };
+        let mut network = JoinSet::new();
+        let deliver = deliver_to(handle.clone());
+        let transport = Transport::start(&peers, listener, deliver, &mut network);
+        let machine = Appender(seen.clone());
         let driver = Driver::start(config, node, store, machine, transport, inbox);
-        Self {
+        let running = Running {
             handle,
-            items,
             driver,
-            tasks,
-        }
+            seen,
+            network,
+        };
+        self.running.insert(id, running);
     }
 
-    async fn stop(mut self) {
-        self.handle.shutdown();
-        let driver = self.driver;
-        tokio::task::spawn_blocking(move || driver.join())
+    async fn stop(&mut self, id: NodeId) {
+        let mut node = self.running.remove(&id).unwrap();
+        node.network.shutdown().await;
+        node.handle.shutdown();
+        tokio::task::spawn_blocking(|| node.driver.join())
             .await
             .unwrap();
-        self.tasks.shutdown().await;
     }
 
-    fn items(&self) -> Vec<String> {
-        self.items.lock().unwrap().clone()
+    async fn restart(&mut self, id: NodeId) {
+        let listener = TcpListener::bind(self.addresses[&id]).await.unwrap();
+        self.start_node(id, listener);
     }
-}
 
-/// Addresses of a loopback network of the test's own.
-fn addresses(net: u8) -> BTreeMap<NodeId, SocketAddr> {
-    (1..=3)
-        .map(|n| {
-            (
-                NodeId(n),
-                (Ipv4Addr::new(127, 46, net, u8::try_from(n).unwrap()), 7401).into(),
-            )
-        })
-        .collect()
-}
-
-async fn leader(nodes: &BTreeMap<u64, Running>) -> u64 {
-    let mut waits = JoinSet::new();
-    for (id, node) in nodes {
-        let (id, mut status) = (*id, node.handle.status());
-        waits.spawn(async move {
-            status
-                .wait_for(|status| status.leads_with_whole_state)
-                .await
-                .unwrap();
-            id
-        });
-    }
-    tokio::time::timeout(PATIENCE, waits.join_next())
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap()
-}
-
-/// Proposes through whichever node leads until it is acknowledged.
-async fn append(nodes: &BTreeMap<u64, Running>, item: &str) {
-    tokio::time::timeout(PATIENCE, async {
-        loop {
-            let leader = leader(nodes).await;
-            match nodes[&leader]
-                .handle
-                .propose(item.as_bytes().to_vec())
-                .await
-            {
-                Ok(_) => return,
-                // Nothing was appended, so it may be proposed again.
-                Err(ProposeError::NotLeader { .. }) => tokio::task::yield_now().await,
-                Err(error) => panic!("{item}: {error}"),
-            }
+    /// A leader whose state has everything.
+    async fn leader(&self) -> NodeId {
+        let mut waits = JoinSet::new();
+        for (id, node) in &self.running {
+            let (id, mut status) = (*id, node.handle.status());
+            waits.spawn(async move {
+                let leads = status.wait_for(|status| status.leads_with_whole_state);
+                leads.await.unwrap();
+                id
+            });
         }
-    })
-    .await
-    .unwrap();
-}
-
-/// Waits until a node has applied all that was acknowledged anywhere, and returns its list.
-async fn caught_up(node: &Running) -> Vec<String> {
-    node.handle.read_index(PATIENCE).await.unwrap();
-    node.items()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn acknowledged_commands_survive_stops_and_reach_every_node() {
-    let dir = tempfile::tempdir().unwrap();
-    let addresses = addresses(1);
-    let mut nodes = BTreeMap::new();
-    for id in 1..=3 {
-        nodes.insert(id, Running::start(dir.path(), id, &addresses).await);
-    }
-    let mut want = Vec::new();
-    for n in 0..20 {
-        append(&nodes, &format!("before {n}")).await;
-        want.push(format!("before {n}"));
-    }
-    for node in nodes.values() {
-        assert_eq!(caught_up(node).await, want);
+        timeout(PATIENCE, waits.join_next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
     }
 
-    // The leader stops; the others go on, far enough that it needs a snapshot.
-    let gone = leader(&nodes).await;
-    nodes.remove(&gone).unwrap().stop().await;
-    for n in 0..150 {
-        append(&nodes, &format!("without {n}")).await;
-        want.push(format!("without {n}"));
+    /// Proposes as a client does: to whoever leads, again while nobody takes it.
+    async fn propose(&self, text: &str) -> (LogIndex, usize) {
+        let attempts = async {
+            loop {
+                let leader = self.leader().await;
+                match self.handle(leader).propose(text.into()).await {
+                    Ok(told) => return told,
+                    Err(error) => {
+                        assert!(
+                            matches!(error, ProposeError::NotLeader { .. }),
+                            "a repeat could append twice: {error}"
+                        );
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+        };
+        timeout(PATIENCE, attempts).await.unwrap()
     }
-    nodes.insert(gone, Running::start(dir.path(), gone, &addresses).await);
-    assert_eq!(
-        caught_up(&nodes[&gone]).await,
-        want,
-        "the node that was away has everything"
-    );
 
-    // All stop and start again from their disks.
-    for (_, node) in std::mem::take(&mut nodes) {
-        node.stop().await;
+    fn handle(&self, id: NodeId) -> &Handle<usize> {
+        &self.running[&id].handle
     }
-    for id in 1..=3 {
-        nodes.insert(id, Running::start(dir.path(), id, &addresses).await);
+
+    async fn wait(&self, id: NodeId, until: impl FnMut(&Status) -> bool) {
+        let mut status = self.handle(id).status();
+        let reached = timeout(PATIENCE, status.wait_for(until)).await;
+        reached.unwrap().unwrap();
     }
-    append(&nodes, "after").await;
-    want.push("after".to_owned());
-    for node in nodes.values() {
-        assert_eq!(caught_up(node).await, want);
+
+    async fn all_apply(&self, index: LogIndex) {
+        for id in self.running.keys() {
+            self.wait(*id, |status| status.applied >= index).await;
+        }
     }
-    for (_, node) in nodes {
-        node.stop().await;
+
+    async fn stop_all(mut self) {
+        for id in self.running.keys().copied().collect::<Vec<_>>() {
+            self.stop(id).await;
+        }
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn proposals_that_wait_together_share_a_sync() {
-    let dir = tempfile::tempdir().unwrap();
-    let addresses = addresses(2);
-    let mut nodes = BTreeMap::new();
-    for id in 1..=3 {
-        nodes.insert(id, Running::start(dir.path(), id, &addresses).await);
-    }
-    let leader = leader(&nodes).await;
-    let handle = nodes[&leader].handle.clone();
-    let (_, before) = handle.counts();
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_proposals_share_syncs_and_every_node_applies_them_alike() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let (readies_before, syncs_before) = cluster.handle(leader).counts();
+
     let mut proposals = JoinSet::new();
-    for n in 0..500 {
-        let handle = handle.clone();
-        proposals.spawn(async move {
-            handle
-                .propose(format!("{n}").into_bytes())
-                .await
-                .map(|_| ())
-        });
+    for n in 0..400 {
+        let handle = cluster.handle(leader).clone();
+        proposals.spawn(async move { handle.propose(format!("p{n}").into()).await });
     }
-    for outcome in proposals.join_all().await {
-        outcome.unwrap();
+    let mut lengths = Vec::new();
+    let mut last = LogIndex(0);
+    while let Some(told) = timeout(PATIENCE, proposals.join_next()).await.unwrap() {
+        let (index, length) = told.unwrap().unwrap();
+        lengths.push(length);
+        last = last.max(index);
     }
-    let (_, after) = handle.counts();
-    println!("measured: 500 proposals took {} syncs", after - before);
-    assert!(
-        after - before < 250,
-        "{} syncs for 500 proposals at once",
-        after - before
-    );
-    for (_, node) in nodes {
-        node.stop().await;
+    lengths.sort_unstable();
+    assert_eq!(lengths, (1..=400).collect::<Vec<_>>(), "each once");
+
+    let (readies, syncs) = cluster.handle(leader).counts();
+    let (readies, syncs) = (readies - readies_before, syncs - syncs_before);
+    assert!(syncs <= readies, "{syncs} syncs for {readies} readies");
+    assert!(syncs < 200, "400 proposals waited for {syncs} syncs");
+
+    cluster.all_apply(last).await;
+    let want = cluster.running[&leader].seen.list();
+    for node in cluster.running.values() {
+        assert_eq!(node.seen.list(), want);
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmed_read_on_a_follower_sees_what_was_acknowledged_before() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let follower = *cluster.running.keys().find(|id| **id != leader).unwrap();
+    for n in 0..20 {
+        let (index, length) = cluster.propose(&format!("r{n}")).await;
+        let read = cluster.handle(follower).read_index(PATIENCE).await.unwrap();
+        assert!(read >= index, "read at {read} after a write at {index}");
+        assert!(cluster.running[&follower].seen.list().len() >= length);
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_catches_up_from_the_log_or_by_a_snapshot() {
+    for (case, writes, by_snapshot) in [("from the log", 5, false), ("by a snapshot", 300, true)] {
+        let mut cluster = Cluster::start().await;
+        let leader = cluster.leader().await;
+        cluster.propose("before").await;
+        let away = *cluster.running.keys().find(|id| **id != leader).unwrap();
+        cluster.stop(away).await;
+        let mut last = LogIndex(0);
+        for n in 0..writes {
+            (last, _) = cluster.propose(&format!("w{n}")).await;
+        }
+        cluster.restart(away).await;
+        cluster.wait(away, |status| status.applied >= last).await;
+        let node = &cluster.running[&away];
+        let leader = cluster.leader().await;
+        assert_eq!(
+            node.seen.list(),
+            cluster.running[&leader].seen.list(),
+            "{case}"
+        );
+        let restored = node.seen.restored.load(Ordering::Relaxed);
+        assert_eq!(restored > 0, by_snapshot, "{case}: {restored} restored");
+
+        // What a snapshot brought must be on the disk too.
+        cluster.stop(away).await;
+        cluster.restart(away).await;
+        assert!(cluster.running[&away].seen.list().len() > writes, "{case}");
+        cluster.stop_all().await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leadership_is_handed_over_when_asked() {
-    let dir = tempfile::tempdir().unwrap();
-    let addresses = addresses(3);
-    let mut nodes = BTreeMap::new();
-    for id in 1..=3 {
-        nodes.insert(id, Running::start(dir.path(), id, &addresses).await);
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_all_nodes_keeps_what_was_acknowledged() {
+    let mut cluster = Cluster::start().await;
+    let mut want = Vec::new();
+    for round in 0..3 {
+        for n in 0..30 {
+            let text = format!("round {round} write {n}");
+            cluster.propose(&text).await;
+            want.push(text);
+        }
+        for id in [1, 2, 3].map(NodeId) {
+            cluster.stop(id).await;
+        }
+        for id in [1, 2, 3].map(NodeId) {
+            cluster.restart(id).await;
+        }
     }
-    let old = leader(&nodes).await;
-    nodes[&old].handle.transfer_leadership().await.unwrap();
-    assert_ne!(nodes[&old].handle.status().borrow().role, Role::Leader);
-    append(&nodes, "after").await;
-    for (_, node) in nodes {
-        node.stop().await;
+    let (index, _) = cluster.propose("last").await;
+    want.push("last".to_owned());
+    cluster.all_apply(index).await;
+    for node in cluster.running.values() {
+        assert_eq!(node.seen.list(), want);
     }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_goes_where_it_is_handed_and_writes_go_on() {
+    let cluster = Cluster::start().await;
+    let before = cluster.leader().await;
+    cluster.propose("before").await;
+    cluster.handle(before).transfer_leadership().await.unwrap();
+    cluster
+        .wait(before, |status| {
+            status.leader.is_some_and(|id| id != before)
+        })
+        .await;
+    assert_ne!(cluster.handle(before).status().borrow().role, Role::Leader);
+    let error = cluster.handle(before).propose("x".into()).await;
+    assert!(matches!(error, Err(ProposeError::NotLeader { .. })));
+    let (_, length) = cluster.propose("after").await;
+    assert_eq!(length, 2);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_confirms_nothing() {
+    let mut cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    for id in [1, 2, 3].map(NodeId) {
+        if id != leader {
+            cluster.stop(id).await;
+        }
+    }
+    let read = cluster.handle(leader).read_index(Duration::from_secs(1));
+    assert_eq!(read.await, Err(ReadError::NoLeader));
+    // Check-quorum ends its leadership, and what it had proposed is of unknown fate.
+    cluster
+        .wait(leader, |status| status.role != Role::Leader)
+        .await;
+    let error = cluster.handle(leader).propose("lost".into()).await;
+    assert!(matches!(error, Err(ProposeError::NotLeader { .. })));
+    cluster.stop_all().await;
 }
