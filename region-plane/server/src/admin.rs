@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use api_fn_http::{Consistency, Source, Unavailable};
+use api_types::{App, Catalog, Revision};
 use api_wire::page::Page;
 use api_wire::planes::{LoadBody, VerdictBody};
 use axum::Json;
@@ -27,11 +29,42 @@ pub fn router(admin: Admin) -> Router {
         true => Ok(()),
         false => Err("no metadata yet: the global plane has not been reached".to_owned()),
     };
-    Router::new()
+    let reads = api_fn_http::reads(Placed {
+        replica: admin.replica.clone(),
+    });
+    let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/instances", get(instances))
         .with_state(Arc::new(admin))
         .merge(daemon::operations(ready))
+        .merge(reads);
+    api_fn_http::conventions::conventional(router)
+}
+
+/// What is placed here, as this region has applied it.
+#[derive(Clone)]
+struct Placed {
+    replica: Replica,
+}
+
+impl Source for Placed {
+    /// Whatever consistency is asked for: the answer is about this region, and says how old it is
+    /// by its revision.
+    async fn read<R: Send + 'static>(
+        &self,
+        _consistency: Consistency,
+        answer: impl FnOnce(&Catalog, Revision) -> R + Send,
+    ) -> Result<R, Unavailable> {
+        Ok(self
+            .replica
+            .read(|held| answer(held.here(), held.revision())))
+    }
+
+    /// This region's own gateway: who asks one region for a function wants to call it there.
+    fn base_url(&self, _app: Option<&App>, _request_host: Option<&str>) -> String {
+        self.replica
+            .read(|held| format!("http://{}", held.me().gateway))
+    }
 }
 
 #[derive(Debug, Serialize)]

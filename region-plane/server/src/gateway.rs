@@ -29,7 +29,7 @@ use crate::engine::{Engine, Work};
 use crate::placement;
 use crate::replica::{Held, Replica};
 use crate::spill::{self, Spill, Spilled};
-use body::{Bodies, HeldBody};
+use body::Bodies;
 use error::CallRefused;
 use headers::{INVOKE_TYPE, NOT_STARTED, REGION, SPILLED_FROM};
 use route::Route;
@@ -253,7 +253,7 @@ impl Gateway {
             )
             .respond(None);
         }
-        let held = match self.hold(&call.headers, body).await {
+        let held = match self.bodies.receive(&call.headers, body).await {
             Ok(held) => held,
             Err(refused) => return refused.respond(None),
         };
@@ -288,7 +288,7 @@ impl Gateway {
         let Some(digest) = target.digest else {
             return refuse(&CallRefused::not_a_bundle(&target.image));
         };
-        let held = match self.hold(&call.headers, body).await {
+        let held = match self.bodies.receive(&call.headers, body).await {
             Ok(held) => held,
             Err(refused) => return refuse(&refused),
         };
@@ -373,11 +373,6 @@ impl Gateway {
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok(response)
-    }
-
-    async fn hold(&self, headers: &HeaderMap, body: Body) -> Result<HeldBody<'_>, CallRefused> {
-        let declared = self.bodies.check_declared(headers)?;
-        self.bodies.hold(body, declared).await
     }
 
     /// Where a function that is here may go instead.

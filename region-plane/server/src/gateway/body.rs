@@ -27,6 +27,13 @@ pub struct Bodies {
     bytes_max: usize,
 }
 
+/// A sender whose body is refused hears why only if somebody reads on: one that is still writing
+/// when the connection closes sees a broken pipe. This much is read and thrown away, ...
+const DISCARD_BYTES_MAX: usize = 64 << 20;
+
+/// ... for this long.
+const DISCARD_MAX: Duration = Duration::from_secs(5);
+
 /// A body, and the memory reserved for it.
 pub struct HeldBody<'a> {
     pub bytes: Bytes,
@@ -42,11 +49,11 @@ impl Bodies {
         }
     }
 
-    /// Refuses a body that says it is too long, before a byte of it is read.
+    /// Refuses a body that says it is too long, before a byte of it is held.
     ///
     /// # Errors
     /// 413 with the contract's message.
-    pub fn check_declared(&self, headers: &HeaderMap) -> Result<Option<usize>, CallRefused> {
+    fn check_declared(&self, headers: &HeaderMap) -> Result<Option<usize>, CallRefused> {
         let declared = headers
             .get(http::header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -60,14 +67,30 @@ impl Bodies {
         }
     }
 
-    /// Reads all of it.
+    /// Reads all of it; one that is refused is read on for a while and thrown away, so that its
+    /// sender gets to hear why.
     ///
     /// # Errors
-    /// 413 if it is too long, 408 if it pauses, 503 if memory for bodies is used up, 400 if it
-    /// breaks off.
-    pub async fn hold(
+    /// As [`Self::check_declared`]; 413 if it is longer than it said, 408 if it pauses, 503 if memory
+    /// for bodies is used up, 400 if it breaks off.
+    pub async fn receive(
         &self,
+        headers: &HeaderMap,
         mut body: Body,
+    ) -> Result<HeldBody<'_>, CallRefused> {
+        let held = match self.check_declared(headers) {
+            Ok(declared) => self.hold(&mut body, declared).await,
+            Err(refused) => Err(refused),
+        };
+        if held.is_err() {
+            discard(body).await;
+        }
+        held
+    }
+
+    async fn hold(
+        &self,
+        body: &mut Body,
         declared: Option<usize>,
     ) -> Result<HeldBody<'_>, CallRefused> {
         let unit = |bytes: usize| u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
@@ -112,6 +135,20 @@ impl Bodies {
     }
 }
 
+async fn discard(mut body: Body) {
+    let discarding = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > DISCARD_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    // Either way the sender has had its chance.
+    let _in_time = tokio::time::timeout(DISCARD_MAX, discarding).await;
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -138,7 +175,7 @@ mod tests {
             (&[], Ok("")),
             (&["hello", "world", "!"], Err(413)),
         ] {
-            let held = bodies.hold(chunked(chunks), None).await;
+            let held = bodies.receive(&HeaderMap::new(), chunked(chunks)).await;
             let got = held
                 .as_ref()
                 .map(|held| std::str::from_utf8(&held.bytes).unwrap())
