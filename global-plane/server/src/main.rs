@@ -1,1 +1,23 @@
-fn main() {}
+//! `tradewind-global`: a node of the global plane.
+//!
+//! Holds the desired state by Raft, judges the regions, and serves Fn's v2 API, `/v1` and the views
+//! of the other planes. Any node takes any request.
+
+mod api;
+mod bundles;
+mod clock;
+mod config;
+mod leader;
+mod machine;
+mod node;
+mod peers;
+mod relay;
+mod run;
+mod steering;
+mod views;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    daemon::main::<config::Config, _>("tradewind-global", run::run)
+}

@@ -1,0 +1,187 @@
+//! The writing half of Fn's v2 API (Fn contract 2 to 4); `api-fn-http` is the reading half.
+
+use std::sync::Arc;
+
+use api_fn_http::body::{Json, json};
+use api_fn_http::{REVISION, decorate};
+use api_types::{AppId, FnId, TriggerId};
+use api_wire::{AppBody, FnBody, TriggerBody};
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{post, put};
+use global_plane_state::{Command, Reply};
+use http::header::{HOST, HeaderMap};
+use http::{HeaderValue, StatusCode};
+
+use super::write::{self, Terms};
+use super::{no_leader, refused, unexpected};
+use crate::clock;
+use crate::node::Node;
+
+pub fn writes(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/v2/apps", post(create_app))
+        .route("/v2/apps/{id}", put(update_app).delete(delete_app))
+        .route("/v2/fns", post(create_fn))
+        .route("/v2/fns/{id}", put(update_fn).delete(delete_fn))
+        .route("/v2/triggers", post(create_trigger))
+        .route(
+            "/v2/triggers/{id}",
+            put(update_trigger).delete(delete_trigger),
+        )
+        .with_state(node)
+}
+
+async fn create_app(
+    State(node): State<Arc<Node>>,
+    headers: HeaderMap,
+    Json(body): Json<AppBody>,
+) -> Response {
+    let command = Command::CreateApp {
+        id: AppId::new(clock::mint()),
+        draft: write::app(body),
+    };
+    change(&node, command, "POST /v2/apps", &headers).await
+}
+
+async fn update_app(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Json(body): Json<AppBody>,
+) -> Response {
+    let place = format!("PUT /v2/apps/{id}");
+    let command = Command::UpdateApp {
+        id: AppId::new(id),
+        change: write::app(body),
+    };
+    change(&node, command, &place, &headers).await
+}
+
+async fn delete_app(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let place = format!("DELETE /v2/apps/{id}");
+    let command = Command::DeleteApp { id: AppId::new(id) };
+    change(&node, command, &place, &headers).await
+}
+
+async fn create_fn(
+    State(node): State<Arc<Node>>,
+    headers: HeaderMap,
+    Json(body): Json<FnBody>,
+) -> Response {
+    let command = Command::CreateFn {
+        id: FnId::new(clock::mint()),
+        draft: write::function(body),
+    };
+    change(&node, command, "POST /v2/fns", &headers).await
+}
+
+async fn update_fn(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Json(body): Json<FnBody>,
+) -> Response {
+    let place = format!("PUT /v2/fns/{id}");
+    let command = Command::UpdateFn {
+        id: FnId::new(id),
+        change: write::function(body),
+    };
+    change(&node, command, &place, &headers).await
+}
+
+async fn delete_fn(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let place = format!("DELETE /v2/fns/{id}");
+    let command = Command::DeleteFn { id: FnId::new(id) };
+    change(&node, command, &place, &headers).await
+}
+
+async fn create_trigger(
+    State(node): State<Arc<Node>>,
+    headers: HeaderMap,
+    Json(body): Json<TriggerBody>,
+) -> Response {
+    let command = Command::CreateTrigger {
+        id: TriggerId::new(clock::mint()),
+        draft: write::trigger(body),
+    };
+    change(&node, command, "POST /v2/triggers", &headers).await
+}
+
+async fn update_trigger(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Json(body): Json<TriggerBody>,
+) -> Response {
+    let place = format!("PUT /v2/triggers/{id}");
+    let command = Command::UpdateTrigger {
+        id: TriggerId::new(id),
+        change: write::trigger(body),
+    };
+    change(&node, command, &place, &headers).await
+}
+
+async fn delete_trigger(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let place = format!("DELETE /v2/triggers/{id}");
+    let command = Command::DeleteTrigger {
+        id: TriggerId::new(id),
+    };
+    change(&node, command, &place, &headers).await
+}
+
+async fn change(node: &Node, command: Command, place: &str, headers: &HeaderMap) -> Response {
+    let is_create = matches!(
+        command,
+        Command::CreateApp { .. } | Command::CreateFn { .. } | Command::CreateTrigger { .. }
+    );
+    let terms = match Terms::read(headers, place) {
+        Ok(terms) => terms,
+        Err(refusal) => return refused(refusal),
+    };
+    let reply = match node.write(command, terms).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(refusal)) => return refused(refusal),
+        Err(none) => return no_leader(none),
+    };
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let mut response = match &reply {
+        Reply::App(app) => json(StatusCode::OK, &decorate::app(app)),
+        // The answer to a PUT has no endpoint (Fn contract 3.3, 4.2).
+        Reply::Fn(function) if !is_create => json(StatusCode::OK, &FnBody::from(function)),
+        Reply::Trigger(trigger) if !is_create => json(StatusCode::OK, &TriggerBody::from(trigger)),
+        Reply::Fn(function) => {
+            let body = node.replica.read(|state| {
+                let app = state.catalog().app(&function.app_id);
+                decorate::function(function, app, &node.base_url(app, host))
+            });
+            json(StatusCode::OK, &body)
+        }
+        Reply::Trigger(trigger) => {
+            let body = node.replica.read(|state| {
+                let app = state.catalog().app(&trigger.app_id);
+                decorate::trigger(trigger, app, &node.base_url(app, host))
+            });
+            json(StatusCode::OK, &body)
+        }
+        Reply::Deleted(_) => StatusCode::NO_CONTENT.into_response(),
+        Reply::Region(_) | Reply::Done(_) => return unexpected(&reply),
+    };
+    response
+        .headers_mut()
+        .insert(REVISION, HeaderValue::from(reply.revision().0));
+    response
+}

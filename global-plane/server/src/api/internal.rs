@@ -1,0 +1,54 @@
+//! What nodes ask each other. The same listener as the API: between nodes there is no more trust
+//! than between a node and its callers until both authenticate.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post, put};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+
+use super::{bundles, error, regions};
+use crate::machine::disk;
+use crate::node::Node;
+
+pub fn routes(node: Arc<Node>) -> Router {
+    let bundles = Router::new()
+        .route(
+            "/internal/bundles/{hex}",
+            put(bundles::put_copy).get(bundles::get_copy),
+        )
+        .layer(DefaultBodyLimit::disable());
+    Router::new()
+        .route("/internal/propose", post(propose))
+        .route("/internal/report", post(regions::forwarded_report))
+        .route("/internal/leader-regions", get(regions::leader_rows))
+        // A command is no larger than twice the request it was made from: JSON escapes in JSON.
+        .layer(DefaultBodyLimit::max(
+            2 * node.config.limits.admin_body_bytes_max,
+        ))
+        .merge(bundles)
+        .with_state(node)
+}
+
+/// Proposes another node's envelope, if this node leads. 503 means try again under the same id.
+async fn propose(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    let envelope = match disk::decode_envelope(&body) {
+        Ok(envelope) => envelope,
+        Err(failed) => {
+            tracing::warn!(error = %failed, "a node sent an envelope that cannot be read");
+            return error(StatusCode::BAD_REQUEST, failed.to_string());
+        }
+    };
+    match node.propose_here(&envelope).await {
+        Ok(outcome) => (
+            [(CONTENT_TYPE, "application/json; charset=utf-8")],
+            disk::encode_outcome(&outcome),
+        )
+            .into_response(),
+        Err(again) => error(StatusCode::SERVICE_UNAVAILABLE, again.to_string()),
+    }
+}

@@ -1,0 +1,70 @@
+//! Views for the other planes. Any node serves them from what it has applied: who holds a newer one
+//! refuses an older.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde::Deserialize;
+
+use crate::node::Node;
+use crate::views::EPOCH;
+
+/// A poll that outlived the proxies and timeouts on its way would only look like a dead node.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub struct Held {
+    after: u64,
+    epoch: u64,
+    wait_ms: u64,
+}
+
+impl Default for Held {
+    /// Holds nothing.
+    fn default() -> Self {
+        Self {
+            after: 0,
+            epoch: 0,
+            wait_ms: 0,
+        }
+    }
+}
+
+pub async fn steering(State(node): State<Arc<Node>>, Query(held): Query<Held>) -> Response {
+    let newer = |revision: u64| (EPOCH, revision) > (held.epoch, held.after);
+    let mut position = node.replica.subscribe();
+    let wait = Duration::from_millis(held.wait_ms).min(WAIT_MAX);
+    let news = position.wait_for(|position| newer(position.steering.0));
+    let waited = tokio::select! {
+        waited = tokio::time::timeout(wait, news) => waited.is_ok(),
+        () = node.shutdown.cancelled() => false,
+    };
+    if !waited {
+        return StatusCode::NOT_MODIFIED.into_response();
+    }
+    let steering = node.views.steering(&node.replica);
+    (
+        [(CONTENT_TYPE, "application/json; charset=utf-8")],
+        Body::from(steering.sealed.clone()),
+    )
+        .into_response()
+}
+
+/// Walks the whole catalog, so it runs where it may block.
+pub async fn snapshot(State(node): State<Arc<Node>>) -> Response {
+    let place = node.snapshots.acquire().await;
+    let built = tokio::task::spawn_blocking({
+        let node = Arc::clone(&node);
+        move || Json(node.views.metadata(&node.replica)).into_response()
+    })
+    .await;
+    drop(place);
+    built.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}

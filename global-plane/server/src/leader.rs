@@ -1,0 +1,173 @@
+//! What a node does while it leads: hears regions and judges them.
+//!
+//! Reports are soft state. A new leader starts with none and a new monitor, which judges nobody
+//! until every region has had time to report to it. Only verdicts enter the log, when they change
+//! and at most once a second for each region.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api_types::{RegionName, Revision, Timestamp, Verdict};
+use api_wire::planes::{LoadBody, Report};
+use global_plane_state::Command;
+use global_plane_state::verdicts::{Facts, Monitor};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::api::write::Terms;
+use crate::node::Node;
+
+/// How often verdicts are thought about: well below the second that a decision may take.
+const EVALUATE_EVERY: Duration = Duration::from_millis(200);
+
+/// A flapping region must not fill the log nor wake every DNS server more often.
+const PROPOSE_EVERY_MS: u64 = 1000;
+
+/// What the leader last heard from a region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    pub load: LoadBody,
+    pub revision: u64,
+    pub hash: String,
+    pub bundles_missing: Vec<String>,
+    pub reported_ms_ago: u64,
+}
+
+pub struct Leader {
+    begun: Instant,
+    tenure: Mutex<Option<Tenure>>,
+}
+
+/// One term in which this node leads.
+struct Tenure {
+    term: u64,
+    monitor: Monitor,
+    proposed_ms: BTreeMap<RegionName, u64>,
+}
+
+impl Leader {
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            tenure: Mutex::new(None),
+        }
+    }
+
+    /// Takes a report of a registered region; whether this node leads and could.
+    pub fn heard(&self, region: &RegionName, report: Report) -> bool {
+        let now_ms = self.now_ms();
+        let mut tenure = self.tenure();
+        let Some(tenure) = &mut *tenure else {
+            return false;
+        };
+        let facts = Facts {
+            started_at: Timestamp(report.started_at_ms),
+            sequence: report.sequence,
+            draining: report.draining,
+            load: report.load.into(),
+            queued: report.queued,
+            revision: Revision(report.revision),
+            hash: report.hash,
+            bundles_missing: report.bundles_missing,
+        };
+        if !tenure.monitor.report(region, now_ms, facts) {
+            tracing::debug!(%region, "report overtaken by a newer one");
+        }
+        true
+    }
+
+    /// What was heard, by region; `None` if this node does not lead.
+    pub fn rows(&self) -> Option<BTreeMap<String, Row>> {
+        let now_ms = self.now_ms();
+        let tenure = self.tenure();
+        let rows = tenure.as_ref()?.monitor.heard().map(|(region, heard)| {
+            let row = Row {
+                load: heard.facts.load.into(),
+                revision: heard.facts.revision.0,
+                hash: heard.facts.hash.clone(),
+                bundles_missing: heard.facts.bundles_missing.clone(),
+                reported_ms_ago: now_ms.saturating_sub(heard.at_ms),
+            };
+            (region.to_string(), row)
+        });
+        Some(rows.collect())
+    }
+
+    /// Begins or ends a tenure, then thinks about verdicts; returns what to propose.
+    ///
+    /// A verdict counts as proposed when it is returned here, so one that could not be written is
+    /// proposed again a second later.
+    fn evaluate(&self, node: &Node) -> Vec<(RegionName, Verdict)> {
+        let now_ms = self.now_ms();
+        let status = node.consensus.status();
+        let leads = {
+            let status = status.borrow();
+            status.leads_with_whole_state.then_some(status.term)
+        };
+        let mut held = self.tenure();
+        let Some(term) = leads else {
+            *held = None;
+            return Vec::new();
+        };
+        if held.as_ref().is_some_and(|tenure| tenure.term != term) {
+            *held = None;
+        }
+        let tenure = held.get_or_insert_with(|| {
+            info!(term, "this node leads");
+            Tenure {
+                term,
+                monitor: Monitor::new(now_ms, node.config.report_lease_ms),
+                proposed_ms: BTreeMap::new(),
+            }
+        });
+        let mut verdicts = node
+            .replica
+            .read(|state| tenure.monitor.evaluate(now_ms, state.regions()));
+        verdicts.retain(|(region, _)| {
+            let last = tenure.proposed_ms.get(region);
+            last.is_none_or(|last| now_ms.saturating_sub(*last) >= PROPOSE_EVERY_MS)
+        });
+        for (region, _) in &verdicts {
+            tenure.proposed_ms.insert(region.clone(), now_ms);
+        }
+        verdicts
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn tenure(&self) -> MutexGuard<'_, Option<Tenure>> {
+        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Follows elections and, while this node leads, keeps the regions' verdicts true.
+pub async fn run(node: Arc<Node>) {
+    let mut ticks = interval(EVALUATE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = node.shutdown.cancelled() => return,
+        }
+        let verdicts = node.leader.evaluate(&node);
+        if verdicts.is_empty() {
+            continue;
+        }
+        for (region, verdict) in &verdicts {
+            info!(%region, %verdict, "verdict proposed");
+        }
+        match node
+            .write(Command::SetVerdicts { verdicts }, Terms::minted())
+            .await
+        {
+            Ok(Ok(_)) => {}
+            Ok(Err(refusal)) => warn!(%refusal, "verdicts refused"),
+            Err(none) => warn!(error = %none, "verdicts not written"),
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! The replicated state on this node: applied from the log, kept in RocksDB, read by handlers.
+//!
+//! One writer, the consensus thread, applies; readers share a lock that it holds only for the
+//! moment in which one command changes memory. Nothing is copied for a write; a reader builds what
+//! it answers with inside the lock and must keep that to a page.
+
+pub mod disk;
+pub mod history;
+pub mod placed;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use api_types::{Revision, Timestamp};
+use api_wire::planes::{RegionBody, WatchLine};
+use api_wire::{AppBody, FnBody, TriggerBody};
+use bytes::Bytes;
+use global_plane_consensus::store::StateReader;
+use global_plane_consensus::{ApplyError, LogIndex, StateBatch, StateMachine, StoreError};
+use global_plane_state::{Change, Object, ObjectId, Outcome, State, StateParts};
+use tokio::sync::watch;
+
+use disk::{DecodeError, Standing};
+use history::{Compacted, Entry, History, Pulled};
+use placed::Placed;
+
+/// Column families of the state.
+pub const FAMILIES: [&str; 5] = [OBJECTS, CHANGES, SESSIONS, BUNDLES, META];
+
+const OBJECTS: &str = "objects";
+const CHANGES: &str = "changes";
+const SESSIONS: &str = "sessions";
+const BUNDLES: &str = "bundles";
+const META: &str = "meta";
+
+const STANDING: &str = "standing";
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("read the state from disk")]
+    Store(#[from] StoreError),
+    #[error("the state on disk cannot be read")]
+    Decode(#[from] DecodeError),
+    #[error("the state on disk holds an object of an unknown kind, {key:?}")]
+    Kind { key: String },
+}
+
+/// What readers share.
+pub struct Replica {
+    core: RwLock<Core>,
+    history: Mutex<History>,
+    position: watch::Sender<Position>,
+}
+
+pub struct Core {
+    pub state: State,
+    pub placed: Placed,
+}
+
+impl Core {
+    fn standing(&self) -> Standing {
+        Standing {
+            revision: self.state.revision().0,
+            log_time: self.state.log_time().0,
+            steering: self.placed.revision().0,
+        }
+    }
+}
+
+/// How far this node has applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    /// Of the log.
+    pub index: u64,
+    pub revision: Revision,
+    /// The revision that last changed the steering view.
+    pub steering: Revision,
+}
+
+impl Replica {
+    /// Reads back what was applied up to `index`.
+    ///
+    /// # Errors
+    /// If the disk fails or holds what this program cannot read; it must not start then.
+    pub fn load(
+        reader: &StateReader,
+        cluster_id: &str,
+        index: LogIndex,
+        revisions_max: usize,
+    ) -> Result<Self, LoadError> {
+        let standing: Standing = match reader.get(META, STANDING)? {
+            Some(bytes) => disk::decode("the state's standing", &bytes)?,
+            None => Standing::default(),
+        };
+        let mut parts = StateParts {
+            cluster_id: cluster_id.to_owned(),
+            revision: Revision(standing.revision),
+            log_time: Timestamp(standing.log_time),
+            ..StateParts::default()
+        };
+        for (key, value) in reader.scan(OBJECTS)? {
+            read_object(&key, &value, &mut parts)?;
+        }
+        for (_, value) in reader.scan(BUNDLES)? {
+            parts.bundles.push(disk::decode_bundle(&value)?);
+        }
+        for (_, value) in reader.scan(SESSIONS)? {
+            parts.sessions.push(disk::decode_session(&value)?);
+        }
+        let mut entries = Vec::new();
+        for (key, value) in reader.scan(CHANGES)? {
+            entries.push(read_entry(&key, value)?);
+        }
+        let revision = parts.revision;
+        let state = State::restore(parts);
+        let placed = Placed::of(state.catalog(), Revision(standing.steering));
+        let position = Position {
+            index: index.0,
+            revision,
+            steering: placed.revision(),
+        };
+        Ok(Self {
+            core: RwLock::new(Core { state, placed }),
+            history: Mutex::new(History::reload(entries, revision, revisions_max)),
+            position: watch::Sender::new(position),
+        })
+    }
+
+    /// Answers from the state. The lock is held meanwhile, so `answer` must be short.
+    pub fn read<R>(&self, answer: impl FnOnce(&State) -> R) -> R {
+        self.read_core(|core| answer(&core.state))
+    }
+
+    pub fn read_core<R>(&self, answer: impl FnOnce(&Core) -> R) -> R {
+        // A writer that panicked has ended the process.
+        answer(&self.core.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    #[must_use]
+    pub fn position(&self) -> Position {
+        *self.position.borrow()
+    }
+
+    /// Hears of every new position; a slow receiver sees the newest only.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Position> {
+        self.position.subscribe()
+    }
+
+    /// Waits until this node has applied `revision`. Cancel safe.
+    pub async fn reached(&self, revision: Revision) {
+        let mut position = self.subscribe();
+        // The sender lives as long as self.
+        let _position = position
+            .wait_for(|position| position.revision >= revision)
+            .await;
+    }
+
+    /// Changes after `from`, exclusive.
+    ///
+    /// # Errors
+    /// [`Compacted`] if they are no longer kept.
+    pub fn changes_after(&self, from: Revision) -> Result<Pulled, Compacted> {
+        self.history().after(from)
+    }
+
+    /// How long the oldest change after `revision` has been waiting, in milliseconds.
+    #[must_use]
+    pub fn lag_ms(&self, revision: Revision, now: Timestamp) -> u64 {
+        self.history()
+            .waiting_since(revision)
+            .map_or(0, |since| now.millis_since(since))
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write<R>(&self, change: impl FnOnce(&mut Core) -> R) -> R {
+        change(&mut self.core.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn read_object(key: &[u8], value: &[u8], parts: &mut StateParts) -> Result<(), LoadError> {
+    match key.split_first() {
+        Some((b'a', _)) => {
+            let app: AppBody = disk::decode("an app", value)?;
+            parts
+                .apps
+                .push(app.try_into().map_err(DecodeError::Object)?);
+        }
+        Some((b'f', _)) => {
+            let function: FnBody = disk::decode("a fn", value)?;
+            parts
+                .fns
+                .push(function.try_into().map_err(DecodeError::Object)?);
+        }
+        Some((b't', _)) => {
+            let trigger: TriggerBody = disk::decode("a trigger", value)?;
+            parts
+                .triggers
+                .push(trigger.try_into().map_err(DecodeError::Object)?);
+        }
+        Some((b'r', _)) => {
+            let region: RegionBody = disk::decode("a region", value)?;
+            parts
+                .regions
+                .push(region.try_into().map_err(DecodeError::Object)?);
+        }
+        _ => {
+            return Err(LoadError::Kind {
+                key: String::from_utf8_lossy(key).into_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A revision's changes: when they were proposed (8 bytes, big endian), then their lines.
+fn read_entry(key: &[u8], value: Vec<u8>) -> Result<Entry, LoadError> {
+    let corrupt = || DecodeError::Field {
+        what: "the history of changes",
+        field: "its key or time",
+    };
+    let revision: [u8; 8] = key.try_into().map_err(|_| corrupt())?;
+    let at: [u8; 8] = value.first_chunk().copied().ok_or_else(corrupt)?;
+    Ok(Entry {
+        revision: Revision(u64::from_be_bytes(revision)),
+        at: Timestamp(i64::from_be_bytes(at)),
+        lines: Bytes::from(value).slice(8..),
+    })
+}
+
+fn key(kind: char, id: &str) -> String {
+    format!("{kind}{id}")
+}
+
+/// Applies the log to a [`Replica`].
+pub struct Machine {
+    replica: Arc<Replica>,
+}
+
+impl Machine {
+    #[must_use]
+    pub fn new(replica: Arc<Replica>) -> Self {
+        Self { replica }
+    }
+
+    /// Persists what a command changed and adds it to the history. `revision` is the state's after
+    /// it, `before` the one it had.
+    fn keep(
+        &self,
+        changes: &[Change],
+        (before, core): (Revision, Standing),
+        batch: &mut StateBatch<'_>,
+    ) {
+        let mut lines = Vec::new();
+        let revision = core.revision;
+        for change in changes {
+            let line = match change {
+                Change::Put(object) => {
+                    let (key, record, line) = put(object, revision);
+                    batch.put(OBJECTS, key, record);
+                    line
+                }
+                Change::Deleted { object, .. } => {
+                    batch.delete(OBJECTS, id_key(object));
+                    WatchLine::Deleted {
+                        revision,
+                        kind: object.kind().to_owned(),
+                        id: object.as_str().to_owned(),
+                    }
+                }
+                Change::Bundle { digest, size } => {
+                    let record = disk::encode_bundle(*digest, *size);
+                    batch.put(BUNDLES, digest.to_string(), record);
+                    continue;
+                }
+                Change::Session(session) => {
+                    let record = disk::encode_session(session);
+                    batch.put(SESSIONS, session.index.to_be_bytes(), record);
+                    continue;
+                }
+                Change::SessionGone { index } => {
+                    batch.delete(SESSIONS, index.to_be_bytes());
+                    continue;
+                }
+                // In the standing.
+                Change::Counters { .. } => continue,
+            };
+            lines.extend_from_slice(&disk::encode_line(&line));
+        }
+        batch.put(META, STANDING, disk::encode(&core));
+        if Revision(revision) > before {
+            let record = [&core.log_time.to_be_bytes()[..], &lines].concat();
+            batch.put(CHANGES, revision.to_be_bytes(), record);
+            let dropped = self.replica.history().push(Entry {
+                revision: Revision(revision),
+                at: Timestamp(core.log_time),
+                lines: Bytes::from(lines),
+            });
+            for old in dropped {
+                batch.delete(CHANGES, old.0.to_be_bytes());
+            }
+        }
+    }
+}
+
+/// Where an object is kept, its record, and its line in the watch.
+fn put(object: &Object, revision: u64) -> (String, Vec<u8>, WatchLine) {
+    match object {
+        Object::App(app) => {
+            let object = AppBody::stored(app);
+            let record = disk::encode(&object);
+            (
+                key('a', app.id.as_str()),
+                record,
+                WatchLine::App { revision, object },
+            )
+        }
+        Object::Fn(function) => {
+            let object = FnBody::stored(function);
+            let record = disk::encode(&object);
+            (
+                key('f', function.id.as_str()),
+                record,
+                WatchLine::Fn { revision, object },
+            )
+        }
+        Object::Trigger(trigger) => {
+            let object = TriggerBody::stored(trigger);
+            let record = disk::encode(&object);
+            (
+                key('t', trigger.id.as_str()),
+                record,
+                WatchLine::Trigger { revision, object },
+            )
+        }
+        Object::Region(region) => {
+            let object = RegionBody::from(region);
+            let record = disk::encode(&object);
+            (
+                key('r', region.name.as_str()),
+                record,
+                WatchLine::Region { revision, object },
+            )
+        }
+    }
+}
+
+fn id_key(object: &ObjectId) -> String {
+    let kind = match object {
+        ObjectId::App(_) => 'a',
+        ObjectId::Fn(_) => 'f',
+        ObjectId::Trigger(_) => 't',
+    };
+    key(kind, object.as_str())
+}
+
+/// Notes what a command changed of the steering view.
+fn note(placed: &mut Placed, changes: &[Change], revision: Revision) {
+    for change in changes {
+        match change {
+            Change::Put(Object::Region(_)) => placed.region_changed(revision),
+            Change::Put(Object::App(app)) => {
+                placed.put(app.id.as_str(), &app.annotations, revision);
+            }
+            Change::Put(Object::Fn(function)) => {
+                placed.put(function.id.as_str(), &function.annotations, revision);
+            }
+            Change::Deleted { object, .. } => placed.deleted(object.as_str(), revision),
+            Change::Put(Object::Trigger(_))
+            | Change::Bundle { .. }
+            | Change::Session(_)
+            | Change::SessionGone { .. }
+            | Change::Counters { .. } => {}
+        }
+    }
+}
+
+impl StateMachine for Machine {
+    type Outcome = Outcome;
+
+    fn apply(
+        &mut self,
+        index: LogIndex,
+        payload: &[u8],
+        batch: &mut StateBatch<'_>,
+    ) -> Result<Outcome, ApplyError> {
+        let envelope = disk::decode_envelope(payload).map_err(|error| unreadable(index, &error))?;
+        let (before, standing, applied) = self.replica.write(|core| {
+            let before = core.state.revision();
+            let applied = core.state.apply(index.0, &envelope);
+            let revision = core.state.revision();
+            note(&mut core.placed, &applied.changes, revision);
+            (before, core.standing(), applied)
+        });
+        if !applied.changes.is_empty() {
+            self.keep(&applied.changes, (before, standing), batch);
+        }
+        metrics::counter!("tradewind_commands_applied_total").increment(1);
+        Ok(applied.outcome)
+    }
+
+    fn committed(&mut self, applied: LogIndex) {
+        let (revision, steering) = self
+            .replica
+            .read_core(|core| (core.state.revision(), core.placed.revision()));
+        self.replica.position.send_replace(Position {
+            index: applied.0,
+            revision,
+            steering,
+        });
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let (parts, steering) = self
+            .replica
+            .read_core(|core| (core.state.parts(), core.placed.revision()));
+        disk::encode_snapshot(&parts, steering)
+    }
+
+    fn restore(&mut self, snapshot: &[u8], batch: &mut StateBatch<'_>) -> Result<(), ApplyError> {
+        let (parts, steering) =
+            disk::decode_snapshot(snapshot).map_err(|error| unreadable(LogIndex(0), &error))?;
+        for family in FAMILIES {
+            batch.clear(family);
+        }
+        let apps = parts.apps.iter().cloned().map(Object::App);
+        let fns = parts.fns.iter().cloned().map(Object::Fn);
+        let triggers = parts.triggers.iter().cloned().map(Object::Trigger);
+        let regions = parts.regions.iter().cloned().map(Object::Region);
+        for object in apps.chain(fns).chain(triggers).chain(regions) {
+            let (key, record, _) = put(&object, parts.revision.0);
+            batch.put(OBJECTS, key, record);
+        }
+        for (digest, size) in &parts.bundles {
+            batch.put(
+                BUNDLES,
+                digest.to_string(),
+                disk::encode_bundle(*digest, *size),
+            );
+        }
+        for session in &parts.sessions {
+            let record = disk::encode_session(session);
+            batch.put(SESSIONS, session.index.to_be_bytes(), record);
+        }
+        let revision = parts.revision;
+        let state = State::restore(parts);
+        let placed = Placed::of(state.catalog(), steering);
+        let core = Core { state, placed };
+        batch.put(META, STANDING, disk::encode(&core.standing()));
+        self.replica.write(|held| *held = core);
+        self.replica.history().restart(revision);
+        Ok(())
+    }
+}
+
+fn unreadable(index: LogIndex, error: &DecodeError) -> ApplyError {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+    ApplyError {
+        index: index.0,
+        problem: format!("{error}{}", source.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,760 @@
+//! How commands, outcomes and objects look in the log, on disk and between nodes.
+//!
+//! Self-describing JSON: a node must be able to say what it does not know, and an operator to read
+//! a log entry. Every command has a name; one that this node does not know stops it, because to
+//! skip it would let its state part from the others' for good.
+
+use std::collections::BTreeMap;
+
+use api_types::{
+    AppId, Digest, FnId, Location, Refusal, RefusalKind, RegionName, Revision, Timestamp, TriggerId,
+};
+use api_wire::fns::StoredError;
+use api_wire::planes::{RegionBody, RegisterRegion, VerdictBody, WatchLine};
+use api_wire::{AppBody, FnBody, TriggerBody};
+use global_plane_state::{
+    AppDraft, Command, Envelope, FnDraft, Outcome, Preconditions, RegionDraft, Reply, RequestId,
+    Session, StateParts, TriggerDraft,
+};
+use serde::{Deserialize, Serialize};
+
+/// The newest envelope this node reads and the one it writes.
+pub const FORMAT: u16 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("log entry is of format {found}; this node reads up to {FORMAT} and must be upgraded")]
+    Format { found: u64 },
+    #[error(
+        "log entry holds the command {command:?}, which this node does not know; it must be upgraded"
+    )]
+    UnknownCommand { command: String },
+    #[error("{what} is corrupt")]
+    Json {
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("{what} is corrupt: {field}")]
+    Field {
+        what: &'static str,
+        field: &'static str,
+    },
+    #[error("a stored object is corrupt")]
+    Object(#[from] StoredError),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EnvelopeForm {
+    format: u16,
+    request: String,
+    log_time: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    if_match: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    if_none_match_any: bool,
+    command: CommandForm,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case", deny_unknown_fields)]
+enum CommandForm {
+    CreateApp {
+        id: String,
+        draft: AppDraftForm,
+    },
+    UpdateApp {
+        id: String,
+        change: AppDraftForm,
+    },
+    DeleteApp {
+        id: String,
+    },
+    CreateFn {
+        id: String,
+        draft: FnDraftForm,
+    },
+    UpdateFn {
+        id: String,
+        change: FnDraftForm,
+    },
+    DeleteFn {
+        id: String,
+    },
+    CreateTrigger {
+        id: String,
+        draft: TriggerDraftForm,
+    },
+    UpdateTrigger {
+        id: String,
+        change: TriggerDraftForm,
+    },
+    DeleteTrigger {
+        id: String,
+    },
+    RegisterRegion {
+        region: RegisterRegion,
+    },
+    SetDrained {
+        region: String,
+        drained: bool,
+    },
+    SetVerdicts {
+        verdicts: Vec<(String, VerdictBody)>,
+    },
+    AddBundle {
+        digest: String,
+        size: u64,
+    },
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AppDraftForm {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<BTreeMap<String, Option<String>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    syslog_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shape: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct FnDraftForm {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_secs: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_timeout_secs: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<BTreeMap<String, Option<String>>>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TriggerDraftForm {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fn_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<BTreeMap<String, Option<String>>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    created_at_given: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    updated_at_given: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum OutcomeForm {
+    Done(ReplyForm),
+    Refused { kind: RefusalForm, message: String },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ReplyForm {
+    App(AppBody),
+    Fn(FnBody),
+    Trigger(TriggerBody),
+    Region(RegionBody),
+    Deleted(u64),
+    Done(u64),
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RefusalForm {
+    Invalid,
+    NotFound,
+    Conflict,
+    Precondition,
+    Full,
+}
+
+impl From<RefusalKind> for RefusalForm {
+    fn from(kind: RefusalKind) -> Self {
+        match kind {
+            RefusalKind::Invalid => Self::Invalid,
+            RefusalKind::NotFound => Self::NotFound,
+            RefusalKind::Conflict => Self::Conflict,
+            RefusalKind::Precondition => Self::Precondition,
+            RefusalKind::Full => Self::Full,
+        }
+    }
+}
+
+impl From<RefusalForm> for RefusalKind {
+    fn from(kind: RefusalForm) -> Self {
+        match kind {
+            RefusalForm::Invalid => Self::Invalid,
+            RefusalForm::NotFound => Self::NotFound,
+            RefusalForm::Conflict => Self::Conflict,
+            RefusalForm::Precondition => Self::Precondition,
+            RefusalForm::Full => Self::Full,
+        }
+    }
+}
+
+impl From<AppDraft> for AppDraftForm {
+    fn from(draft: AppDraft) -> Self {
+        Self {
+            id: draft.id,
+            name: draft.name,
+            config: draft.config,
+            annotations: draft.annotations,
+            syslog_url: draft.syslog_url,
+            shape: draft.shape,
+        }
+    }
+}
+
+impl From<AppDraftForm> for AppDraft {
+    fn from(draft: AppDraftForm) -> Self {
+        Self {
+            id: draft.id,
+            name: draft.name,
+            config: draft.config,
+            annotations: draft.annotations,
+            syslog_url: draft.syslog_url,
+            shape: draft.shape,
+        }
+    }
+}
+
+impl From<FnDraft> for FnDraftForm {
+    fn from(draft: FnDraft) -> Self {
+        Self {
+            id: draft.id,
+            name: draft.name,
+            app_id: draft.app_id,
+            image: draft.image,
+            memory: draft.memory,
+            timeout_secs: draft.timeout_secs,
+            idle_timeout_secs: draft.idle_timeout_secs,
+            config: draft.config,
+            annotations: draft.annotations,
+        }
+    }
+}
+
+impl From<FnDraftForm> for FnDraft {
+    fn from(draft: FnDraftForm) -> Self {
+        Self {
+            id: draft.id,
+            name: draft.name,
+            app_id: draft.app_id,
+            image: draft.image,
+            memory: draft.memory,
+            timeout_secs: draft.timeout_secs,
+            idle_timeout_secs: draft.idle_timeout_secs,
+            config: draft.config,
+            annotations: draft.annotations,
+        }
+    }
+}
+
+impl From<TriggerDraft> for TriggerDraftForm {
+    fn from(draft: TriggerDraft) -> Self {
+        Self {
+            id: draft.id,
+            name: draft.name,
+            app_id: draft.app_id,
+            fn_id: draft.fn_id,
+            kind: draft.kind,
+            source: draft.source,
+            annotations: draft.annotations,
+            created_at_given: draft.created_at_given,
+            updated_at_given: draft.updated_at_given,
+        }
+    }
+}
+
+impl From<TriggerDraftForm> for TriggerDraft {
+    fn from(draft: TriggerDraftForm) -> Self {
+        Self {
+            id: draft.id,
+            name: draft.name,
+            app_id: draft.app_id,
+            fn_id: draft.fn_id,
+            kind: draft.kind,
+            source: draft.source,
+            annotations: draft.annotations,
+            created_at_given: draft.created_at_given,
+            updated_at_given: draft.updated_at_given,
+        }
+    }
+}
+
+impl From<Command> for CommandForm {
+    fn from(command: Command) -> Self {
+        match command {
+            Command::CreateApp { id, draft } => Self::CreateApp {
+                id: id.to_string(),
+                draft: draft.into(),
+            },
+            Command::UpdateApp { id, change } => Self::UpdateApp {
+                id: id.to_string(),
+                change: change.into(),
+            },
+            Command::DeleteApp { id } => Self::DeleteApp { id: id.to_string() },
+            Command::CreateFn { id, draft } => Self::CreateFn {
+                id: id.to_string(),
+                draft: draft.into(),
+            },
+            Command::UpdateFn { id, change } => Self::UpdateFn {
+                id: id.to_string(),
+                change: change.into(),
+            },
+            Command::DeleteFn { id } => Self::DeleteFn { id: id.to_string() },
+            Command::CreateTrigger { id, draft } => Self::CreateTrigger {
+                id: id.to_string(),
+                draft: draft.into(),
+            },
+            Command::UpdateTrigger { id, change } => Self::UpdateTrigger {
+                id: id.to_string(),
+                change: change.into(),
+            },
+            Command::DeleteTrigger { id } => Self::DeleteTrigger { id: id.to_string() },
+            Command::RegisterRegion { region } => Self::RegisterRegion {
+                region: RegisterRegion {
+                    name: region.name.to_string(),
+                    ipv4: region.ipv4,
+                    ipv6: region.ipv6,
+                    gateway: region.gateway,
+                    admin: region.admin,
+                    latitude: region.location.latitude,
+                    longitude: region.location.longitude,
+                    labels: region.labels,
+                },
+            },
+            Command::SetDrained { region, drained } => Self::SetDrained {
+                region: region.to_string(),
+                drained,
+            },
+            Command::SetVerdicts { verdicts } => Self::SetVerdicts {
+                verdicts: verdicts
+                    .into_iter()
+                    .map(|(region, verdict)| (region.to_string(), verdict.into()))
+                    .collect(),
+            },
+            Command::AddBundle { digest, size } => Self::AddBundle {
+                digest: digest.to_string(),
+                size,
+            },
+        }
+    }
+}
+
+impl TryFrom<CommandForm> for Command {
+    type Error = DecodeError;
+
+    fn try_from(form: CommandForm) -> Result<Self, DecodeError> {
+        Ok(match form {
+            CommandForm::CreateApp { id, draft } => Self::CreateApp {
+                id: AppId::new(id),
+                draft: draft.into(),
+            },
+            CommandForm::UpdateApp { id, change } => Self::UpdateApp {
+                id: AppId::new(id),
+                change: change.into(),
+            },
+            CommandForm::DeleteApp { id } => Self::DeleteApp { id: AppId::new(id) },
+            CommandForm::CreateFn { id, draft } => Self::CreateFn {
+                id: FnId::new(id),
+                draft: draft.into(),
+            },
+            CommandForm::UpdateFn { id, change } => Self::UpdateFn {
+                id: FnId::new(id),
+                change: change.into(),
+            },
+            CommandForm::DeleteFn { id } => Self::DeleteFn { id: FnId::new(id) },
+            CommandForm::CreateTrigger { id, draft } => Self::CreateTrigger {
+                id: TriggerId::new(id),
+                draft: draft.into(),
+            },
+            CommandForm::UpdateTrigger { id, change } => Self::UpdateTrigger {
+                id: TriggerId::new(id),
+                change: change.into(),
+            },
+            CommandForm::DeleteTrigger { id } => Self::DeleteTrigger {
+                id: TriggerId::new(id),
+            },
+            CommandForm::RegisterRegion { region } => Self::RegisterRegion {
+                region: region_draft(region).map_err(|_| garbled("region"))?,
+            },
+            CommandForm::SetDrained { region, drained } => Self::SetDrained {
+                region: region_name(&region)?,
+                drained,
+            },
+            CommandForm::SetVerdicts { verdicts } => Self::SetVerdicts {
+                verdicts: verdicts
+                    .into_iter()
+                    .map(|(region, verdict)| Ok((region_name(&region)?, verdict.into())))
+                    .collect::<Result<_, DecodeError>>()?,
+            },
+            CommandForm::AddBundle { digest, size } => Self::AddBundle {
+                digest: digest_of(&digest)?,
+                size,
+            },
+        })
+    }
+}
+
+/// A region's registration, its place to the micro-degree.
+///
+/// Decimals that short are read back as the very number that was written (serde_json's general
+/// reader may be off by one in the last bit), so a state that went through a disk or a snapshot
+/// seals the same views as one that did not. A micro-degree is 11 cm.
+///
+/// # Errors
+/// If the name is none.
+pub fn region_draft(
+    region: RegisterRegion,
+) -> Result<RegionDraft, api_types::region::RegionNameError> {
+    Ok(RegionDraft {
+        name: region.name.parse()?,
+        ipv4: region.ipv4,
+        ipv6: region.ipv6,
+        gateway: region.gateway,
+        admin: region.admin,
+        location: Location {
+            latitude: micro_degrees(region.latitude),
+            longitude: micro_degrees(region.longitude),
+        },
+        labels: region.labels,
+    })
+}
+
+fn micro_degrees(degrees: f64) -> f64 {
+    (degrees * 1e6).round() / 1e6
+}
+
+fn garbled(field: &'static str) -> DecodeError {
+    DecodeError::Field {
+        what: "a record",
+        field,
+    }
+}
+
+fn region_name(text: &str) -> Result<RegionName, DecodeError> {
+    text.parse().map_err(|_| garbled("region"))
+}
+
+fn digest_of(text: &str) -> Result<Digest, DecodeError> {
+    text.parse().map_err(|_| garbled("digest"))
+}
+
+/// An envelope for the log or for the leader.
+#[must_use]
+pub fn encode_envelope(envelope: &Envelope) -> Vec<u8> {
+    encode(&EnvelopeForm {
+        format: envelope.format,
+        request: envelope.request.0.clone(),
+        log_time: envelope.log_time.0,
+        if_match: envelope.preconditions.if_match.map(|revision| revision.0),
+        if_none_match_any: envelope.preconditions.if_none_match_any,
+        command: envelope.command.clone().into(),
+    })
+}
+
+/// # Errors
+/// If it is corrupt, or of a newer program than this.
+pub fn decode_envelope(bytes: &[u8]) -> Result<Envelope, DecodeError> {
+    let form = match serde_json::from_slice::<EnvelopeForm>(bytes) {
+        Ok(form) if form.format <= FORMAT => form,
+        Ok(form) => {
+            return Err(DecodeError::Format {
+                found: form.format.into(),
+            });
+        }
+        Err(source) => return Err(why_unreadable(bytes, source)),
+    };
+    Ok(Envelope {
+        format: form.format,
+        request: RequestId(form.request),
+        log_time: Timestamp(form.log_time),
+        preconditions: Preconditions {
+            if_match: form.if_match.map(Revision),
+            if_none_match_any: form.if_none_match_any,
+        },
+        command: form.command.try_into()?,
+    })
+}
+
+/// Tells an entry of a newer program from a corrupt one, for the operator who meets it.
+fn why_unreadable(bytes: &[u8], source: serde_json::Error) -> DecodeError {
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else {
+        return DecodeError::Json {
+            what: "a log entry",
+            source,
+        };
+    };
+    if let Some(found) = value["format"]
+        .as_u64()
+        .filter(|found| *found > FORMAT.into())
+    {
+        return DecodeError::Format { found };
+    }
+    match value["command"]["name"].as_str() {
+        Some(command) if source.to_string().contains("unknown variant") => {
+            DecodeError::UnknownCommand {
+                command: command.to_owned(),
+            }
+        }
+        _ => DecodeError::Json {
+            what: "a log entry",
+            source,
+        },
+    }
+}
+
+impl OutcomeForm {
+    fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Ok(Reply::App(app)) => Self::Done(ReplyForm::App(AppBody::stored(app))),
+            Ok(Reply::Fn(function)) => Self::Done(ReplyForm::Fn(FnBody::stored(function))),
+            Ok(Reply::Trigger(trigger)) => {
+                Self::Done(ReplyForm::Trigger(TriggerBody::stored(trigger)))
+            }
+            Ok(Reply::Region(region)) => Self::Done(ReplyForm::Region(region.into())),
+            Ok(Reply::Deleted(revision)) => Self::Done(ReplyForm::Deleted(revision.0)),
+            Ok(Reply::Done(revision)) => Self::Done(ReplyForm::Done(revision.0)),
+            Err(refusal) => Self::Refused {
+                kind: refusal.kind.into(),
+                message: refusal.message.clone(),
+            },
+        }
+    }
+}
+
+impl OutcomeForm {
+    fn outcome(self) -> Result<Outcome, DecodeError> {
+        Ok(match self {
+            Self::Done(ReplyForm::App(app)) => Ok(Reply::App(app.try_into()?)),
+            Self::Done(ReplyForm::Fn(function)) => Ok(Reply::Fn(function.try_into()?)),
+            Self::Done(ReplyForm::Trigger(trigger)) => Ok(Reply::Trigger(trigger.try_into()?)),
+            Self::Done(ReplyForm::Region(region)) => Ok(Reply::Region(region.try_into()?)),
+            Self::Done(ReplyForm::Deleted(revision)) => Ok(Reply::Deleted(Revision(revision))),
+            Self::Done(ReplyForm::Done(revision)) => Ok(Reply::Done(Revision(revision))),
+            Self::Refused { kind, message } => Err(Refusal {
+                kind: kind.into(),
+                message,
+            }),
+        })
+    }
+}
+
+/// An outcome for the node that forwarded the command, which reads it with [`decode_outcome`].
+#[must_use]
+pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
+    encode(&OutcomeForm::of(outcome))
+}
+
+/// # Errors
+/// If it is corrupt.
+pub fn decode_outcome(bytes: &[u8]) -> Result<Outcome, DecodeError> {
+    decode::<OutcomeForm>("an outcome", bytes)?.outcome()
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SessionForm {
+    index: u64,
+    request: String,
+    at: i64,
+    outcome: OutcomeForm,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct BundleForm {
+    digest: String,
+    size: u64,
+}
+
+#[must_use]
+pub fn encode_session(session: &Session) -> Vec<u8> {
+    encode(&session_form(session))
+}
+
+fn session_form(session: &Session) -> SessionForm {
+    SessionForm {
+        index: session.index,
+        request: session.request.0.clone(),
+        at: session.at.0,
+        outcome: OutcomeForm::of(&session.outcome),
+    }
+}
+
+fn session_of(form: SessionForm) -> Result<Session, DecodeError> {
+    Ok(Session {
+        index: form.index,
+        request: RequestId(form.request),
+        at: Timestamp(form.at),
+        outcome: form.outcome.outcome()?,
+    })
+}
+
+/// # Errors
+/// If it is corrupt.
+pub fn decode_session(bytes: &[u8]) -> Result<Session, DecodeError> {
+    session_of(decode("a session", bytes)?)
+}
+
+#[must_use]
+pub fn encode_bundle(digest: Digest, size: u64) -> Vec<u8> {
+    encode(&bundle_form(digest, size))
+}
+
+fn bundle_form(digest: Digest, size: u64) -> BundleForm {
+    BundleForm {
+        digest: digest.to_string(),
+        size,
+    }
+}
+
+fn bundle_of(form: &BundleForm) -> Result<(Digest, u64), DecodeError> {
+    Ok((digest_of(&form.digest)?, form.size))
+}
+
+/// # Errors
+/// If it is corrupt.
+pub fn decode_bundle(bytes: &[u8]) -> Result<(Digest, u64), DecodeError> {
+    bundle_of(&decode("a bundle's record", bytes)?)
+}
+
+/// Where the state stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Standing {
+    pub revision: u64,
+    pub log_time: i64,
+    /// The revision that last changed the steering view.
+    pub steering: u64,
+}
+
+/// A whole state on its way to a node that is too far behind for the log.
+#[derive(Debug, Serialize, Deserialize)]
+struct SnapshotForm {
+    format: u16,
+    cluster_id: String,
+    standing: Standing,
+    apps: Vec<AppBody>,
+    fns: Vec<FnBody>,
+    triggers: Vec<TriggerBody>,
+    regions: Vec<RegionBody>,
+    bundles: Vec<BundleForm>,
+    sessions: Vec<SessionForm>,
+}
+
+#[must_use]
+pub fn encode_snapshot(parts: &StateParts, steering: Revision) -> Vec<u8> {
+    encode(&SnapshotForm {
+        format: FORMAT,
+        cluster_id: parts.cluster_id.clone(),
+        standing: Standing {
+            revision: parts.revision.0,
+            log_time: parts.log_time.0,
+            steering: steering.0,
+        },
+        apps: parts.apps.iter().map(AppBody::stored).collect(),
+        fns: parts.fns.iter().map(FnBody::stored).collect(),
+        triggers: parts.triggers.iter().map(TriggerBody::stored).collect(),
+        regions: parts.regions.iter().map(RegionBody::from).collect(),
+        bundles: parts
+            .bundles
+            .iter()
+            .map(|(digest, size)| bundle_form(*digest, *size))
+            .collect(),
+        sessions: parts.sessions.iter().map(session_form).collect(),
+    })
+}
+
+/// The state and its steering revision.
+///
+/// # Errors
+/// If it is corrupt, or of a newer program than this.
+pub fn decode_snapshot(bytes: &[u8]) -> Result<(StateParts, Revision), DecodeError> {
+    let form: SnapshotForm = decode("a snapshot", bytes)?;
+    if form.format > FORMAT {
+        return Err(DecodeError::Format {
+            found: form.format.into(),
+        });
+    }
+    let parts = StateParts {
+        cluster_id: form.cluster_id,
+        apps: all(form.apps)?,
+        fns: all(form.fns)?,
+        triggers: all(form.triggers)?,
+        regions: all(form.regions)?,
+        bundles: form
+            .bundles
+            .iter()
+            .map(bundle_of)
+            .collect::<Result<_, _>>()?,
+        sessions: form
+            .sessions
+            .into_iter()
+            .map(session_of)
+            .collect::<Result<_, _>>()?,
+        revision: Revision(form.standing.revision),
+        log_time: Timestamp(form.standing.log_time),
+    };
+    Ok((parts, Revision(form.standing.steering)))
+}
+
+fn all<F, T: TryFrom<F, Error = StoredError>>(forms: Vec<F>) -> Result<Vec<T>, DecodeError> {
+    let objects: Result<Vec<T>, StoredError> = forms.into_iter().map(T::try_from).collect();
+    Ok(objects?)
+}
+
+/// A line of the watch as it is kept and sent.
+#[must_use]
+pub fn encode_line(line: &WatchLine) -> Vec<u8> {
+    let mut bytes = encode(line);
+    bytes.push(b'\n');
+    bytes
+}
+
+#[must_use]
+pub fn encode<T: Serialize>(form: &T) -> Vec<u8> {
+    serde_json::to_vec(form).expect("forms are plain data with text keys")
+}
+
+/// # Errors
+/// If the bytes are not what they should be.
+pub fn decode<'a, T: Deserialize<'a>>(
+    what: &'static str,
+    bytes: &'a [u8],
+) -> Result<T, DecodeError> {
+    serde_json::from_slice(bytes).map_err(|source| DecodeError::Json { what, source })
+}
+
+#[cfg(test)]
+mod tests;

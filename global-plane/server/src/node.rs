@@ -1,0 +1,235 @@
+//! One node: what its handlers and loops share, and how it reads and writes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::{App, Catalog, Digest, Revision, dns_label};
+use global_plane_consensus::{Handle, NodeId};
+use global_plane_state::{Command, Envelope, Outcome, State};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::write::Terms;
+use crate::bundles::BundleStore;
+use crate::clock;
+use crate::config::{Config, Member};
+use crate::leader::Leader;
+use crate::machine::{Replica, disk};
+use crate::peers::{PeerError, Peers};
+use crate::relay::Relay;
+use crate::steering::{self, Called};
+use crate::views::Views;
+
+pub use api_fn_http::Consistency;
+use api_fn_http::Unavailable;
+
+pub struct Node {
+    pub config: Config,
+    pub replica: Arc<Replica>,
+    pub consensus: Handle<Outcome>,
+    pub peers: Peers,
+    pub leader: Leader,
+    pub views: Views,
+    pub bundles: BundleStore,
+    pub relay: Relay,
+    pub map: Arc<dns_worldmap::WorldMap>,
+    /// Metadata snapshots built at once: each is a copy of the whole catalog in memory.
+    pub snapshots: Semaphore,
+    pub shutdown: CancellationToken,
+}
+
+/// Raft's state as this node sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Raft<'a> {
+    pub role: &'static str,
+    pub term: u64,
+    pub leader: Option<&'a Member>,
+}
+
+/// How long a write is tried before its client is asked to try again.
+const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a linearizable read waits for a leader to confirm itself.
+const READ_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Between tries of a write while there is no leader; an election takes twenty times as long.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Nobody could confirm the read or take the write in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the global plane has no leader at the moment, try again")]
+pub struct NoLeader;
+
+/// A try of a write that may be repeated under the same request id.
+#[derive(Debug, thiserror::Error)]
+pub enum Again {
+    #[error("no leader is known")]
+    LeaderUnknown,
+    #[error("the leader did not take the write")]
+    Peer(#[source] PeerError),
+    #[error("the leader's answer cannot be read")]
+    Garbled(#[source] disk::DecodeError),
+    #[error("this node did not take the write")]
+    Consensus(#[source] global_plane_consensus::ProposeError),
+}
+
+impl Node {
+    /// Answers from this node's state, once it is known to be no older than the request unless
+    /// `consistency` says that it may be. `answer` runs in the lock and must be short.
+    ///
+    /// # Errors
+    /// If no leader confirms in time.
+    pub async fn read<R>(
+        &self,
+        consistency: Consistency,
+        answer: impl FnOnce(&State) -> R,
+    ) -> Result<R, NoLeader> {
+        if consistency == Consistency::Linearizable {
+            self.confirm().await?;
+        }
+        Ok(self.replica.read(answer))
+    }
+
+    /// Has the command applied, wherever the leader is, and returns once this node has applied it
+    /// too. Every try carries the same request id, so that it happens once.
+    ///
+    /// # Errors
+    /// If no leader answered in time. The write may still happen; a resend with the same
+    /// `Idempotency-Key` finds out.
+    pub async fn write(&self, command: Command, terms: Terms) -> Result<Outcome, NoLeader> {
+        let deadline = Instant::now() + WRITE_DEADLINE;
+        let envelope = Envelope {
+            format: disk::FORMAT,
+            request: terms.request,
+            log_time: clock::now(),
+            preconditions: terms.preconditions,
+            command,
+        };
+        let outcome = loop {
+            let again = match timeout_at(deadline, self.propose(&envelope)).await {
+                Ok(Ok(outcome)) => break outcome,
+                Ok(Err(again)) => again,
+                Err(_) => return Err(NoLeader),
+            };
+            tracing::debug!(request_id = envelope.request.0, error = %again, "write is tried again");
+            metrics::counter!("tradewind_write_retries_total").increment(1);
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(NoLeader);
+            }
+            sleep(RETRY_PAUSE).await;
+        };
+        if let Ok(reply) = &outcome {
+            // The write has happened. If this node lags for longer, only a stale read here may
+            // miss it.
+            let _in_time = timeout_at(deadline, self.replica.reached(reply.revision())).await;
+        }
+        Ok(outcome)
+    }
+
+    /// Tries once, here or at the leader.
+    async fn propose(&self, envelope: &Envelope) -> Result<Outcome, Again> {
+        let Some(leader) = self.raft().leader else {
+            return Err(Again::LeaderUnknown);
+        };
+        if leader.node_id == self.config.node_id {
+            return self.propose_here(envelope).await;
+        }
+        let payload = disk::encode_envelope(envelope);
+        let answer = self.peers.propose(leader, payload, WRITE_DEADLINE).await;
+        let outcome = answer.map_err(Again::Peer)?;
+        disk::decode_outcome(&outcome).map_err(Again::Garbled)
+    }
+
+    /// Tries once, if this node leads.
+    ///
+    /// # Errors
+    /// [`Again`]: it may be repeated under the same request id, and only so.
+    pub async fn propose_here(&self, envelope: &Envelope) -> Result<Outcome, Again> {
+        metrics::counter!("tradewind_proposals_total").increment(1);
+        let payload = disk::encode_envelope(envelope);
+        let proposed = self.consensus.propose(payload).await;
+        let (_, outcome) = proposed.map_err(Again::Consensus)?;
+        Ok(outcome)
+    }
+
+    async fn confirm(&self) -> Result<(), NoLeader> {
+        match self.consensus.read_index(READ_DEADLINE).await {
+            Ok(_) => Ok(()),
+            Err(failed) => {
+                tracing::debug!(error = %failed, "read not confirmed");
+                Err(NoLeader)
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn raft(&self) -> Raft<'_> {
+        let status = self.consensus.status();
+        let status = status.borrow();
+        Raft {
+            role: status.role.as_str(),
+            term: status.term,
+            leader: status.leader.and_then(|NodeId(id)| self.config.member(id)),
+        }
+    }
+
+    /// Where endpoints begin (Fn contract 5.3): `public_url`, and an app with a placement has its own
+    /// name there; else the host that was asked.
+    #[must_use]
+    pub fn base_url(&self, app: Option<&App>, request_host: Option<&str>) -> String {
+        let public = &self.config.public_url;
+        if public.is_empty() {
+            let listen = self.config.api_listen.to_string();
+            return format!("http://{}", request_host.unwrap_or(&listen));
+        }
+        let scheme = public.split("://").next().unwrap_or("https");
+        match app.filter(|app| app.placement().is_some()) {
+            Some(app) if dns_label::app_label(&app.name).is_ok() => {
+                let (zone, port) = (&self.config.zone, self.config.gateway_port);
+                match scheme {
+                    "https" => format!("https://{}.{zone}", app.name),
+                    _ => format!("http://{}.{zone}:{port}", app.name),
+                }
+            }
+            _ => public.clone(),
+        }
+    }
+
+    /// Size of a bundle that a majority has.
+    #[must_use]
+    pub fn knows_bundle(&self, digest: Digest) -> Option<u64> {
+        self.replica.read(|state| state.bundle(&digest))
+    }
+
+    /// Gateways that may serve a call, best first.
+    #[must_use]
+    pub fn steer(&self, client: IpAddr, called: &Called) -> Vec<String> {
+        match &self.views.steering(&self.replica).view {
+            Ok(view) => steering::gateways(view, &self.map, client, called),
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+/// The catalog as the reading half of Fn's API asks for it.
+#[derive(Clone)]
+pub struct Reader(pub Arc<Node>);
+
+impl api_fn_http::Source for Reader {
+    async fn read<R: Send + 'static>(
+        &self,
+        consistency: Consistency,
+        answer: impl FnOnce(&Catalog, Revision) -> R + Send,
+    ) -> Result<R, Unavailable> {
+        let read = self.0.read(consistency, |state| {
+            answer(state.catalog(), state.revision())
+        });
+        read.await.map_err(|none| Unavailable(none.to_string()))
+    }
+
+    fn base_url(&self, app: Option<&App>, request_host: Option<&str>) -> String {
+        self.0.base_url(app, request_host)
+    }
+}

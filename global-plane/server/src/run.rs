@@ -1,0 +1,237 @@
+//! A node's life: open, join, serve, hand over, stop.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use daemon::{HttpLimits, Shutdown};
+use dns_worldmap::WorldMap;
+use global_plane_consensus::driver::{self, Handle};
+use global_plane_consensus::node::Settings;
+use global_plane_consensus::store::Identity;
+use global_plane_consensus::transport::{Peers as RaftPeers, Transport};
+use global_plane_consensus::{Driver, NodeId, Store};
+use global_plane_state::Outcome;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::api;
+use crate::bundles::BundleStore;
+use crate::config::Config;
+use crate::leader::{self, Leader};
+use crate::machine::{FAMILIES, Machine, Replica};
+use crate::node::Node;
+use crate::peers::Peers;
+use crate::relay::Relay;
+use crate::views::{Site, Views};
+
+/// Applied entries after which the log is compacted, and what is kept for followers that were away
+/// for a moment: about ten seconds of writes at full speed.
+const COMPACT_EVERY: u64 = 10_000;
+const KEEP: u64 = 10_000;
+
+/// Copies of the whole catalog that may be in memory at once for `/v1/snapshot`.
+const SNAPSHOTS_MAX: usize = 2;
+
+pub fn run(config: Config, shutdown: Shutdown) -> impl Future<Output = anyhow::Result<()>> {
+    Box::pin(live(config, shutdown))
+}
+
+async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let api_listener = daemon::bind(config.api_listen)?;
+    let raft_listener = daemon::bind(config.raft_listen)?;
+    let map = world_map(&config)?;
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("make the data directory {}", config.data_dir.display()))?;
+    let bundles = BundleStore::open(config.data_dir.join("bundles")).context("open the bundles")?;
+
+    let voters: Vec<NodeId> = config
+        .members
+        .iter()
+        .map(|member| NodeId(member.node_id))
+        .collect();
+    let identity = Identity {
+        cluster: config.cluster_id.clone(),
+        node: NodeId(config.node_id),
+    };
+    let (store, persisted) =
+        Store::open(&config.data_dir.join("db"), &identity, &voters, &FAMILIES)?;
+    let replica = Arc::new(Replica::load(
+        &store.reader(),
+        &config.cluster_id,
+        persisted.applied,
+        config.limits.watch_revisions_max,
+    )?);
+    info!(
+        index = %persisted.applied,
+        revision = %replica.position().revision,
+        "state read from disk"
+    );
+    let consensus_config = driver::Config {
+        tick: config.tick(),
+        settings: Settings {
+            id: NodeId(config.node_id),
+            boot: rand::random(),
+            seed: rand::random(),
+            election_ticks: config.election_ticks,
+            heartbeat_ticks: 1,
+        },
+        compact_every: COMPACT_EVERY,
+        keep: KEEP,
+    };
+    let raft = Driver::node(&consensus_config, persisted).context("read the log")?;
+    let (handle, inbox) = Driver::prepare::<Outcome>(&raft, &store);
+    let peers = RaftPeers {
+        cluster: config.cluster_id.clone(),
+        me: NodeId(config.node_id),
+        addresses: raft_addresses(&config).await?,
+    };
+    let mut transport_tasks = JoinSet::new();
+    let deliver = {
+        let handle = handle.clone();
+        Arc::new(move |incoming| handle.deliver(incoming))
+    };
+    let transport = Transport::start(&peers, raft_listener, deliver, &mut transport_tasks);
+    let machine = Machine::new(Arc::clone(&replica));
+    let driver = Driver::start(consensus_config, raft, store, machine, transport, inbox);
+
+    let node = Arc::new(Node {
+        views: Views::new(Site {
+            cluster_id: config.cluster_id.clone(),
+            zone: config.zone.clone(),
+            gateway_port: config.gateway_port,
+            map_sha256: map.sha256(),
+        }),
+        peers: Peers::new().context("start the HTTP client")?,
+        relay: Relay::new(),
+        leader: Leader::new(),
+        snapshots: Semaphore::new(SNAPSHOTS_MAX),
+        shutdown: shutdown.child_token(),
+        consensus: handle.clone(),
+        replica,
+        bundles,
+        map,
+        config,
+    });
+    let served = serve(&node, api_listener, &shutdown).await;
+
+    handle.shutdown();
+    tokio::task::spawn_blocking(move || driver.join())
+        .await
+        .context("wait for the consensus thread")?;
+    transport_tasks.shutdown().await;
+    served
+}
+
+/// Runs the node's tasks until the shutdown, then hands leadership on while they drain.
+async fn serve(
+    node: &Arc<Node>,
+    listener: tokio::net::TcpListener,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let mut tasks = JoinSet::new();
+    let drained = shutdown.child_token();
+    let router = api::router(node);
+    let http = daemon::serve(listener, router, drained, HttpLimits::default());
+    tasks.spawn(async move { http.await.context("serve the API") });
+    let judging = Arc::clone(node);
+    tasks.spawn(async move {
+        leader::run(judging).await;
+        Ok(())
+    });
+    let counting = Arc::clone(node);
+    tasks.spawn(async move {
+        count(&counting).await;
+        Ok(())
+    });
+    info!(api = %node.config.api_listen, raft = %node.config.raft_listen, "serving");
+
+    let unasked = tokio::select! {
+        () = shutdown.cancelled() => None,
+        ended = tasks.join_next() => ended,
+    };
+    shutdown.begin();
+    hand_over(&node.consensus).await;
+    let mut result = match unasked {
+        None => Ok(()),
+        Some(ended) => ended
+            .context("a task failed")
+            .flatten()
+            .and_then(|()| anyhow::bail!("a task ended unasked")),
+    };
+    while let Some(ended) = tasks.join_next().await {
+        result = result.and(ended.context("a task failed").flatten());
+    }
+    result
+}
+
+async fn hand_over(consensus: &Handle<Outcome>) {
+    use global_plane_consensus::driver::TransferError;
+
+    match consensus.transfer_leadership().await {
+        Ok(()) => info!("handed leadership on"),
+        Err(TransferError::NotLeader) => {}
+        Err(error @ TransferError::NotTaken) => warn!(%error, "leadership not handed on"),
+    }
+}
+
+/// Keeps the gauges of Raft's state true.
+async fn count(node: &Node) {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = node.shutdown.cancelled() => return,
+        }
+        let status = node.consensus.status();
+        let (term, leads, applied) = {
+            let status = status.borrow();
+            let leads = status.role == global_plane_consensus::Role::Leader;
+            (status.term, leads, status.applied.0)
+        };
+        let (readies, fsyncs) = node.consensus.counts();
+        let revision = node.replica.position().revision.0;
+        metrics::gauge!("tradewind_raft_term").set(float(term));
+        metrics::gauge!("tradewind_raft_leads").set(f64::from(u8::from(leads)));
+        metrics::gauge!("tradewind_raft_applied").set(float(applied));
+        metrics::gauge!("tradewind_revision").set(float(revision));
+        metrics::counter!("tradewind_raft_readies_total").absolute(readies);
+        metrics::counter!("tradewind_raft_fsyncs_total").absolute(fsyncs);
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; positions stay far below 2^53"
+)]
+fn float(position: u64) -> f64 {
+    position as f64
+}
+
+fn world_map(config: &Config) -> anyhow::Result<Arc<WorldMap>> {
+    let path = &config.worldmap.path;
+    if path.is_empty() {
+        return Ok(WorldMap::built_in());
+    }
+    let map = WorldMap::open(Path::new(path)).with_context(|| format!("open world map {path}"))?;
+    Ok(Arc::new(map))
+}
+
+/// Members may be named by host; names are looked up once, at the start.
+async fn raft_addresses(config: &Config) -> anyhow::Result<BTreeMap<NodeId, SocketAddr>> {
+    let mut addresses = BTreeMap::new();
+    for member in &config.members {
+        let mut found = tokio::net::lookup_host(&member.raft)
+            .await
+            .with_context(|| format!("look up member {} at {}", member.name, member.raft))?;
+        let address = found
+            .next()
+            .with_context(|| format!("{} has no address", member.raft))?;
+        addresses.insert(NodeId(member.node_id), address);
+    }
+    Ok(addresses)
+}

@@ -1,0 +1,10 @@
+//! The global plane as three real processes on loopback addresses of their own.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bundles;
+mod fn_api;
+mod nodes;
+mod starting;
+mod steering;
+mod watch;
+mod writes;
