@@ -1,26 +1,40 @@
-//! From refusals to statuses and Fn's error bodies (Fn contract 1.2).
+//! Errors as Fn shows them, and the one place that chooses their statuses.
 
 use api_types::{Refusal, RefusalKind};
 use api_wire::fns::ErrorBody;
-use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::StatusCode;
+use http::header::{HeaderValue, RETRY_AFTER};
 
-use crate::Unavailable;
+use crate::{Unavailable, body};
 
+/// A status and `{"message":"…"}` (Fn contract 1.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     pub status: StatusCode,
     pub message: String,
+    /// Seconds, for `Retry-After`.
+    pub retry_after_secs: Option<u32>,
 }
 
 impl ApiError {
+    #[must_use]
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
             message: message.into(),
+            retry_after_secs: None,
         }
+    }
+
+    #[must_use]
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    #[must_use]
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
     }
 }
 
@@ -33,52 +47,29 @@ impl From<Refusal> for ApiError {
             RefusalKind::Precondition => StatusCode::PRECONDITION_FAILED,
             RefusalKind::Full => StatusCode::INSUFFICIENT_STORAGE,
         };
-        Self {
-            status,
-            message: refusal.message,
-        }
+        Self::new(status, refusal.message)
     }
 }
 
 impl From<Unavailable> for ApiError {
     fn from(unavailable: Unavailable) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, unavailable.to_string())
+        Self {
+            // An election takes about a second.
+            retry_after_secs: Some(1),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, unavailable.0)
+        }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (
-            self.status,
-            Json(ErrorBody {
-                message: self.message,
-            }),
-        )
-            .into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            // An election takes about a second.
+        let message = self.message;
+        let mut response = body::json(self.status, &ErrorBody { message });
+        if let Some(secs) = self.retry_after_secs {
             response
                 .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                .insert(RETRY_AFTER, HeaderValue::from(secs));
         }
         response
     }
-}
-
-/// The answer to a path that nothing serves.
-#[must_use]
-pub fn path_not_found(method: &Method, uri: &Uri) -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        format!("Path not found: {method} {}", uri.path()),
-    )
-}
-
-/// The answer to a method that a path does not take.
-#[must_use]
-pub fn method_not_allowed(method: &Method, uri: &Uri) -> ApiError {
-    ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        format!("Method not allowed: {method} {}", uri.path()),
-    )
 }

@@ -1,46 +1,63 @@
-//! The read half of Fn's v2 API (Fn contract 1 to 5) over a catalog, and what its write half shares.
+//! The half of Fn's v2 API that reads (Fn contract 1 to 5), and what the writing half shares with
+//! it: errors, bodies, and what is added to objects when they are shown.
 //!
-//! Two servers have it: global nodes over the replicated state, regions over their replica. It
-//! chooses the HTTP status of every refusal, and nothing else does.
+//! A global node and a region answer alike, each from its own [`Source`]. This crate does not know
+//! where a catalog comes from, how fresh it is, or what may be written to it.
 
 pub mod body;
+pub mod conventions;
+pub mod decorate;
 pub mod error;
 pub mod reads;
-pub mod shown;
+
+use std::fmt;
 
 use api_types::{App, Catalog, Revision};
+use http::HeaderName;
 
 pub use error::ApiError;
 pub use reads::reads;
 
-/// The version of Fn's server whose API this is (Fn contract, head).
+/// On every answer: the revision of the state that was asked.
+pub const REVISION: HeaderName = HeaderName::from_static("tradewind-revision");
+
+/// The Fn server whose API this is; `fn version` shows it.
 pub const FN_VERSION: &str = "0.3.753";
 
-/// How fresh an answer must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Consistency {
-    /// Everything acknowledged before the request is in it.
-    #[default]
-    Linearizable,
-    /// Whatever this node has.
-    Stale,
-}
-
-/// Nobody can vouch for an answer at the moment; the client should ask again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no leader can be reached at the moment; ask again, or read with ?consistency=stale")]
-pub struct Unavailable;
-
-/// A catalog that can be read.
+/// Where reads find a catalog.
 pub trait Source: Clone + Send + Sync + 'static {
-    /// Runs `answer` on the catalog; it is short, because a lock may be held meanwhile.
+    /// Answers from the catalog. The source may hold a lock meanwhile, so `answer` builds a page at
+    /// most.
     fn read<R: Send + 'static>(
         &self,
         consistency: Consistency,
         answer: impl FnOnce(&Catalog, Revision) -> R + Send,
     ) -> impl Future<Output = Result<R, Unavailable>> + Send;
 
-    /// The start of endpoint URLs (Fn contract 5.3): the public URL, else one made of the request's
-    /// host.
+    /// What endpoint annotations start with, without a final slash (Fn contract 5.3). `request_host`
+    /// is the request's `Host`; `app` the one whose function is called, if it is known.
     fn base_url(&self, app: Option<&App>, request_host: Option<&str>) -> String;
 }
+
+/// `?consistency=`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// Nothing that was written before the request is missing, as far as the source can promise.
+    #[default]
+    Linearizable,
+    /// `stale`: whatever the answering node has.
+    Stale,
+}
+
+/// The source cannot answer now; the text is shown, and the client is asked to come back in a
+/// second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable(pub String);
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
