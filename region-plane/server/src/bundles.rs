@@ -89,6 +89,8 @@ struct State {
     here: BTreeSet<Digest>,
     /// Downloads under way or waiting for their turn; as many as functions are placed here, at most.
     fetching: BTreeMap<Digest, Fetching>,
+    /// How the last try of each that is wanted and missing failed.
+    problems: BTreeMap<Digest, String>,
 }
 
 struct Fetching {
@@ -134,6 +136,7 @@ impl Bundles {
                 state: Mutex::new(State {
                     here,
                     fetching: BTreeMap::new(),
+                    problems: BTreeMap::new(),
                 }),
                 fetches: TaskTracker::new(),
             }),
@@ -235,12 +238,17 @@ impl Bundles {
             let result = match fetched {
                 Ok(()) => {
                     state.here.insert(digest);
+                    state.problems.remove(&digest);
                     Ok(())
                 }
                 Err(error) => {
                     metrics::counter!("tradewind_region_bundle_failures_total").increment(1);
-                    warn!(%digest, %error, "bundle not fetched");
-                    Err(Arc::from(error.to_string()))
+                    let problem = error.to_string();
+                    // Tried again every few seconds; said again when it says something else.
+                    if state.problems.insert(digest, problem.clone()).as_ref() != Some(&problem) {
+                        warn!(%digest, error = problem, "bundle not fetched");
+                    }
+                    Err(Arc::from(problem))
                 }
             };
             drop(state);

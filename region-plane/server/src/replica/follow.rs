@@ -42,6 +42,7 @@ pub async fn follow(
         replica,
         client,
         backoff: BACKOFF_MIN,
+        last_problem: String::new(),
     };
     loop {
         let broken = tokio::select! {
@@ -61,6 +62,7 @@ struct Follower {
     client: Client,
     wants_snapshot: bool,
     backoff: Duration,
+    last_problem: String,
 }
 
 impl Follower {
@@ -86,6 +88,7 @@ impl Follower {
         loop {
             let line = watch.next().await.map_err(Broken::Asked)?;
             self.backoff = BACKOFF_MIN;
+            self.last_problem.clear();
             let step = self
                 .replica
                 .read(|held| held.line(line))
@@ -125,7 +128,12 @@ impl Follower {
                 Duration::ZERO
             }
             Broken::Asked(error) => {
-                warn!(%error, "not following the global plane");
+                let problem = error.to_string();
+                // A plane that is away for an hour is one line, not a thousand.
+                if self.last_problem != problem {
+                    warn!(error = problem, "not following the global plane");
+                    self.last_problem = problem;
+                }
                 self.next_backoff()
             }
             Broken::Diverged(refused) => {

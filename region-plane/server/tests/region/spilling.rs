@@ -110,6 +110,18 @@ async fn a_call_for_another_region_is_redirected_by_name_or_handed_on() {
     fra.applied(revision).await;
     nrt.applied(revision).await;
 
+    for (region, count) in [(&fra, 0), (&nrt, 1)] {
+        let apps: serde_json::Value = client()
+            .get(format!("{}/v2/apps", region.admin))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        assert_eq!(apps["items"].as_array().unwrap().len(), count, "{apps}");
+    }
+
     let moved = fra.post("/invoke/F?x=1", "x").await;
     assert_eq!(moved.status, 307, "{moved:?}");
     assert_eq!(
