@@ -31,6 +31,9 @@ pub const PAYLOAD_BYTES_MAX: usize = 4 << 20;
 /// An attempt to read that no leader confirmed is asked again, with a fresh context.
 const READ_ATTEMPT: Duration = Duration::from_millis(400);
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
+/// The log is held in memory; beyond this, followers that are far behind are sent the state instead.
+/// Looked at once a tick, so a tick's worth of proposals may come on top.
+const LOG_BYTES_MAX: usize = 64 << 20;
 /// The largest frame over a slow link between continents; the report itself may be lost.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -103,6 +106,8 @@ pub struct Status {
     pub leader: Option<NodeId>,
     pub applied: LogIndex,
     pub committed: LogIndex,
+    /// The log that is still there goes from `first` to `last`.
+    pub first: LogIndex,
     pub last: LogIndex,
     /// Leader only: how far each member is known to be.
     pub matched: BTreeMap<NodeId, LogIndex>,
@@ -393,7 +398,8 @@ impl<M: StateMachine> Runner<M> {
                 return;
             }
             let now = Instant::now();
-            if now >= next_tick {
+            let ticked = now >= next_tick;
+            if ticked {
                 events.push(Event::Tick);
                 // Ticks that a long step missed are not made up for: they would only end terms.
                 next_tick = now + self.config.tick;
@@ -408,7 +414,7 @@ impl<M: StateMachine> Runner<M> {
                     let _ = told.send(Err(ProposeError::Dropped));
                 }
             }
-            self.compact();
+            self.compact(ticked);
             let status = status_of(&self.node);
             self.inbox.publish.send_if_modified(|held| {
                 let changed = *held != status;
@@ -579,14 +585,18 @@ impl<M: StateMachine> Runner<M> {
         }
     }
 
-    fn compact(&mut self) {
+    fn compact(&mut self, ticked: bool) {
         let applied = self.node.applied().0;
-        if applied.saturating_sub(self.node.first_index().0)
-            >= self.config.compact_every + self.config.keep
-        {
-            let to = LogIndex(applied - self.config.keep);
-            self.step(vec![Event::Compact { to }]);
-        }
+        let first = self.node.first_index().0;
+        let to = if applied.saturating_sub(first) >= self.config.compact_every + self.config.keep {
+            applied - self.config.keep
+        } else if ticked && applied > first && self.node.log_bytes() > LOG_BYTES_MAX {
+            // Few but large commands: the older half goes, as often as it takes.
+            first + (applied - first) / 2
+        } else {
+            return;
+        };
+        self.step(vec![Event::Compact { to: LogIndex(to) }]);
     }
 
     /// Answers confirmed reads that the state has caught up with; a follower may be told of an index
@@ -637,6 +647,7 @@ fn status_of(node: &Node) -> Status {
         leader: node.leader(),
         applied: node.applied(),
         committed: node.committed(),
+        first: node.first_index(),
         last: node.last_index(),
         matched: if role == Role::Leader {
             node.matched()

@@ -325,6 +325,12 @@ impl Node {
         LogIndex(self.raw.store().first())
     }
 
+    /// Bytes of the commands in the log, which is all in memory. Walks it.
+    #[must_use]
+    pub fn log_bytes(&self) -> usize {
+        self.raw.store().bytes()
+    }
+
     #[must_use]
     pub fn last_index(&self) -> LogIndex {
         LogIndex(self.raw.store().last())
@@ -579,4 +585,116 @@ impl SplitMix {
 #[must_use]
 pub fn voters(conf_state: &ConfState) -> BTreeSet<NodeId> {
     conf_state.voters.iter().copied().map(NodeId).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn follower() -> Node {
+        let settings = Settings {
+            id: NodeId(2),
+            boot: 1,
+            seed: 1,
+            election_ticks: 10,
+            heartbeat_ticks: 1,
+        };
+        let voters = [1, 2, 3].map(NodeId);
+        Node::new(settings, Persisted::bootstrap(&voters)).unwrap()
+    }
+
+    fn message(kind: MessageType) -> Message {
+        let mut message = Message {
+            from: 1,
+            to: 2,
+            term: 2,
+            ..Message::default()
+        };
+        message.set_msg_type(kind);
+        message
+    }
+
+    fn entry(index: u64) -> Entry {
+        Entry {
+            index,
+            term: 2,
+            data: b"value".to_vec(),
+            ..Entry::default()
+        }
+    }
+
+    fn from_leader(message: &Message) -> Event {
+        Event::Message {
+            from: NodeId(1),
+            bytes: message.encode_to_vec().into(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_never_written_with_a_commit_index_beyond_it() {
+        let mut node = follower();
+        let mut snapshot = message(MessageType::MsgSnapshot);
+        let metadata = snapshot.mut_snapshot().mut_metadata();
+        metadata.index = 10;
+        metadata.term = 2;
+        metadata.set_conf_state(ConfState {
+            voters: vec![1, 2, 3],
+            ..ConfState::default()
+        });
+        let mut append = message(MessageType::MsgAppend);
+        append.index = 10;
+        append.log_term = 2;
+        append.commit = 11;
+        append.entries = vec![entry(11)];
+
+        let effects = node.step([from_leader(&snapshot), from_leader(&append)]);
+        let commits: Vec<u64> = effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Install { hard_state, .. } => Some(hard_state.commit),
+                Effect::Persist(write) => write.hard_state.as_ref().map(|state| state.commit),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(commits, [10, 11], "{effects:?}");
+        assert_eq!(node.applied(), LogIndex(11));
+    }
+
+    #[test]
+    fn what_a_peer_may_not_send_changes_nothing() {
+        let mut append = message(MessageType::MsgAppend);
+        append.index = 1;
+        append.log_term = 1;
+        append.entries = vec![entry(2)];
+        let mut proposal = message(MessageType::MsgPropose);
+        proposal.term = 0;
+        proposal.entries = vec![entry(0)];
+        let mut elsewhere = append.clone();
+        elsewhere.to = 3;
+        let mut forged = append.clone();
+        forged.from = 3;
+        for (case, event) in [
+            ("a proposal", from_leader(&proposal)),
+            (
+                "a local message",
+                from_leader(&message(MessageType::MsgHup)),
+            ),
+            ("a message for another node", from_leader(&elsewhere)),
+            ("a message in another's name", from_leader(&forged)),
+            (
+                "no message",
+                Event::Message {
+                    from: NodeId(1),
+                    bytes: Bytes::from_static(b"\xff\xff"),
+                },
+            ),
+        ] {
+            let mut node = follower();
+            let effects = node.step([event]);
+            assert!(effects.is_empty(), "{case}: {effects:?}");
+        }
+        let effects = follower().step([from_leader(&append)]);
+        assert!(!effects.is_empty(), "the leader's own message counts");
+    }
 }

@@ -604,13 +604,49 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_another_node_is_refused() {
+    fn a_directory_of_another_node_or_cluster_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()).unwrap());
-        let error = Store::open(dir.path(), &identity(2), &[NodeId(2)], &["objects"])
-            .err()
-            .unwrap();
-        assert!(matches!(error, StoreError::Identity { .. }), "{error}");
+        let other = Identity {
+            cluster: "other".to_owned(),
+            node: NodeId(1),
+        };
+        for (identity, want) in [
+            (
+                identity(2),
+                "the data directory belongs to node 1 of cluster \"test\", this is node 2 of cluster \"test\"",
+            ),
+            (
+                other,
+                "the data directory belongs to node 1 of cluster \"test\", this is node 1 of cluster \"other\"",
+            ),
+        ] {
+            let opened = Store::open(dir.path(), &identity, &[NodeId(1)], &["objects"]);
+            assert_eq!(opened.err().unwrap().to_string(), want);
+        }
+    }
+
+    #[test]
+    fn a_directory_of_a_newer_program_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let (store, _) = open(dir.path()).unwrap();
+            let newer = checked(format!("{}\n1\ntest", FORMAT + 1).as_bytes());
+            store
+                .db
+                .put_cf(store.family(META), IDENTITY, newer)
+                .unwrap();
+        }
+        let error = open(dir.path()).err().unwrap();
+        assert!(matches!(error, StoreError::Format { found: 2 }), "{error}");
+    }
+
+    #[test]
+    fn no_two_openings_share_a_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        for want in 1..4 {
+            assert_eq!(open(dir.path()).unwrap().0.boots(), want);
+        }
     }
 
     #[test]

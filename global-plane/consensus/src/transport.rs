@@ -319,3 +319,112 @@ async fn read_frame(stream: &mut TcpStream) -> io::Result<Bytes> {
     }
     Ok(bytes.freeze())
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn peers(cluster: &str, me: u64, addresses: &[(u64, SocketAddr)]) -> Peers {
+        Peers {
+            cluster: cluster.to_owned(),
+            me: NodeId(me),
+            addresses: addresses
+                .iter()
+                .map(|(id, at)| (NodeId(*id), *at))
+                .collect(),
+        }
+    }
+
+    /// Node 1 of cluster "ours", which knows node 2, and what it is told.
+    async fn listening(
+        tasks: &mut JoinSet<()>,
+    ) -> (SocketAddr, mpsc::UnboundedReceiver<(NodeId, Bytes)>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (told, heard) = mpsc::unbounded_channel();
+        let deliver: Deliver = Arc::new(move |incoming| {
+            if let Incoming::Message { from, bytes } = incoming {
+                let _ = told.send((from, bytes));
+            }
+        });
+        // Nobody listens where node 2 is said to be; node 1 sends it nothing.
+        let peers = peers("ours", 1, &[(1, address), (2, address)]);
+        tasks.spawn(accept(listener, peers, deliver));
+        (address, heard)
+    }
+
+    async fn dial(address: SocketAddr, cluster: &str, me: u64) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(&hello(&peers(cluster, me, &[])))
+            .await
+            .unwrap();
+        stream
+    }
+
+    async fn write(stream: &mut TcpStream, bytes: &[u8], crc: u32) {
+        stream
+            .write_u32(u32::try_from(bytes.len()).unwrap())
+            .await
+            .unwrap();
+        stream.write_u32(crc).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+    }
+
+    /// The other side has ended the connection.
+    async fn is_closed(stream: &mut TcpStream) -> bool {
+        let mut byte = [0];
+        let read = timeout(PATIENCE, stream.read(&mut byte)).await.unwrap();
+        matches!(read, Ok(0) | Err(_))
+    }
+
+    #[tokio::test]
+    async fn only_members_of_the_same_cluster_are_heard() {
+        let mut tasks = JoinSet::new();
+        let (address, mut heard) = listening(&mut tasks).await;
+        for (case, cluster, me) in [
+            ("another cluster", "theirs", 2),
+            ("no member", "ours", 3),
+            ("oneself", "ours", 1),
+        ] {
+            let mut stream = dial(address, cluster, me).await;
+            write(&mut stream, b"hello", crc32fast::hash(b"hello")).await;
+            assert!(is_closed(&mut stream).await, "{case}");
+        }
+        let mut member = dial(address, "ours", 2).await;
+        write(&mut member, b"hello", crc32fast::hash(b"hello")).await;
+        let first = timeout(PATIENCE, heard.recv()).await.unwrap().unwrap();
+        assert_eq!(first, (NodeId(2), Bytes::from_static(b"hello")));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_or_oversized_frame_ends_the_connection() {
+        let mut tasks = JoinSet::new();
+        let (address, mut heard) = listening(&mut tasks).await;
+        let mut damaged = dial(address, "ours", 2).await;
+        write(&mut damaged, b"hello", crc32fast::hash(b"hullo")).await;
+        assert!(is_closed(&mut damaged).await);
+
+        let mut oversized = dial(address, "ours", 2).await;
+        oversized.write_u32(FRAME_BYTES_MAX + 1).await.unwrap();
+        oversized.write_u32(0).await.unwrap();
+        assert!(is_closed(&mut oversized).await);
+        assert!(heard.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_newer_connection_silences_the_older_one() {
+        let mut tasks = JoinSet::new();
+        let (address, mut heard) = listening(&mut tasks).await;
+        let mut older = dial(address, "ours", 2).await;
+        write(&mut older, b"1", crc32fast::hash(b"1")).await;
+        assert_eq!(heard.recv().await.unwrap().1, Bytes::from_static(b"1"));
+        let mut newer = dial(address, "ours", 2).await;
+        write(&mut newer, b"2", crc32fast::hash(b"2")).await;
+        assert_eq!(heard.recv().await.unwrap().1, Bytes::from_static(b"2"));
+        assert!(is_closed(&mut older).await);
+    }
+}

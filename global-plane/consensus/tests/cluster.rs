@@ -361,6 +361,26 @@ async fn leadership_goes_where_it_is_handed_and_writes_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_commands_are_compacted_before_they_are_many() {
+    let cluster = Cluster::start().await;
+    let text = "x".repeat(4 << 20);
+    let mut last = LogIndex(0);
+    for _ in 0..20 {
+        (last, _) = cluster.propose(&text).await;
+    }
+    let too_large = cluster
+        .handle(cluster.leader().await)
+        .propose(vec![0; (4 << 20) + 1]);
+    let error = too_large.await.unwrap_err();
+    assert_eq!(error, ProposeError::TooLarge { max: 4 << 20 });
+    cluster.all_apply(last).await;
+    for id in [1, 2, 3].map(NodeId) {
+        cluster.wait(id, |status| status.first > LogIndex(2)).await;
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_minority_confirms_nothing() {
     let mut cluster = Cluster::start().await;
     let leader = cluster.leader().await;

@@ -25,6 +25,11 @@ impl MemoryLog {
         self.truncated.0 + 1
     }
 
+    /// What the entries' payloads take.
+    pub fn bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.data.len()).sum()
+    }
+
     pub fn last(&self) -> u64 {
         self.truncated.0 + self.entries.len() as u64
     }
