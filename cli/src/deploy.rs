@@ -16,12 +16,13 @@ use api_bundle::Packed;
 use api_client::{BundleSource, Client};
 use api_types::{AppId, BundleRef, FnId, Revision};
 use api_wire::fns::AnnotationsBody;
+use api_wire::view::SteeringBody;
 use api_wire::{AppBody, FnBody, TriggerBody};
 use serde::Serialize;
 
 use self::func_yaml::FuncYaml;
 use self::step::Step;
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoints, Zone};
 use crate::names;
 use crate::output::Output;
 
@@ -65,6 +66,8 @@ struct Deployed {
     triggers: Vec<TriggerBody>,
     revision: u64,
     bundle_bytes: u64,
+    /// Its triggers under their app's name, for whoever resolves the zone.
+    urls: Vec<String>,
     /// Regions that hold it now; empty with `--no-wait`.
     regions: Vec<String>,
 }
@@ -133,10 +136,19 @@ pub async fn run(args: Args, client: &Client, output: Output) -> anyhow::Result<
             .await?
     };
     // Read again: what a PUT answers lacks the endpoints (Fn contract 3.3).
+    let triggers = client.triggers(&app_id, Some(&fn_id)).await?;
+    let urls = match zone(client).await? {
+        Some(zone) => triggers
+            .iter()
+            .filter_map(|trigger| zone.trigger_url(&args.app, trigger))
+            .collect(),
+        None => Vec::new(),
+    };
     let deployed = Deployed {
         app: args.app,
         function: client.function(&fn_id).await?,
-        triggers: client.triggers(&app_id, Some(&fn_id)).await?,
+        triggers,
+        urls,
         revision: revision.0,
         bundle_bytes: packed.size,
         regions,
@@ -263,6 +275,17 @@ async fn put_trigger(
         .revision)
 }
 
+/// `None` before any region has registered.
+async fn zone(client: &Client) -> anyhow::Result<Option<Zone>> {
+    let view = client.steering(0, Revision(0), Duration::ZERO).await?;
+    let Some(view) = view else { return Ok(None) };
+    let body: SteeringBody = view.open().context("read the steering view")?;
+    Ok(Some(Zone {
+        name: body.zone,
+        gateway_port: body.gateway_port,
+    }))
+}
+
 fn report(deployed: &Deployed, no_wait: bool, output: Output) {
     if output.json {
         output.json(deployed);
@@ -281,6 +304,9 @@ fn report(deployed: &Deployed, no_wait: bool, output: Output) {
     let mut endpoints = Endpoints::of_fn(&deployed.function);
     for trigger in &deployed.triggers {
         endpoints.extend(Endpoints::of_trigger(trigger));
+    }
+    for url in &deployed.urls {
+        endpoints.add("by name".to_owned(), url.clone());
     }
     output.text(&endpoints.to_string());
     output.text(&format!(

@@ -2,14 +2,10 @@
 
 use std::fmt;
 
+use api_types::dns_label;
+use api_types::fns::{HTTP_ENDPOINT_ANNOTATION, INVOKE_ENDPOINT_ANNOTATION};
 use api_wire::fns::AnnotationsBody;
 use api_wire::{FnBody, TriggerBody};
-
-/// Fn contract 5.3.
-const INVOKE: &str = "fnproject.io/fn/invokeEndpoint";
-const TRIGGER: &str = "fnproject.io/trigger/httpEndpoint";
-/// Ours: the name in DNS.
-const DNS_NAME: &str = "tradewind.dev/dns-name";
 
 /// Lines of (what, address).
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,32 +17,52 @@ pub fn annotation(annotations: Option<&AnnotationsBody>, key: &str) -> Option<St
 }
 
 pub fn invoke_endpoint(function: &FnBody) -> Option<String> {
-    annotation(function.annotations.as_ref(), INVOKE)
+    annotation(function.annotations.as_ref(), INVOKE_ENDPOINT_ANNOTATION)
 }
 
 pub fn trigger_endpoint(trigger: &TriggerBody) -> Option<String> {
-    annotation(trigger.annotations.as_ref(), TRIGGER)
+    annotation(trigger.annotations.as_ref(), HTTP_ENDPOINT_ANNOTATION)
+}
+
+/// Where DNS leads: the zone and the port that all gateways have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    pub name: String,
+    pub gateway_port: u16,
+}
+
+impl Zone {
+    /// A trigger under its app's name; `None` if that app can have no name in DNS.
+    pub fn trigger_url(&self, app: &str, trigger: &TriggerBody) -> Option<String> {
+        let label = dns_label::app_label(app).ok()?;
+        let source = trigger.source.as_deref()?;
+        let (zone, port) = (&self.name, self.gateway_port);
+        Some(format!("http://{label}.{zone}:{port}{source}"))
+    }
 }
 
 impl Endpoints {
     pub fn of_fn(function: &FnBody) -> Self {
-        let dns = annotation(function.annotations.as_ref(), DNS_NAME);
-        let lines = [("invoke", invoke_endpoint(function)), ("name", dns)];
-        Self::present(lines.map(|(what, at)| (what.to_owned(), at)))
+        let endpoint = invoke_endpoint(function);
+        Self(
+            endpoint
+                .map(|at| ("invoke".to_owned(), at))
+                .into_iter()
+                .collect(),
+        )
     }
 
     pub fn of_trigger(trigger: &TriggerBody) -> Self {
-        let name = trigger.name.as_deref().unwrap_or_default();
-        let dns = annotation(trigger.annotations.as_ref(), DNS_NAME);
-        Self::present([
-            (format!("trigger {name}"), trigger_endpoint(trigger)),
-            (format!("trigger {name}"), dns),
-        ])
+        let mut endpoints = Self::default();
+        if let Some(at) = trigger_endpoint(trigger) {
+            let name = trigger.name.as_deref().unwrap_or_default();
+            endpoints.add(format!("trigger {name}"), at);
+        }
+        endpoints
     }
 
-    fn present(lines: [(String, Option<String>); 2]) -> Self {
-        let lines = lines.into_iter();
-        Self(lines.filter_map(|(what, at)| Some((what, at?))).collect())
+    pub fn add(&mut self, what: String, at: String) {
+        self.0.push((what, at));
     }
 
     pub fn extend(&mut self, other: Self) {
@@ -61,5 +77,27 @@ impl fmt::Display for Endpoints {
             writeln!(f, "  {what:width$}  {at}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trigger_is_reached_by_its_apps_name_where_that_can_be_one() {
+        let zone = Zone {
+            name: "fn.test".to_owned(),
+            gateway_port: 8080,
+        };
+        let trigger = TriggerBody {
+            source: Some("/hello".to_owned()),
+            ..TriggerBody::default()
+        };
+        assert_eq!(
+            zone.trigger_url("shop", &trigger).as_deref(),
+            Some("http://shop.fn.test:8080/hello")
+        );
+        assert_eq!(zone.trigger_url("My_Shop", &trigger), None);
     }
 }

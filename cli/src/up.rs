@@ -110,7 +110,9 @@ pub async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         globals: args.globals,
         dns: args.dns,
     };
-    federation(shape, Layout { dir }, args.ready_file.as_deref(), output).await
+    let ready_file = args.ready_file.map(std::path::absolute).transpose();
+    let ready_file = ready_file.context("find the ready file's folder")?;
+    federation(shape, Layout { dir }, ready_file, output).await
 }
 
 fn default_dir() -> anyhow::Result<PathBuf> {
@@ -127,7 +129,7 @@ fn default_dir() -> anyhow::Result<PathBuf> {
 async fn federation(
     shape: Shape,
     layout: Layout,
-    ready_file: Option<&Path>,
+    ready_file: Option<PathBuf>,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let signals = Signals::new()?;
@@ -140,7 +142,7 @@ async fn federation(
         let folder = layout.dir.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     }
-    if let Some(file) = ready_file {
+    if let Some(file) = &ready_file {
         remove_if_there(file)?;
     }
     let control = control::listen(&layout.dir)?;
@@ -150,7 +152,7 @@ async fn federation(
         layout,
         parts,
         pids: BTreeMap::new(),
-        ready_file: ready_file.map(Path::to_owned),
+        ready_file,
         ready: false,
         pending: Vec::new(),
         started: Instant::now(),
@@ -445,6 +447,7 @@ impl Up {
             net: self.shape.net,
             globals: self.shape.globals,
             pids: self.pids.clone(),
+            ready_file: self.ready_file.clone(),
         };
         state.write(&self.layout)
     }
@@ -672,7 +675,13 @@ async fn stop(layout: &Layout, output: Output) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let _lock = Lock::take(layout)?;
-    let survivors = State::read(layout)?.map_or_else(Vec::new, |state| state.survivors(layout));
+    let state = State::read(layout)?;
+    let survivors = state
+        .as_ref()
+        .map_or_else(Vec::new, |state| state.survivors(layout));
+    if let Some(file) = state.and_then(|state| state.ready_file) {
+        remove_if_there(&file)?;
+    }
     if survivors.is_empty() {
         output.note(&format!("nothing runs in {dir}"));
         return Ok(ExitCode::SUCCESS);

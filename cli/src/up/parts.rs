@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::{Layout, Part};
 
-/// Daemons finish what is in flight within 10 s; what takes longer is stuck.
-pub const STOP_GRACE: Duration = Duration::from_secs(15);
+/// A region finishes what is in flight within 22 s, the others sooner; what takes longer is stuck.
+pub const STOP_GRACE: Duration = Duration::from_secs(25);
 
 /// Every process that was started and has not been seen to end.
 pub struct Running {

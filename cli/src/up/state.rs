@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ pub struct State {
     pub globals: u8,
     /// Process ids by part.
     pub pids: BTreeMap<String, u32>,
+    /// Says that they are ready, so it must go when they do.
+    pub ready_file: Option<PathBuf>,
 }
 
 impl State {
@@ -160,6 +162,7 @@ mod tests {
             net: Net(127, 44),
             globals: 3,
             pids: BTreeMap::from([("fra".to_owned(), std::process::id())]),
+            ready_file: Some(PathBuf::from("/d/ready.json")),
         };
         state.write(&layout).unwrap();
         assert_eq!(State::read(&layout).unwrap(), Some(state.clone()));
