@@ -8,6 +8,7 @@ pub mod invoke;
 pub mod members;
 pub mod proxy;
 pub mod regions;
+pub mod unread;
 pub mod views;
 pub mod watch;
 pub mod write;
@@ -117,7 +118,9 @@ pub fn router(node: &Arc<Node>) -> Router {
         .merge(streaming)
         .merge(internal::routes(Arc::clone(node)))
         .merge(daemon::operations(ready));
-    conventional(all).layer(middleware::from_fn_with_state(Arc::clone(node), revision))
+    conventional(all)
+        .layer(middleware::from_fn_with_state(Arc::clone(node), revision))
+        .layer(middleware::from_fn(unread::discard))
 }
 
 /// Every response says which state it was made from, or at least which it is no older than.

@@ -104,7 +104,7 @@ impl Relay {
             let mut attempt = Request::new(Retained {
                 slot: Arc::clone(&slot),
                 body: None,
-                hint: hint.clone(),
+                hint,
                 bytes_left: bytes_max,
                 too_large: Arc::clone(&too_large),
             });
@@ -266,7 +266,7 @@ impl http_body::Body for Retained {
     fn size_hint(&self) -> SizeHint {
         match &self.body {
             Some(body) => http_body::Body::size_hint(body),
-            None => self.hint.clone(),
+            None => self.hint,
         }
     }
 }

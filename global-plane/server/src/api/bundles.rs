@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_fn_http::ApiError;
 use api_types::Digest;
 use api_wire::planes::BUNDLE_BYTES_MAX;
 use axum::Json;
@@ -79,7 +80,7 @@ async fn receive(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<(Digest, u64), Response> {
-    let digest = parse(hex)?;
+    let digest = parse(hex).map_err(ApiError::into_response)?;
     let declared = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -92,10 +93,10 @@ async fn receive(
     }
 }
 
-fn parse(hex: &str) -> Result<Digest, Response> {
+fn parse(hex: &str) -> Result<Digest, ApiError> {
     hex.parse()
         .map_err(|problem: api_types::bundle::DigestError| {
-            error(StatusCode::BAD_REQUEST, format!("{hex:?}: {problem}"))
+            ApiError::invalid(format!("{hex:?}: {problem}"))
         })
 }
 
@@ -157,7 +158,7 @@ pub async fn get(
 ) -> Response {
     let digest = match parse(&hex) {
         Ok(digest) => digest,
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     let known = node.knows_bundle(digest);
     if method == Method::HEAD {
@@ -176,7 +177,7 @@ pub async fn get(
 pub async fn get_copy(State(node): State<Arc<Node>>, Path(hex): Path<String>) -> Response {
     match parse(&hex) {
         Ok(digest) => send(&node, digest, &hex).await,
-        Err(refused) => refused,
+        Err(refused) => refused.into_response(),
     }
 }
 

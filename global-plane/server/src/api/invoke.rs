@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use api_fn_http::ApiError;
 use api_types::FnId;
 use axum::extract::{ConnectInfo, Path, Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderMap, RETRY_AFTER};
 
@@ -98,7 +99,7 @@ async fn call(
     }
     let client = match client_of(request.headers(), peer) {
         Ok(client) => client,
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     request.headers_mut().remove(CLIENT);
     request.headers_mut().remove(SPILLED_FROM);
@@ -145,19 +146,14 @@ fn unavailable(message: &str) -> Response {
 
 /// The address to steer for: the peer's, unless a peer on this machine says otherwise.
 /// `X-Forwarded-For` is anyone's word and is not read.
-fn client_of(headers: &HeaderMap, peer: SocketAddr) -> Result<IpAddr, Response> {
+fn client_of(headers: &HeaderMap, peer: SocketAddr) -> Result<IpAddr, ApiError> {
     let peer = peer.ip().to_canonical();
     match headers.get(CLIENT) {
         Some(said) if peer.is_loopback() => said
             .to_str()
             .ok()
             .and_then(|said| said.trim().parse().ok())
-            .ok_or_else(|| {
-                error(
-                    StatusCode::BAD_REQUEST,
-                    "Tradewind-Client is not an IP address",
-                )
-            }),
+            .ok_or_else(|| ApiError::invalid("Tradewind-Client is not an IP address")),
         _ => Ok(peer),
     }
 }

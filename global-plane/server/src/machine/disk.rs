@@ -175,7 +175,7 @@ struct TriggerDraftForm {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum OutcomeForm {
-    Done(ReplyForm),
+    Done(Box<ReplyForm>),
     Refused { kind: RefusalForm, message: String },
 }
 
@@ -539,37 +539,41 @@ fn why_unreadable(bytes: &[u8], source: serde_json::Error) -> DecodeError {
 
 impl OutcomeForm {
     fn of(outcome: &Outcome) -> Self {
-        match outcome {
-            Ok(Reply::App(app)) => Self::Done(ReplyForm::App(AppBody::stored(app))),
-            Ok(Reply::Fn(function)) => Self::Done(ReplyForm::Fn(FnBody::stored(function))),
-            Ok(Reply::Trigger(trigger)) => {
-                Self::Done(ReplyForm::Trigger(TriggerBody::stored(trigger)))
+        let reply = match outcome {
+            Ok(Reply::App(app)) => ReplyForm::App(AppBody::stored(app)),
+            Ok(Reply::Fn(function)) => ReplyForm::Fn(FnBody::stored(function)),
+            Ok(Reply::Trigger(trigger)) => ReplyForm::Trigger(TriggerBody::stored(trigger)),
+            Ok(Reply::Region(region)) => ReplyForm::Region(region.into()),
+            Ok(Reply::Deleted(revision)) => ReplyForm::Deleted(revision.0),
+            Ok(Reply::Done(revision)) => ReplyForm::Done(revision.0),
+            Err(refusal) => {
+                return Self::Refused {
+                    kind: refusal.kind.into(),
+                    message: refusal.message.clone(),
+                };
             }
-            Ok(Reply::Region(region)) => Self::Done(ReplyForm::Region(region.into())),
-            Ok(Reply::Deleted(revision)) => Self::Done(ReplyForm::Deleted(revision.0)),
-            Ok(Reply::Done(revision)) => Self::Done(ReplyForm::Done(revision.0)),
-            Err(refusal) => Self::Refused {
-                kind: refusal.kind.into(),
-                message: refusal.message.clone(),
-            },
-        }
+        };
+        Self::Done(Box::new(reply))
     }
-}
 
-impl OutcomeForm {
     fn outcome(self) -> Result<Outcome, DecodeError> {
-        Ok(match self {
-            Self::Done(ReplyForm::App(app)) => Ok(Reply::App(app.try_into()?)),
-            Self::Done(ReplyForm::Fn(function)) => Ok(Reply::Fn(function.try_into()?)),
-            Self::Done(ReplyForm::Trigger(trigger)) => Ok(Reply::Trigger(trigger.try_into()?)),
-            Self::Done(ReplyForm::Region(region)) => Ok(Reply::Region(region.try_into()?)),
-            Self::Done(ReplyForm::Deleted(revision)) => Ok(Reply::Deleted(Revision(revision))),
-            Self::Done(ReplyForm::Done(revision)) => Ok(Reply::Done(Revision(revision))),
-            Self::Refused { kind, message } => Err(Refusal {
-                kind: kind.into(),
-                message,
-            }),
-        })
+        let reply = match self {
+            Self::Done(reply) => *reply,
+            Self::Refused { kind, message } => {
+                return Ok(Err(Refusal {
+                    kind: kind.into(),
+                    message,
+                }));
+            }
+        };
+        Ok(Ok(match reply {
+            ReplyForm::App(app) => Reply::App(app.try_into()?),
+            ReplyForm::Fn(function) => Reply::Fn(function.try_into()?),
+            ReplyForm::Trigger(trigger) => Reply::Trigger(trigger.try_into()?),
+            ReplyForm::Region(region) => Reply::Region(region.try_into()?),
+            ReplyForm::Deleted(revision) => Reply::Deleted(Revision(revision)),
+            ReplyForm::Done(revision) => Reply::Done(Revision(revision)),
+        }))
     }
 }
 

@@ -311,7 +311,7 @@ async fn the_api_answers_as_fns_contract_says() {
         assert!(message.contains(says), "{case}: {message}");
     }
 
-    let (status, answer) = nodes.post(1, "/v2/apps", json!("x".repeat(2 << 20))).await;
+    let (status, answer) = nodes.post(1, "/v2/apps", json!("x".repeat(7 << 20))).await;
     assert_eq!(status, 413, "{answer}");
     assert!(answer["message"].is_string(), "{answer}");
     let (status, answer) = nodes.get(1, "/").await;

@@ -155,8 +155,15 @@ async fn calls_go_to_the_region_that_dns_would_name() {
     gateway(&mut tasks, "iad", "127.41.22.2:8080").await;
     nodes.register("fra", "127.41.22.1:8080", 50.0, 8.6).await;
     nodes.register("iad", "127.41.22.2:8080", 38.9, -77.4).await;
-    // Registered, never started.
+    // It reports, and nobody listens where it says its gateway is.
     nodes.register("nrt", "127.41.22.3:8080", 35.8, 140.4).await;
+    let apis: Vec<String> = (0..3).map(|node| nodes.api(node)).collect();
+    for region in ["fra", "iad", "nrt"] {
+        tasks.spawn(keep_reporting(region, apis.clone()));
+    }
+    for region in ["fra", "iad", "nrt"] {
+        becomes(&nodes, region, "healthy").await;
+    }
     let placement = json!({"tradewind.dev/placement": {"regions": ["iad"], "strict": true}});
     let app = create(&nodes, 0, "apps", json!({"name": "shop"})).await;
     let placed = create(
