@@ -1,7 +1,9 @@
 //! Code on this region's disk: `bundles/HEX`, one folder a digest, complete or not there.
 //!
 //! A bundle is downloaded to a file, checked against its digest, unpacked beside its place and
-//! renamed into it, so a folder with a digest's name can be believed after any crash.
+//! renamed into it, so a folder with a digest's name can be believed after the process was killed.
+//! After a power cut it cannot: nothing is synced, because that would make a deploy wait for
+//! whatever else the machine writes, and the global plane still has the bundle.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
