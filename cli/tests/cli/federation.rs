@@ -1,6 +1,6 @@
-//! `tradewind up` with real daemons: its whole life, also when it is killed.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! A federation of one region, one global node and one DNS server, run by `tradewind up`.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -11,15 +11,15 @@ use serde_json::Value;
 /// Three daemons on a busy machine; a quiet one needs a few seconds.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-const NET: &str = "127.44";
-
-struct Up {
-    folder: tempfile::TempDir,
-    child: Option<Child>,
+pub struct Up {
+    /// First two octets of its addresses: tests run side by side.
+    net: &'static str,
+    pub folder: tempfile::TempDir,
+    pub child: Option<Child>,
 }
 
 impl Up {
-    fn new() -> Self {
+    pub fn new(net: &'static str) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_tradewind"));
         for daemon in ["tradewind-global", "tradewind-region", "tradewind-dns"] {
             let daemon = program.with_file_name(daemon);
@@ -30,16 +30,17 @@ impl Up {
             );
         }
         Self {
+            net,
             folder: tempfile::tempdir().unwrap(),
             child: None,
         }
     }
 
-    fn dir(&self) -> PathBuf {
+    pub fn dir(&self) -> PathBuf {
         self.folder.path().join("up")
     }
 
-    fn ready_file(&self) -> PathBuf {
+    pub fn ready_file(&self) -> PathBuf {
         self.folder.path().join("ready.json")
     }
 
@@ -49,7 +50,7 @@ impl Up {
             .args([
                 "up",
                 "--net",
-                NET,
+                self.net,
                 "--regions",
                 "1",
                 "--globals",
@@ -64,12 +65,12 @@ impl Up {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
     /// Starts it and returns the processes of its parts once they are ready.
-    fn start(&mut self) -> Vec<i32> {
+    pub fn start(&mut self) -> Vec<i32> {
         let log = std::fs::File::create(self.folder.path().join("up.log")).unwrap();
         let child = self
             .command(&[])
@@ -88,7 +89,7 @@ impl Up {
         self.pids()
     }
 
-    fn pids(&self) -> Vec<i32> {
+    pub fn pids(&self) -> Vec<i32> {
         let text = std::fs::read_to_string(self.ready_file()).unwrap();
         let ready: Value = serde_json::from_str(&text).unwrap();
         ["globals", "dns", "regions"]
@@ -98,12 +99,41 @@ impl Up {
             .collect()
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("up.log")).unwrap_or_default()
     }
 
+    /// Runs another command against it, with `stdin` as its input.
+    pub fn tradewind(&self, args: &[&str], stdin: &str) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tradewind"))
+            .args(args)
+            .env("TRADEWIND_API", format!("http://{}.20.1:7400", self.net))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        // A command that does not read its input may be gone by now.
+        let _unread = input.write_all(stdin.as_bytes());
+        drop(input);
+        child.wait_with_output().unwrap()
+    }
+
+    /// [`Up::tradewind`] that must succeed; what it printed.
+    pub fn tradewind_ok(&self, args: &[&str]) -> String {
+        let output = self.tradewind(args, "");
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// [`Up::tradewind_ok`] with `--json`.
+    pub fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.tradewind_ok(&[args, &["--json"]].concat())).unwrap()
+    }
+
     /// Ends `up` itself.
-    fn signal(&mut self, signal: Signal) {
+    pub fn signal(&mut self, signal: Signal) {
         let child = self.child.as_mut().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -125,7 +155,7 @@ impl Drop for Up {
     }
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");
@@ -133,91 +163,12 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn lives(pid: i32) -> bool {
+pub fn lives(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(") ").next().unwrap_or_default();
     !state.is_empty() && !state.starts_with('Z')
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[test]
-fn a_federation_is_started_mended_lost_and_found() {
-    let mut up = Up::new();
-    let pids = up.start();
-    assert_eq!(pids.len(), 3);
-    assert!(up.run(&["--status"]).status.success());
-
-    // A second one is refused, and says which process is in the way.
-    let second = up.run(&[]);
-    let pid = up.child.as_ref().unwrap().id().to_string();
-    assert_eq!(second.status.code(), Some(1));
-    assert!(
-        stderr(&second).contains("already") && stderr(&second).contains(&pid),
-        "{}",
-        stderr(&second)
-    );
-
-    // A part that runs is not started twice; one that died is, and the file says so.
-    let twice = up.run(&["--start", "iad"]);
-    assert!(
-        !twice.status.success() && stderr(&twice).contains("runs already"),
-        "{}",
-        stderr(&twice)
-    );
-    let unknown = up.run(&["--start", "mars"]);
-    assert!(
-        stderr(&unknown).contains("no mars here"),
-        "{}",
-        stderr(&unknown)
-    );
-    let region = pids[2];
-    kill_process(Pid::from_raw(region).unwrap(), Signal::KILL).unwrap();
-    let again = up.run(&["--start", "iad"]);
-    assert!(again.status.success(), "{}", stderr(&again));
-    let pids = up.pids();
-    assert!(pids[2] != region && lives(pids[2]));
-    assert!(
-        up.log().contains("iad died (signal: 9 (SIGKILL))"),
-        "{}",
-        up.log()
-    );
-
-    // Killed itself, it leaves its parts, which the next one names and --stop ends.
-    up.signal(Signal::KILL);
-    assert!(pids.iter().all(|pid| lives(*pid)));
-    assert_eq!(up.run(&["--status"]).status.code(), Some(1));
-    let next = up.run(&[]);
-    assert_eq!(next.status.code(), Some(1));
-    for pid in &pids {
-        assert!(
-            stderr(&next).contains(&format!("(process {pid})")),
-            "{}",
-            stderr(&next)
-        );
-    }
-    assert!(stderr(&next).contains("--stop"), "{}", stderr(&next));
-    let stop = up.run(&["--stop"]);
-    assert!(stop.status.success(), "{}", stderr(&stop));
-    assert!(!pids.iter().any(|pid| lives(*pid)));
-
-    // The same folder goes on with its data; told to stop, it ends everything.
-    let pids = up.start();
-    up.signal(Signal::TERM);
-    assert!(!pids.iter().any(|pid| lives(*pid)));
-    assert!(!up.ready_file().exists(), "nothing is ready any more");
-    assert!(up.log().contains("stopped in"), "{}", up.log());
-
-    let larger = Command::new(env!("CARGO_BIN_EXE_tradewind"))
-        .args(["up", "--net", NET, "--globals", "3", "--dir"])
-        .arg(up.dir())
-        .output()
-        .unwrap();
-    assert!(
-        stderr(&larger).contains("--globals 1"),
-        "{}",
-        stderr(&larger)
-    );
 }
