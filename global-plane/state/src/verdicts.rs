@@ -212,3 +212,6 @@ impl Monitor {
         self.lease_ms / 2
     }
 }
+
+#[cfg(test)]
+mod tests;
