@@ -21,7 +21,9 @@ async fn main() -> anyhow::Result<()> {
     println!("# Baseline\n");
     println!("Three regions, three global nodes, two DNS servers and the load on one machine:");
     println!("{}.", machine()?);
-    println!("Build: the dev profile with optimisation level 2. `make bench` prints this page.\n");
+    println!(
+        "Build: the dev profile, our crates at optimisation level 1, dependencies at 2. `make bench` prints this page.\n"
+    );
     calls::warm(&federation).await.context("warm calls")?;
     calls::cold(&federation).await.context("cold starts")?;
     writes::committed(&federation)

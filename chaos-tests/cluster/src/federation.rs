@@ -296,13 +296,16 @@ fn process(pid: i32) -> anyhow::Result<Pid> {
     Pid::from_raw(pid).context("a process id is positive")
 }
 
-/// A program built beside this test.
+/// A program built beside this one.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe().context("find this test's program")?;
-    let folder = test
-        .parent()
-        .and_then(Path::parent)
-        .context("tests run from target/PROFILE/deps")?;
+    let this = std::env::current_exe().context("find this program")?;
+    let folder = this.parent().context("a program is in a folder")?;
+    // Tests are one folder below the programs that cargo builds.
+    let folder = if folder.ends_with("deps") {
+        folder.parent().context("deps is in a folder")?
+    } else {
+        folder
+    };
     let path = folder.join(name);
     ensure!(
         path.exists(),
