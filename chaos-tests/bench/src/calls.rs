@@ -184,14 +184,11 @@ async fn none_runs(region: &RegionProcess, name: &str) -> anyhow::Result<()> {
     let url = format!("http://{}/v1/instances", region.admin);
     let (_, _) = eventually(
         &format!("no instance of {name} runs"),
-        Duration::from_secs(30),
+        Duration::from_secs(60),
         async || {
             let instances: serde_json::Value = reqwest::get(&url).await?.json().await?;
             let running = instances["items"].as_array().context("items")?;
-            ensure!(
-                !running.iter().any(|instance| instance["fn_name"] == name),
-                "{instances}"
-            );
+            ensure!(running.is_empty(), "{name} waits for: {instances}");
             Ok(())
         },
     )
@@ -211,6 +208,10 @@ fn bundle_of(
     let (_, digest) = image
         .split_once("@sha256:")
         .context("the image is a bundle")?;
-    let bundles = federation.up_dir().join(&region.name).join("bundles");
+    let bundles = federation
+        .up_dir()
+        .join("data")
+        .join(&region.name)
+        .join("bundles");
     Ok(bundles.join(digest))
 }
