@@ -14,7 +14,6 @@ use http::StatusCode;
 use http::header::HeaderValue;
 use serde::Serialize;
 
-pub use crate::conventions::conventional as with_fallbacks;
 use crate::{ApiError, FN_VERSION, REVISION, Source, body};
 use asked::Asked;
 
