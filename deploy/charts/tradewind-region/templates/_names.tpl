@@ -1,0 +1,107 @@
+{{- /* Of objects that belong to the whole cluster, where another region's may be, too. */ -}}
+{{- define "region.clusterName" -}}
+tradewind-{{ .Values.region.name }}
+{{- end -}}
+
+{{- define "region.labels" -}}
+app.kubernetes.io/name: tradewind-region
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: tradewind
+tradewind.dev/region: {{ .Values.region.name }}
+{{- end -}}
+
+{{- /* dict "root" . "component" "gateway" */ -}}
+{{- define "region.selector" -}}
+app.kubernetes.io/name: tradewind-region
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- /* Every pod that runs or may run a function; labels of region-plane/resources. */ -}}
+{{- define "region.functionPods" -}}
+matchLabels:
+  app.kubernetes.io/managed-by: tradewind
+matchExpressions:
+  - { key: tradewind.dev/kind, operator: Exists }
+{{- end -}}
+
+{{- /* dict "root" . "name" "runtime-python" */ -}}
+{{- define "region.image" -}}
+{{- $images := .root.Values.images -}}
+{{- $digest := get $images.digests .name -}}
+{{- if $digest -}}
+{{ $images.registry }}/{{ .name }}@{{ $digest }}
+{{- else -}}
+{{ $images.registry }}/{{ .name }}:{{ $images.tag }}
+{{- end -}}
+{{- end -}}
+
+{{- /* A pool's image is one of ours, or anything with a slash in it. */ -}}
+{{- define "region.poolImage" -}}
+{{- if contains "/" .name }}{{ .name }}{{ else }}{{ include "region.image" . }}{{ end -}}
+{{- end -}}
+
+{{- define "region.pullSecrets" -}}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "region.podSecurity" -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: { type: RuntimeDefault }
+{{- end -}}
+
+{{- define "region.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: { drop: [ALL] }
+{{- end -}}
+
+{{- /* Over zones, then nodes; a pod in the wrong place is better than none. */ -}}
+{{- define "region.spread" -}}
+topologySpreadConstraints:
+  {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - topologyKey: {{ . }}
+    maxSkew: 1
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "region.selector" $ | nindent 8 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "region.address" -}}
+{{- $region := .Values.region -}}
+{{- if .Values.gateway.address -}}
+{{ .Values.gateway.address }}
+{{- else if $region.ipv4 -}}
+{{ $region.ipv4 }}:{{ .Values.gateway.port }}
+{{- else -}}
+[{{ $region.ipv6 }}]:{{ .Values.gateway.port }}
+{{- end -}}
+{{- end -}}
+
+{{- /* The lines every configuration of this region has. */ -}}
+{{- define "region.common" -}}
+name = {{ .Values.region.name | quote }}
+zone = {{ .Values.zone | quote }}
+globals = {{ .Values.globals | toJson }}
+data_dir = "/var/lib/tradewind"
+{{- end -}}
+
+{{- /* Seconds from SIGTERM to SIGKILL: the pause, the calls, five seconds in which the gateway closes
+its store, and five more so that it is never the kubelet that ends it. */ -}}
+{{- define "region.gatewayGrace" -}}
+{{- add (div (add .Values.gateway.drainPauseMs .Values.gateway.drainGraceMs 999) 1000) 10 -}}
+{{- end -}}
