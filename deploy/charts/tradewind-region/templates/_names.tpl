@@ -92,12 +92,29 @@ topologySpreadConstraints:
 {{- end -}}
 {{- end -}}
 
-{{- /* The lines every configuration of this region has. */ -}}
+{{- /* The lines every configuration of this region has: gateway and operator must agree on what is
+placed here. */ -}}
 {{- define "region.common" -}}
 name = {{ .Values.region.name | quote }}
 zone = {{ .Values.zone | quote }}
 globals = {{ .Values.globals | toJson }}
 data_dir = "/var/lib/tradewind"
+{{- if and (not (kindIs "invalid" .Values.region.latitude)) (not (kindIs "invalid" .Values.region.longitude)) }}
+latitude = {{ .Values.region.latitude | float64 | printf "%.4f" }}
+longitude = {{ .Values.region.longitude | float64 | printf "%.4f" }}
+{{- end }}
+{{- with .Values.region.labels }}
+labels = {{ include "region.table" . }}
+{{- end }}
+{{- end -}}
+
+{{- /* A map of strings as an inline table; JSON's strings are TOML's. */ -}}
+{{- define "region.table" -}}
+{{- $pairs := list -}}
+{{- range $name, $value := . -}}
+{{- $pairs = append $pairs (printf "%s = %s" (toJson $name) (toJson $value)) -}}
+{{- end -}}
+{ {{ join ", " $pairs }} }
 {{- end -}}
 
 {{- /* Seconds from SIGTERM to SIGKILL: the pause, the calls, five seconds in which the gateway closes

@@ -1,0 +1,43 @@
+{{- define "dns.labels" -}}
+{{ include "dns.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: tradewind
+{{- end -}}
+
+{{- define "dns.selector" -}}
+app.kubernetes.io/name: tradewind-dns
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- /* dict "root" . "name" … "protocols" (list "UDP" "TCP") */ -}}
+{{- define "dns.service" -}}
+{{- $service := .root.Values.service -}}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ .name }}
+  namespace: {{ .root.Release.Namespace }}
+  labels: {{- include "dns.labels" .root | nindent 4 }}
+  {{- with $service.annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  type: {{ $service.type }}
+  # Steering is by the resolver's address where it sends no client subnet.
+  externalTrafficPolicy: Local
+  {{- with $service.loadBalancerClass }}
+  loadBalancerClass: {{ . }}
+  {{- end }}
+  selector: {{- include "dns.selector" .root | nindent 4 }}
+  ports:
+    {{- range .protocols }}
+    - name: dns-{{ lower . }}
+      protocol: {{ . }}
+      port: 53
+      targetPort: dns-{{ lower . }}
+      {{- if eq $service.type "NodePort" }}
+      nodePort: {{ $service.nodePort }}
+      {{- end }}
+    {{- end }}
+{{- end -}}
