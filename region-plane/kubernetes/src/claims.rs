@@ -1,0 +1,646 @@
+//! Which start takes which pod: the decisions, without IO or a clock.
+//!
+//! Pods come from the cluster, starts from the region's dispatcher. A start takes the best pod that
+//! suits it or waits for one. Two starts never have one pod here; whether another gateway has it,
+//! its runner knows, and says so when it is asked.
+
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use region_plane_resources::demand::{ClaimedPod, Code, FunctionDemand};
+
+/// One start of an instance, in the order they came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StartId(pub u64);
+
+/// What a pod must be for a start to take it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub pair: Pair,
+    pub code: Code,
+}
+
+/// A function's object and what its instances are started with. Instances of equal ones are
+/// interchangeable.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pair {
+    pub function: String,
+    pub settings: String,
+}
+
+/// What is known of a pod of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    pub name: String,
+    /// Another pod may come to have the same name.
+    pub uid: String,
+    pub node: String,
+    pub purpose: Purpose,
+    pub standing: Standing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// It runs the image of this function, and nothing else ever.
+    Image(Pair),
+    /// It loads one bundle, once.
+    Pool {
+        runtime: String,
+        memory_mb: u64,
+        /// The function whose bundle it has loaded, if its label says so by now.
+        function: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its runner cannot be asked yet.
+    Coming,
+    Running(IpAddr),
+    /// Its function exited by itself.
+    Ended,
+    /// It is being taken away, or was.
+    Leaving,
+}
+
+/// A pod for a start, whose runner is to be asked now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    pub start: StartId,
+    pub pod: String,
+    pub address: IpAddr,
+}
+
+/// What follows from an event.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    pub offers: Vec<Offer>,
+    /// These have lost their pods.
+    pub bereft: Vec<(StartId, Loss)>,
+}
+
+/// How a start or an instance lost its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    FunctionExited,
+    PodLeaves,
+}
+
+/// Why a start does not get the pod it was offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// For now, or so it seems: it does not answer, or another has it.
+    Unavailable,
+    /// Its runner says what it has loaded.
+    Holds(Pair),
+    /// It can run nothing any more, so the operator is told to take it away.
+    Over,
+}
+
+/// What becomes of the pod of a start that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// No instance is to be made of it again.
+    Finished,
+    /// Whoever wants the same may take it.
+    Reusable,
+}
+
+#[derive(Debug)]
+pub struct Claims {
+    /// Lets gateways prefer different ones of pods that are equally good.
+    salt: u64,
+    pods: BTreeMap<String, Known>,
+    /// The pods a start could be offered, by what they could run.
+    free: BTreeMap<Slot, BTreeSet<String>>,
+    /// Pods that were refused, by when they may be offered again.
+    resting: BTreeSet<(Duration, String)>,
+    starts: BTreeMap<StartId, Start>,
+    waiting: BTreeSet<StartId>,
+    /// Pods that starts have, by node.
+    taken_on: BTreeMap<String, usize>,
+    finished: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Known {
+    pod: Pod,
+    loaded: Option<Loaded>,
+    taken_by: Option<StartId>,
+    /// No instance is to be made of it again.
+    finished: bool,
+    refusals: u32,
+    resting_until: Option<Duration>,
+}
+
+/// What is in a pool's pod. Its label names the function only; its runner says all when it refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Loaded {
+    function: String,
+    settings: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Slot {
+    Image(Pair),
+    /// A pool's pod that has this function's bundle.
+    Hot(String),
+    Empty {
+        runtime: String,
+        memory_mb: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Start {
+    wanted: Wanted,
+    at: At,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum At {
+    Waiting,
+    /// Its runner is being asked.
+    Asking(String),
+    Held(String),
+    /// The pod left.
+    Bereft,
+}
+
+/// A pod whose runner cannot be reached or serves another is left alone at first this long, then
+/// twice as long each time.
+const REST_MIN: Duration = Duration::from_millis(20);
+
+/// What a gateway that died leaves claimed is free within seconds, and starts may wait for it.
+const REST_MAX: Duration = Duration::from_secs(1);
+
+impl Claims {
+    #[must_use]
+    pub fn new(gateway: &str) -> Self {
+        Self {
+            salt: hash(0, gateway),
+            pods: BTreeMap::new(),
+            free: BTreeMap::new(),
+            resting: BTreeSet::new(),
+            starts: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            taken_on: BTreeMap::new(),
+            finished: BTreeSet::new(),
+        }
+    }
+
+    /// These are all pods there are.
+    pub fn pods_listed(&mut self, pods: Vec<Pod>) -> Effects {
+        let mut effects = Effects::default();
+        let listed: BTreeSet<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
+        let gone: Vec<String> = self
+            .pods
+            .keys()
+            .filter(|name| !listed.contains(name.as_str()))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.forget(&name, &mut effects);
+        }
+        for pod in pods {
+            self.see(pod, &mut effects);
+        }
+        effects
+    }
+
+    /// A pod is new or changed.
+    pub fn pod_seen(&mut self, pod: Pod) -> Effects {
+        let mut effects = Effects::default();
+        self.see(pod, &mut effects);
+        effects
+    }
+
+    pub fn pod_gone(&mut self, name: &str) -> Effects {
+        let mut effects = Effects::default();
+        self.forget(name, &mut effects);
+        effects
+    }
+
+    /// A start wants a pod; it is offered one now or by a later event.
+    pub fn started(&mut self, id: StartId, wanted: Wanted) -> Effects {
+        let mut effects = Effects::default();
+        let at = At::Waiting;
+        self.starts.insert(id, Start { wanted, at });
+        self.seat(id, &mut effects);
+        effects
+    }
+
+    /// The runner says that the pod is this start's.
+    pub fn claimed(&mut self, id: StartId) {
+        if let Some(start) = self.starts.get_mut(&id)
+            && let At::Asking(name) = &start.at
+        {
+            let name = name.clone();
+            let pair = start.wanted.pair.clone();
+            start.at = At::Held(name.clone());
+            self.change(&name, |known| {
+                known.refusals = 0;
+                known.load(pair);
+            });
+        }
+    }
+
+    /// The start wants another pod than the one it was offered.
+    pub fn refused(&mut self, now: Duration, id: StartId, refusal: Refusal) -> Effects {
+        let mut effects = Effects::default();
+        if let Some(name) = self.leave(id) {
+            match refusal {
+                Refusal::Unavailable => self.rest(now, &name, None),
+                Refusal::Holds(pair) => self.rest(now, &name, Some(pair)),
+                Refusal::Over => self.finish(&name),
+            }
+        }
+        if let Some(start) = self.starts.get_mut(&id) {
+            start.at = At::Waiting;
+            self.seat(id, &mut effects);
+        }
+        effects
+    }
+
+    /// The start failed or was given up, or the instance it became is no more.
+    pub fn ended(&mut self, id: StartId, fate: Fate) -> Effects {
+        let mut effects = Effects::default();
+        let name = self.leave(id);
+        self.starts.remove(&id);
+        self.waiting.remove(&id);
+        if let Some(name) = name {
+            if fate == Fate::Finished {
+                self.finish(&name);
+            }
+            self.offer(&name, &mut effects);
+        }
+        effects
+    }
+
+    /// Offers what has rested.
+    pub fn tick(&mut self, now: Duration) -> Effects {
+        let mut effects = Effects::default();
+        while let Some((until, _)) = self.resting.first()
+            && *until <= now
+        {
+            let (until, name) = self.resting.pop_first().expect("it was just seen");
+            // It may have been refused anew since.
+            if self
+                .pods
+                .get(&name)
+                .is_some_and(|known| known.resting_until == Some(until))
+            {
+                self.change(&name, |known| known.resting_until = None);
+                self.offer(&name, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// When [`Claims::tick`] has something to do.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<Duration> {
+        self.resting.first().map(|(until, _)| *until)
+    }
+
+    /// Starts up to this one that have waited for a pod of the function, and have none.
+    #[must_use]
+    pub fn waiting_for(&self, function: &str, newest: StartId) -> Vec<StartId> {
+        self.waiting
+            .range(..=newest)
+            .filter(|id| self.starts[*id].wanted.pair.function == function)
+            .copied()
+            .collect()
+    }
+
+    /// What the operator should know: functions with instances or starts, pods that are held, and
+    /// names of finished pods that are still there.
+    #[must_use]
+    pub fn demand(&self) -> (Vec<FunctionDemand>, Vec<ClaimedPod>, Vec<String>) {
+        let mut functions: BTreeMap<&Pair, FunctionDemand> = BTreeMap::new();
+        let mut claims = Vec::new();
+        for start in self.starts.values() {
+            let pair = &start.wanted.pair;
+            if let At::Held(pod) = &start.at {
+                claims.push(ClaimedPod {
+                    pod: pod.clone(),
+                    function: pair.function.clone(),
+                    settings: pair.settings.clone(),
+                });
+            }
+            if start.at != At::Bereft {
+                let demand = functions.entry(pair).or_insert_with(|| FunctionDemand {
+                    function: pair.function.clone(),
+                    settings: pair.settings.clone(),
+                    wanted: 0,
+                    code: start.wanted.code.clone(),
+                });
+                demand.wanted = demand.wanted.saturating_add(1);
+            }
+        }
+        let finished = self.finished.iter().cloned().collect();
+        (functions.into_values().collect(), claims, finished)
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            pods: self.pods.len(),
+            taken: self.taken_on.values().sum(),
+            waiting: self.waiting.len(),
+        }
+    }
+
+    fn see(&mut self, pod: Pod, effects: &mut Effects) {
+        let name = pod.name.clone();
+        if self
+            .pods
+            .get(&name)
+            .is_some_and(|known| known.pod.uid != pod.uid)
+        {
+            self.forget(&name, effects);
+        }
+        let loss = match pod.standing {
+            Standing::Coming | Standing::Running(_) => None,
+            Standing::Ended => Some(Loss::FunctionExited),
+            Standing::Leaving => Some(Loss::PodLeaves),
+        };
+        self.pods.entry(name.clone()).or_insert_with(|| Known {
+            pod: Pod {
+                // Nothing to take out of the index yet.
+                standing: Standing::Coming,
+                ..pod.clone()
+            },
+            loaded: None,
+            taken_by: None,
+            finished: false,
+            refusals: 0,
+            resting_until: None,
+        });
+        self.change(&name, |known| {
+            if let Purpose::Pool {
+                function: Some(function),
+                ..
+            } = &pod.purpose
+                && known
+                    .loaded
+                    .as_ref()
+                    .is_none_or(|held| held.function != *function)
+            {
+                known.loaded = Some(Loaded {
+                    function: function.clone(),
+                    settings: None,
+                });
+            }
+            known.pod = pod;
+        });
+        if let (Some(loss), Some(holder)) = (loss, self.pods[&name].taken_by) {
+            self.bereave(holder, loss, effects);
+        }
+        self.offer(&name, effects);
+    }
+
+    fn forget(&mut self, name: &str, effects: &mut Effects) {
+        let Some(known) = self.pods.get(name) else {
+            return;
+        };
+        if let Some(holder) = known.taken_by {
+            self.bereave(holder, Loss::PodLeaves, effects);
+        }
+        self.change(name, |known| known.pod.standing = Standing::Leaving);
+        self.finished.remove(name);
+        if let Some(until) = self.pods.remove(name).and_then(|known| known.resting_until) {
+            self.resting.remove(&(until, name.to_owned()));
+        }
+    }
+
+    fn bereave(&mut self, holder: StartId, loss: Loss, effects: &mut Effects) {
+        self.leave(holder);
+        if let Some(start) = self.starts.get_mut(&holder) {
+            start.at = At::Bereft;
+        }
+        effects.bereft.push((holder, loss));
+    }
+
+    /// Takes its pod from a start. The start is nowhere until it is told where it is.
+    fn leave(&mut self, id: StartId) -> Option<String> {
+        let start = self.starts.get_mut(&id)?;
+        let at = std::mem::replace(&mut start.at, At::Bereft);
+        let (At::Asking(name) | At::Held(name)) = at else {
+            return None;
+        };
+        let node = self.pods[&name].pod.node.clone();
+        if let Some(taken) = self.taken_on.get_mut(&node) {
+            *taken -= 1;
+            if *taken == 0 {
+                self.taken_on.remove(&node);
+            }
+        }
+        self.change(&name, |known| known.taken_by = None);
+        Some(name)
+    }
+
+    fn rest(&mut self, now: Duration, name: &str, holds: Option<Pair>) {
+        let mut until = now;
+        self.change(name, |known| {
+            let doublings = known.refusals.min(10);
+            until = now + (REST_MIN * 2_u32.pow(doublings)).min(REST_MAX);
+            known.refusals = known.refusals.saturating_add(1);
+            known.resting_until = Some(until);
+            if let Some(pair) = holds {
+                known.load(pair);
+            }
+        });
+        self.resting.insert((until, name.to_owned()));
+    }
+
+    fn finish(&mut self, name: &str) {
+        self.change(name, |known| known.finished = true);
+        self.finished.insert(name.to_owned());
+    }
+
+    /// The best free pod for a start, or a place among those who wait.
+    fn seat(&mut self, id: StartId, effects: &mut Effects) {
+        match self.best(&self.starts[&id].wanted) {
+            Some(name) => effects.offers.push(self.take(id, &name)),
+            None => {
+                self.waiting.insert(id);
+            }
+        }
+    }
+
+    /// A pod may have become free: whoever has waited longest and is suited by it gets it.
+    fn offer(&mut self, name: &str, effects: &mut Effects) {
+        let Some(slot) = self.pods.get(name).and_then(Known::slot) else {
+            return;
+        };
+        let suited = self.waiting.iter().copied().find(|id| {
+            let wanted = &self.starts[id].wanted;
+            self.pods[name].suits(&slot, wanted)
+        });
+        if let Some(id) = suited {
+            effects.offers.push(self.take(id, name));
+        }
+    }
+
+    fn take(&mut self, id: StartId, name: &str) -> Offer {
+        self.change(name, |known| known.taken_by = Some(id));
+        let pod = &self.pods[name].pod;
+        let Standing::Running(address) = pod.standing else {
+            unreachable!("only pods that run are free");
+        };
+        *self.taken_on.entry(pod.node.clone()).or_default() += 1;
+        self.waiting.remove(&id);
+        let start = self.starts.get_mut(&id).expect("it is being seated");
+        start.at = At::Asking(name.to_owned());
+        Offer {
+            start: id,
+            pod: name.to_owned(),
+            address,
+        }
+    }
+
+    fn best(&self, wanted: &Wanted) -> Option<String> {
+        let slots: Vec<&Slot> = match &wanted.code {
+            Code::Image => self
+                .free
+                .get_key_value(&Slot::Image(wanted.pair.clone()))
+                .map(|(slot, _)| slot)
+                .into_iter()
+                .collect(),
+            Code::Bundle { runtime, memory_mb } => {
+                let of = |memory_mb| Slot::Empty {
+                    runtime: runtime.clone(),
+                    memory_mb,
+                };
+                let hot = self
+                    .free
+                    .get_key_value(&Slot::Hot(wanted.pair.function.clone()));
+                let empty = self.free.range(of(*memory_mb)..=of(u64::MAX));
+                hot.into_iter().chain(empty).map(|(slot, _)| slot).collect()
+            }
+        };
+        // Slots are in order of preference, and so are the pods of one slot.
+        slots.into_iter().find_map(|slot| {
+            self.free[slot]
+                .iter()
+                .map(|name| &self.pods[name])
+                .filter(|known| known.suits(slot, wanted))
+                .min_by_key(|known| self.rank(known))
+                .map(|known| known.pod.name.clone())
+        })
+    }
+
+    /// Least first: surely hot ones, never refused ones, those on nodes that do little for us.
+    fn rank(&self, known: &Known) -> (Reverse<bool>, u32, usize, u64) {
+        let surely_hot = known
+            .loaded
+            .as_ref()
+            .is_some_and(|loaded| loaded.settings.is_some());
+        let taken = self.taken_on.get(&known.pod.node).copied().unwrap_or(0);
+        (
+            Reverse(surely_hot),
+            known.refusals,
+            taken,
+            hash(self.salt, &known.pod.name),
+        )
+    }
+
+    /// Changes what is known of a pod and keeps the index of free ones in step.
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut Known)) {
+        let Some(known) = self.pods.get_mut(name) else {
+            return;
+        };
+        let before = known.slot();
+        change(known);
+        let after = known.slot();
+        if before == after {
+            return;
+        }
+        if let Some(slot) = before
+            && let Some(names) = self.free.get_mut(&slot)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.free.remove(&slot);
+            }
+        }
+        if let Some(slot) = after {
+            self.free.entry(slot).or_default().insert(name.to_owned());
+        }
+    }
+}
+
+/// For metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub pods: usize,
+    pub taken: usize,
+    pub waiting: usize,
+}
+
+impl Known {
+    fn load(&mut self, pair: Pair) {
+        if matches!(self.pod.purpose, Purpose::Pool { .. }) {
+            self.loaded = Some(Loaded {
+                function: pair.function,
+                settings: Some(pair.settings),
+            });
+        }
+    }
+
+    /// Where it is found while it is free.
+    fn slot(&self) -> Option<Slot> {
+        let free = matches!(self.pod.standing, Standing::Running(_))
+            && self.taken_by.is_none()
+            && !self.finished
+            && self.resting_until.is_none();
+        free.then(|| match (&self.pod.purpose, &self.loaded) {
+            (Purpose::Image(pair), _) => Slot::Image(pair.clone()),
+            (Purpose::Pool { .. }, Some(loaded)) => Slot::Hot(loaded.function.clone()),
+            (
+                Purpose::Pool {
+                    runtime, memory_mb, ..
+                },
+                None,
+            ) => Slot::Empty {
+                runtime: runtime.clone(),
+                memory_mb: *memory_mb,
+            },
+        })
+    }
+
+    fn suits(&self, slot: &Slot, wanted: &Wanted) -> bool {
+        match (slot, &wanted.code) {
+            (Slot::Image(pair), Code::Image) => *pair == wanted.pair,
+            (Slot::Hot(function), Code::Bundle { .. }) => {
+                let settings = self.loaded.as_ref().and_then(|held| held.settings.as_ref());
+                *function == wanted.pair.function
+                    && settings.is_none_or(|settings| *settings == wanted.pair.settings)
+            }
+            (
+                Slot::Empty { runtime, memory_mb },
+                Code::Bundle {
+                    runtime: wants,
+                    memory_mb: needs,
+                },
+            ) => runtime == wants && memory_mb >= needs,
+            (Slot::Image(_), Code::Bundle { .. })
+            | (Slot::Hot(_) | Slot::Empty { .. }, Code::Image) => false,
+        }
+    }
+}
+
+fn hash(salt: u64, text: &str) -> u64 {
+    // Its keys are fixed, so that equal inputs give equal answers.
+    let mut hasher = DefaultHasher::new();
+    salt.hash(&mut hasher);
+    text.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,421 @@
+//! Instances that are pods of a Kubernetes cluster.
+//!
+//! The second driver of [`Runtime`]: to start an instance is to claim a pod at its runner, in
+//! memory; pods are made and deleted by the operator, which is told what is wanted. This crate
+//! refuses to write to the API server and to wait for it: with the server or the operator away,
+//! pods that are known go on being claimed and called.
+
+mod claims;
+mod demand;
+mod hold;
+mod launch;
+mod pods;
+mod runner;
+mod seats;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client};
+use region_plane_resources::RUNNER_PORT;
+use region_plane_resources::demand::Sizing;
+use region_plane_runner::protocol::{Claim, Holder, State, Tenant};
+use region_plane_runtime::{
+    CallError, CallRequest, CallResponse, InitFailure, Instance, InstanceSpec, NotRunnable,
+    Runtime, StartError,
+};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use claims::{Loss, Pair, Refusal};
+use hold::Hold;
+use launch::Launching;
+use runner::{ClaimAnswer, ReadyAnswer, Runner, RunnerError};
+use seats::{Seat, Seats, Told};
+
+/// Starts that may talk to their pods at once; the others wait. Each may be sending a bundle.
+const BRINGING_UP_MAX: usize = 256;
+
+#[derive(Debug, Clone)]
+pub struct KubernetesSettings {
+    /// Where the pods are.
+    pub namespace: String,
+    /// Base URLs of the operator's processes, `http://10.0.0.7:8082`. One of them leads.
+    pub operators: Vec<String>,
+    /// Unique to this process, of letters, digits and hyphens.
+    pub gateway: String,
+    /// How long an instance may take from having its code to being ready (Fn contract 9.2).
+    pub hot_start_timeout: Duration,
+    /// How long a start may wait for a pod, and look for another when one fails it.
+    pub pod_start_timeout: Duration,
+    pub response_body_bytes_max: usize,
+    /// Where runners listen.
+    pub runner_port: u16,
+}
+
+impl Default for KubernetesSettings {
+    fn default() -> Self {
+        Self {
+            namespace: "tradewind".to_owned(),
+            operators: Vec::new(),
+            gateway: "gateway".to_owned(),
+            hot_start_timeout: Duration::from_secs(5),
+            // A node may have to be added first; calls that wait give up by themselves.
+            pod_start_timeout: Duration::from_secs(300),
+            response_body_bytes_max: 6 << 20,
+            runner_port: RUNNER_PORT,
+        }
+    }
+}
+
+/// Runs instances in pods.
+#[derive(Debug)]
+pub struct KubernetesRuntime {
+    settings: KubernetesSettings,
+    seats: Arc<Seats>,
+    sizing: watch::Receiver<Sizing>,
+    bringing_up: Semaphore,
+    /// Connections and what keeps claims alive.
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    shutdown: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+/// What others in the gateway's process may ask. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct KubernetesHandle {
+    seats: Arc<Seats>,
+    sizing: watch::Receiver<Sizing>,
+}
+
+/// A claimed pod that is ready for calls.
+#[derive(Debug)]
+pub struct KubernetesInstance {
+    seat: Seat,
+    runner: Arc<Runner>,
+    hold: Hold,
+    response_body_bytes_max: usize,
+}
+
+/// Why a pod did not become an instance.
+enum Setback {
+    /// Another pod may.
+    Elsewhere(Refusal),
+    /// No other would.
+    Final(StartError),
+}
+
+impl KubernetesRuntime {
+    /// Must be called inside a tokio runtime, which then runs its tasks.
+    #[must_use]
+    pub fn new(settings: KubernetesSettings, client: Client) -> Self {
+        let shutdown = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let seats = Arc::new(Seats::new(&settings.gateway));
+        let (sizing, sized) = watch::channel(Sizing::default());
+        let pods: Api<Pod> = Api::namespaced(client, &settings.namespace);
+
+        let watched = Arc::clone(&seats);
+        let following = pods::follow(pods, move |change| watched.pods_changed(change));
+        let telling = demand::tell(
+            Arc::clone(&seats),
+            settings.operators.clone(),
+            settings.gateway.clone(),
+            sizing,
+        );
+        let resting = Arc::clone(&seats).keep_time();
+        tasks.spawn(unless(shutdown.clone(), following));
+        tasks.spawn(unless(shutdown.clone(), telling));
+        tasks.spawn(unless(shutdown.clone(), resting));
+        Self {
+            settings,
+            seats,
+            sizing: sized,
+            bringing_up: Semaphore::new(BRINGING_UP_MAX),
+            tasks,
+            closing: CancellationToken::new(),
+            _stop_on_drop: shutdown.clone().drop_guard(),
+            shutdown,
+        }
+    }
+
+    #[must_use]
+    pub fn handle(&self) -> KubernetesHandle {
+        KubernetesHandle {
+            seats: Arc::clone(&self.seats),
+            sizing: self.sizing.clone(),
+        }
+    }
+
+    /// Claims the pod the seat was offered and waits for its instance.
+    async fn bring_up(
+        &self,
+        seat: &mut Seat,
+        address: std::net::IpAddr,
+        launching: &Launching,
+    ) -> Result<(Arc<Runner>, Hold), Setback> {
+        let runner = Arc::new(Runner::new(
+            (address, self.settings.runner_port).into(),
+            self.tasks.clone(),
+            self.closing.clone(),
+        ));
+        runner.connect().await.map_err(elsewhere)?;
+        let tenant = Tenant {
+            function: launching.wanted.pair.function.clone(),
+            settings: launching.wanted.pair.settings.clone(),
+        };
+        let claim = Claim {
+            holder: Holder {
+                claim: format!("{}.{}", self.settings.gateway, seat.next_claim()),
+                gateway: self.settings.gateway.clone(),
+                tenant: tenant.clone(),
+            },
+            launch: launching.launch.clone(),
+        };
+        seat.asks(Arc::clone(&runner), claim.holder.claim.clone());
+        let asked = Instant::now();
+        let claimed = match runner.claim(&claim).await.map_err(elsewhere)? {
+            ClaimAnswer::Ours(claimed) => claimed,
+            ClaimAnswer::Refused(conflict) => {
+                metrics::counter!("tradewind_region_claims_refused_total").increment(1);
+                seat.was_refused();
+                let refusal = match conflict.claim {
+                    Some(holder) => holds(holder.tenant),
+                    // Nobody has it, and it is not to be had for this function or for any.
+                    None => match runner.state().await {
+                        Ok(state) if state.phase.is_over() => Refusal::Over,
+                        Ok(State {
+                            tenant: Some(tenant),
+                            ..
+                        }) => holds(tenant),
+                        Ok(_) | Err(_) => Refusal::Unavailable,
+                    },
+                };
+                return Err(Setback::Elsewhere(refusal));
+            }
+        };
+        metrics::histogram!("tradewind_region_claim_seconds").record(asked.elapsed());
+        seat.claimed();
+        let hold = Hold::start(
+            Arc::clone(&runner),
+            claim.holder.claim.clone(),
+            launching.names.clone(),
+            seat.losses(),
+            &self.tasks,
+            &self.closing,
+        );
+        let preparing = async {
+            if let (true, Some((digest, file))) = (claimed.needs_bundle, &launching.bundle) {
+                self.put_bundle(&runner, &claim.holder.claim, digest, file)
+                    .await?;
+            }
+            let ready = runner.ready(&claim.holder.claim, self.settings.hot_start_timeout);
+            match ready.await.map_err(elsewhere)? {
+                ReadyAnswer::Ready => Ok(()),
+                ReadyAnswer::TimedOut => Err(Setback::Final(StartError::TimedOut)),
+                ReadyAnswer::Failed(message) => Err(Setback::Final(StartError::Failed {
+                    source: InitFailure::Reported { message },
+                })),
+            }
+        };
+        let mut losses = seat.losses();
+        tokio::select! {
+            // What the runner says of its function is better than what the cluster says of the pod.
+            biased;
+            prepared = preparing => prepared?,
+            () = hold.lost() => return Err(Setback::Elsewhere(Refusal::Unavailable)),
+            loss = seats::lost(&mut losses) => return Err(match loss {
+                Loss::FunctionExited => Setback::Final(StartError::Failed {
+                    source: InitFailure::Exited,
+                }),
+                Loss::PodLeaves => Setback::Elsewhere(Refusal::Unavailable),
+            }),
+        }
+        Ok((runner, hold))
+    }
+
+    async fn put_bundle(
+        &self,
+        runner: &Runner,
+        claim: &str,
+        digest: &api_types::Digest,
+        file: &Path,
+    ) -> Result<(), Setback> {
+        let started = Instant::now();
+        match runner.put_bundle(claim, digest, file).await {
+            Ok(()) => {
+                metrics::histogram!("tradewind_region_bundle_send_seconds")
+                    .record(started.elapsed());
+                Ok(())
+            }
+            // Every pod would say the same of it.
+            Err(RunnerError::Refused { status, message }) if status.as_u16() == 400 => {
+                Err(Setback::Final(cluster("BundleRefused", message)))
+            }
+            Err(RunnerError::ReadBundle { source }) => Err(Setback::Final(
+                StartError::NotRunnable(NotRunnable::System {
+                    what: "reading the bundle",
+                    source,
+                }),
+            )),
+            Err(error) => Err(elsewhere(error)),
+        }
+    }
+}
+
+impl Runtime for KubernetesRuntime {
+    type Instance = KubernetesInstance;
+
+    async fn start(&self, spec: InstanceSpec) -> Result<KubernetesInstance, StartError> {
+        let launching = launch::prepare(&spec)
+            .await
+            .map_err(StartError::NotRunnable)?;
+        let give_up = Instant::now() + self.settings.pod_start_timeout;
+        let mut seat = Seat::take(&self.seats, launching.wanted.clone());
+        loop {
+            let told = tokio::select! {
+                told = timeout_at(give_up, seat.told()) => told,
+                () = self.shutdown.cancelled() => {
+                    return Err(StartError::NotRunnable(NotRunnable::Stopping));
+                }
+            };
+            let address = match told {
+                Err(_) => return Err(StartError::TimedOut),
+                Ok(Told::Offered(address)) => address,
+                Ok(Told::Hopeless { reason, message }) => return Err(cluster(&reason, message)),
+                // It left before it was asked.
+                Ok(Told::Lost(_) | Told::Waiting) => {
+                    seat.refused(Refusal::Unavailable);
+                    continue;
+                }
+            };
+            let _permit = self
+                .bringing_up
+                .acquire()
+                .await
+                .expect("it is never closed");
+            let brought_up = tokio::select! {
+                brought_up = self.bring_up(&mut seat, address, &launching) => brought_up,
+                () = self.shutdown.cancelled() => {
+                    return Err(StartError::NotRunnable(NotRunnable::Stopping));
+                }
+            };
+            match brought_up {
+                Ok((runner, hold)) => {
+                    return Ok(KubernetesInstance {
+                        seat,
+                        runner,
+                        hold,
+                        response_body_bytes_max: self.settings.response_body_bytes_max,
+                    });
+                }
+                Err(Setback::Elsewhere(refusal)) => seat.refused(refusal),
+                Err(Setback::Final(error)) => {
+                    // What has failed once is not tried again.
+                    seat.end();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Gives all pods back; what runs in them goes on. None can be claimed afterwards.
+    async fn shutdown(&self) {
+        self.shutdown.cancel();
+        self.seats.close().await;
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl KubernetesHandle {
+    /// How much room the cluster has, as the operator last told.
+    #[must_use]
+    pub fn sizing(&self) -> watch::Receiver<Sizing> {
+        self.sizing.clone()
+    }
+
+    /// Returns once the pods are known. Starts wait for them anyway.
+    pub async fn pods_known(&self) {
+        self.seats.pods_known().await;
+    }
+
+    /// From now on pods that are let go are left to the next gateway, which finds them hot. For a
+    /// gateway that is replaced, before it is drained.
+    pub fn hand_over(&self) {
+        self.seats.hand_over();
+    }
+}
+
+impl Instance for KubernetesInstance {
+    async fn call(
+        &self,
+        request: CallRequest,
+        deadline: Instant,
+    ) -> Result<CallResponse, CallError> {
+        let calling = self.runner.call(
+            self.hold.claim(),
+            request,
+            deadline,
+            self.response_body_bytes_max,
+        );
+        tokio::select! {
+            biased;
+            answer = calling => answer,
+            () = self.hold.lost() => Err(CallError::Broken {
+                source: region_plane_runtime::Breach::PodLost,
+            }),
+        }
+    }
+
+    async fn stop(&self) {
+        self.hold.stop();
+        self.seat.end();
+        self.seat.released().await;
+    }
+
+    async fn exited(&self) {
+        let mut losses = self.seat.losses();
+        tokio::select! {
+            _ = seats::lost(&mut losses) => {}
+            () = self.hold.over() => {}
+        }
+    }
+}
+
+fn holds(tenant: Tenant) -> Refusal {
+    Refusal::Holds(Pair {
+        function: tenant.function,
+        settings: tenant.settings,
+    })
+}
+
+fn cluster(reason: &str, message: String) -> StartError {
+    StartError::NotRunnable(NotRunnable::Cluster {
+        reason: reason.to_owned(),
+        message,
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
+fn elsewhere(error: RunnerError) -> Setback {
+    debug!(
+        error = &error as &dyn std::error::Error,
+        "a pod did not become an instance"
+    );
+    Setback::Elsewhere(Refusal::Unavailable)
+}
+
+async fn unless(shutdown: CancellationToken, running: impl Future<Output = ()>) {
+    tokio::select! {
+        () = running => {}
+        () = shutdown.cancelled() => {}
+    }
+}
