@@ -172,7 +172,11 @@ pub(crate) async fn answer(
             tally(shared, &call, bytes_in, status.code, false, 0);
             Ok(response)
         }
-        Ok(Ok(Answer::Written { code, written, body })) => {
+        Ok(Ok(Answer::Written {
+            code,
+            written,
+            body,
+        })) => {
             let length = body.len() as u64;
             tally(shared, &call, bytes_in, code, written.changed, length);
             Ok(respond(code, body))
@@ -185,7 +189,7 @@ pub(crate) async fn answer(
         Ok(Ok(Answer::Watch(watcher))) => {
             tally(shared, &call, bytes_in, 200, false, 0);
             let body = StreamBody::new(Box::pin(watcher.stream()));
-            Ok(json_response(200, BodyExt::boxed_unsync(body)))
+            Ok(json_response(200, body.boxed_unsync()))
         }
     }
 }
@@ -290,10 +294,9 @@ fn perform(
     };
     let metadata = wants_metadata_only(request.headers());
     let write = Write {
-        manager: query.get("fieldManager").map_or_else(
-            || manager_of(request.headers()),
-            str::to_owned,
-        ),
+        manager: query
+            .get("fieldManager")
+            .map_or_else(|| manager_of(request.headers()), str::to_owned),
         subresource: target.subresource.clone(),
         dry_run: query.get("dryRun") == Some("All"),
     };
@@ -673,7 +676,7 @@ fn refused(status: &Refusal) -> Response<Body> {
 
 fn respond(code: u16, body: Bytes) -> Response<Body> {
     let body = Full::new(body).map_err(|never| match never {});
-    json_response(code, BodyExt::boxed_unsync(body))
+    json_response(code, body.boxed_unsync())
 }
 
 fn json_response(code: u16, body: Body) -> Response<Body> {

@@ -117,9 +117,7 @@ impl Fields {
                 own: false,
                 children: fields
                     .iter()
-                    .map(|(name, value)| {
-                        (format!("f:{name}"), Self::of(value, cursor.field(name)))
-                    })
+                    .map(|(name, value)| (format!("f:{name}"), Self::of(value, cursor.field(name))))
                     .collect(),
             },
             Value::Array(items) => match cursor.list() {
@@ -216,12 +214,7 @@ impl Fields {
     }
 
     /// Of these leaves, those whose values differ between `left` and `right`.
-    fn differing(
-        &self,
-        left: Option<&Value>,
-        right: Option<&Value>,
-        cursor: Cursor<'_>,
-    ) -> Self {
+    fn differing(&self, left: Option<&Value>, right: Option<&Value>, cursor: Cursor<'_>) -> Self {
         if left == right {
             return Self::default();
         }
@@ -235,8 +228,7 @@ impl Fields {
             }
         }
         // A named item of a list is owned beside its fields; it differs only by being there or not.
-        differing.own = self.own
-            && (self.children.is_empty() || left.is_none() != right.is_none());
+        differing.own = self.own && (self.children.is_empty() || left.is_none() != right.is_none());
         differing
     }
 
@@ -527,7 +519,12 @@ impl Apply<'_> {
                 owner.fields.subtract(&taken);
             } else {
                 let manager = &owner.writer.manager;
-                conflicts.extend(taken.paths().into_iter().map(|path| (manager.clone(), path)));
+                conflicts.extend(
+                    taken
+                        .paths()
+                        .into_iter()
+                        .map(|path| (manager.clone(), path)),
+                );
             }
         }
         if !conflicts.is_empty() {

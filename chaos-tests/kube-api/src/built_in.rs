@@ -86,7 +86,9 @@ pub(crate) fn metadata_problems(object: &Value) -> Vec<Invalid> {
     } else if !is_subdomain(name) {
         refuse(
             "metadata.name",
-            format!("Invalid value: {name:?}: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character"),
+            format!(
+                "Invalid value: {name:?}: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character"
+            ),
         );
     }
     for (field, values_too) in [("labels", true), ("annotations", false)] {
@@ -95,7 +97,9 @@ pub(crate) fn metadata_problems(object: &Value) -> Vec<Invalid> {
             if !is_qualified_name(key) {
                 refuse(
                     &format!("metadata.{field}"),
-                    format!("Invalid value: {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"),
+                    format!(
+                        "Invalid value: {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character"
+                    ),
                 );
             }
             let Some(value) = value.as_str() else {
@@ -104,7 +108,9 @@ pub(crate) fn metadata_problems(object: &Value) -> Vec<Invalid> {
             if values_too && !is_label_value(value) {
                 refuse(
                     &format!("metadata.{field}"),
-                    format!("Invalid value: {value:?}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character, and be no more than 63 characters"),
+                    format!(
+                        "Invalid value: {value:?}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character, and be no more than 63 characters"
+                    ),
                 );
             }
         }
@@ -150,9 +156,7 @@ fn is_label_value(value: &str) -> bool {
 
 fn is_qualified_name(key: &str) -> bool {
     match key.split_once('/') {
-        Some((prefix, name)) => {
-            is_subdomain(prefix) && !name.is_empty() && is_label_value(name)
-        }
+        Some((prefix, name)) => is_subdomain(prefix) && !name.is_empty() && is_label_value(name),
         None => !key.is_empty() && is_label_value(key),
     }
 }

@@ -163,6 +163,11 @@ impl Cluster {
         self.changed.notify_one();
     }
 
+    /// Lets waiting pods try again, as the end of a back-off does.
+    pub fn retry_waiting(&self) {
+        self.changed.notify_one();
+    }
+
     /// Ends a container of a running pod; the pod fails when none of its containers runs any more.
     ///
     /// # Errors
@@ -379,10 +384,7 @@ impl Running {
         };
         match step {
             Step::End => {
-                let options = Deletion {
-                    grace_period_seconds: Some(0),
-                    ..Deletion::default()
-                };
+                let options = Deletion::at_once();
                 // A finalizer of someone's may keep it, as it would keep it from the real kubelet.
                 drop(shared.store().delete(&self.definition, name, &options));
             }

@@ -144,13 +144,12 @@ impl Faults {
         let mut fate = Fate::default();
         let mut active = self.active.lock().expect("no holder panics");
         for fault in &mut active.1 {
-            match fault.effect {
-                Effect::Delay(delay) if fault.strikes(call, now) => fate.delay += delay,
-                Effect::Delay(_) => {}
-                _ if fate.effect.is_none() && fault.strikes(call, now) => {
-                    fate.effect = Some(fault.effect.clone());
+            if let Effect::Delay(delay) = fault.effect {
+                if fault.strikes(call, now) {
+                    fate.delay += delay;
                 }
-                _ => {}
+            } else if fate.effect.is_none() && fault.strikes(call, now) {
+                fate.effect = Some(fault.effect.clone());
             }
         }
         fate

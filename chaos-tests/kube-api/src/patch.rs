@@ -157,8 +157,14 @@ mod tests {
                 ]),
                 Some(json!({ "a/b": 1, "list": [2, 3], "c": {}, "e": 4 })),
             ),
-            (json!([{ "op": "test", "path": "/list/0", "value": 2 }]), None),
-            (json!([{ "op": "replace", "path": "/nothing", "value": 2 }]), None),
+            (
+                json!([{ "op": "test", "path": "/list/0", "value": 2 }]),
+                None,
+            ),
+            (
+                json!([{ "op": "replace", "path": "/nothing", "value": 2 }]),
+                None,
+            ),
             (json!([{ "op": "remove", "path": "/list/2" }]), None),
         ] {
             let got = json(&target, steps.clone());

@@ -34,10 +34,18 @@ pub(crate) fn set_defaults(pod: &mut Value) {
             let Some(container) = container.as_object_mut() else {
                 continue;
             };
-            let pull = if tagged_latest { "Always" } else { "IfNotPresent" };
+            let pull = if tagged_latest {
+                "Always"
+            } else {
+                "IfNotPresent"
+            };
             set_default(container, "imagePullPolicy", json!(pull));
             set_default(container, "resources", json!({}));
-            set_default(container, "terminationMessagePath", json!("/dev/termination-log"));
+            set_default(
+                container,
+                "terminationMessagePath",
+                json!("/dev/termination-log"),
+            );
             set_default(container, "terminationMessagePolicy", json!("File"));
             let ports = container.get_mut("ports").and_then(Value::as_array_mut);
             for port in ports.into_iter().flatten() {
@@ -57,9 +65,14 @@ fn quality_of_service(pod: &Value) -> &'static str {
         .map(|container| &container["resources"])
         .collect();
     let sets = |resources: &&Value, kind: &str| {
-        resources[kind].as_object().is_some_and(|set| !set.is_empty())
+        resources[kind]
+            .as_object()
+            .is_some_and(|set| !set.is_empty())
     };
-    if !resources.iter().any(|each| sets(each, "limits") || sets(each, "requests")) {
+    if !resources
+        .iter()
+        .any(|each| sets(each, "limits") || sets(each, "requests"))
+    {
         return "BestEffort";
     }
     let guaranteed = resources.iter().all(|each| {
@@ -70,7 +83,11 @@ fn quality_of_service(pod: &Value) -> &'static str {
         };
         same("cpu") && same("memory")
     });
-    if guaranteed { "Guaranteed" } else { "Burstable" }
+    if guaranteed {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
 }
 
 pub(crate) fn problems(pod: &Value) -> Vec<Invalid> {
@@ -111,7 +128,10 @@ pub(crate) fn problems(pod: &Value) -> Vec<Invalid> {
             for mount in mounts.into_iter().flatten() {
                 let volume = mount["name"].as_str().unwrap_or_default();
                 if !volumes.contains(&volume) {
-                    refuse(field("volumeMounts.name"), &format!("Not found: {volume:?}"));
+                    refuse(
+                        field("volumeMounts.name"),
+                        &format!("Not found: {volume:?}"),
+                    );
                 }
             }
         }
@@ -190,7 +210,10 @@ pub(crate) fn resized(old: &Value, new: &Value) -> Result<Value, Refusal> {
 
 /// How long the pod may take to end; 0 removes it at once.
 pub(crate) fn grace_seconds(pod: &Value, asked: Option<i64>) -> i64 {
-    let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let ended = matches!(
+        pod["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed")
+    );
     let unbound = pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty);
     if ended || unbound {
         return 0;

@@ -77,13 +77,10 @@ impl Definition {
             .find(|version| version["storage"] == true)
             .ok_or_else(|| refusal::bad_request("the CRD serves no stored version"))?;
         let name_of = |version: &Value| version["name"].as_str().unwrap_or_default().to_owned();
-        let mut names = vec![name_of(stored)];
-        names.extend(
-            versions
-                .iter()
-                .map(|version| name_of(version))
-                .filter(|name| *name != names[0]),
-        );
+        let first = name_of(stored);
+        let mut names: Vec<String> = versions.iter().map(|version| name_of(version)).collect();
+        names.retain(|name| *name != first);
+        names.insert(0, first);
         Ok(Self {
             group: text("/spec/group")?,
             versions: names,
@@ -152,9 +149,8 @@ const BUILT_IN: [BuiltIn; 19] = [
 ];
 
 pub(crate) fn built_in() -> impl Iterator<Item = Definition> {
-    BUILT_IN
-        .iter()
-        .map(|BuiltIn(group, version, plural, kind, scope, shape)| Definition {
+    BUILT_IN.iter().map(
+        |BuiltIn(group, version, plural, kind, scope, shape)| Definition {
             group: (*group).to_owned(),
             versions: vec![(*version).to_owned()],
             plural: (*plural).to_owned(),
@@ -163,7 +159,8 @@ pub(crate) fn built_in() -> impl Iterator<Item = Definition> {
             status: *shape == Shape::SpecAndStatus,
             generation: *shape == Shape::SpecAndStatus,
             schema: None,
-        })
+        },
+    )
 }
 
 /// Where a request points.
@@ -232,21 +229,36 @@ mod tests {
     fn paths_name_group_namespace_object_and_subresource() {
         for (path, want) in [
             ("/api/v1/nodes", Some(("", "nodes", None, None, None))),
-            ("/api/v1/namespaces/a", Some(("", "namespaces", None, Some("a"), None))),
+            (
+                "/api/v1/namespaces/a",
+                Some(("", "namespaces", None, Some("a"), None)),
+            ),
             (
                 "/api/v1/namespaces/a/status",
                 Some(("", "namespaces", None, Some("a"), Some("status"))),
             ),
-            ("/api/v1/namespaces/a/pods", Some(("", "pods", Some("a"), None, None))),
+            (
+                "/api/v1/namespaces/a/pods",
+                Some(("", "pods", Some("a"), None, None)),
+            ),
             (
                 "/api/v1/namespaces/a/pods/b/resize",
                 Some(("", "pods", Some("a"), Some("b"), Some("resize"))),
             ),
             (
                 "/apis/tradewind.dev/v1alpha1/namespaces/a/functions/b/status",
-                Some(("tradewind.dev", "functions", Some("a"), Some("b"), Some("status"))),
+                Some((
+                    "tradewind.dev",
+                    "functions",
+                    Some("a"),
+                    Some("b"),
+                    Some("status"),
+                )),
             ),
-            ("/apis/apps/v1/deployments", Some(("apps", "deployments", None, None, None))),
+            (
+                "/apis/apps/v1/deployments",
+                Some(("apps", "deployments", None, None, None)),
+            ),
             ("/version", None),
             ("/api/v1", None),
             ("/api/v1/namespaces/a/pods/b/resize/c", None),

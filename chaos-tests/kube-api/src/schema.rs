@@ -265,11 +265,20 @@ mod tests {
             (json!({}), vec!["spec.image"]),
             (json!({ "image": 1 }), vec!["spec.image"]),
             (json!({ "image": "" }), vec!["spec.image"]),
-            (json!({ "image": "i", "size": 10, "shape": "c" }), vec!["spec.shape", "spec.size"]),
-            (json!({ "image": "i", "env": { "A": 1 } }), vec!["spec.env.A"]),
+            (
+                json!({ "image": "i", "size": 10, "shape": "c" }),
+                vec!["spec.shape", "spec.size"],
+            ),
+            (
+                json!({ "image": "i", "env": { "A": 1 } }),
+                vec!["spec.env.A"],
+            ),
         ] {
             let problems = schema().problems(&json!({ "spec": spec }));
-            let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
+            let fields: Vec<&str> = problems
+                .iter()
+                .map(|problem| problem.field.as_str())
+                .collect();
             assert_eq!(fields, want, "{spec}");
         }
         assert_eq!(schema().problems(&json!({}))[0].field, "spec");

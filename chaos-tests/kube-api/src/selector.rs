@@ -65,7 +65,6 @@ impl Selector {
     }
 
     pub(crate) fn matches(&self, object: &Stored) -> bool {
-        let label = |key: &str| object.labels.get(key).cloned();
         let field = |key: &str| {
             Some(match key {
                 "metadata.name" => object.name.name.clone(),
@@ -74,12 +73,10 @@ impl Selector {
                 _ => object.phase.clone(),
             })
         };
-        self.labels.iter().all(|wanted| wanted.holds(label))
-            && self.fields.iter().all(|wanted| wanted.holds(field))
+        self.matches_labels(&object.labels) && self.fields.iter().all(|wanted| wanted.holds(field))
     }
 
-    /// Whether `labels` alone satisfy the label half.
-    pub(crate) fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+    fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
         self.labels
             .iter()
             .all(|wanted| wanted.holds(|key| labels.get(key).cloned()))

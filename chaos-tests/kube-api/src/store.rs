@@ -59,7 +59,9 @@ impl Stored {
                 .unwrap_or_default()
                 .to_owned()
         };
-        let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
+        let labels = object
+            .pointer("/metadata/labels")
+            .and_then(Value::as_object);
         let owners = object
             .pointer("/metadata/ownerReferences")
             .and_then(Value::as_array);
@@ -218,7 +220,8 @@ impl Store {
     fn define(&mut self, definition: Definition) {
         let revision = self.revision;
         let definition = Arc::new(definition);
-        self.tables
+        let table = self
+            .tables
             .entry(definition.key())
             .or_insert_with(|| Table {
                 definition: Arc::clone(&definition),
@@ -226,8 +229,8 @@ impl Store {
                 log: VecDeque::new(),
                 oldest: revision,
                 changed: watch::Sender::new(revision),
-            })
-            .definition = definition;
+            });
+        table.definition = definition;
     }
 
     /// The resource that a request is about.
@@ -319,12 +322,7 @@ impl Store {
         Ok(self.page(self.revision, items, query.limit))
     }
 
-    fn page(
-        &mut self,
-        revision: u64,
-        mut items: Vec<Arc<Stored>>,
-        limit: Option<usize>,
-    ) -> Page {
+    fn page(&mut self, revision: u64, mut items: Vec<Arc<Stored>>, limit: Option<usize>) -> Page {
         let limit = limit.filter(|limit| *limit > 0).unwrap_or(items.len());
         let rest = items.split_off(limit.min(items.len()));
         let remaining = rest.len();
@@ -366,7 +364,10 @@ impl Store {
         after: u64,
         max: usize,
     ) -> Result<Vec<Change>, Refusal> {
-        let table = self.tables.get(resource).ok_or_else(refusal::unknown_path)?;
+        let table = self
+            .tables
+            .get(resource)
+            .ok_or_else(refusal::unknown_path)?;
         if after < table.oldest {
             return Err(refusal::too_old(after, table.oldest));
         }

@@ -88,13 +88,13 @@ impl Watcher {
         changed: watch::Receiver<u64>,
         ended: oneshot::Receiver<WatchEnd>,
     ) -> Self {
-        let (initial, after_initial) =
-            match std::mem::replace(&mut query.initial, Initial::Nothing) {
-                Initial::Nothing => (Vec::new(), AfterInitial::Nothing),
-                Initial::State(state) => (state, AfterInitial::Nothing),
-                Initial::StateThenBookmark(state) => (state, AfterInitial::Bookmark),
-                Initial::Broken(state) => (state, AfterInitial::Break),
-            };
+        let (initial, after_initial) = match std::mem::replace(&mut query.initial, Initial::Nothing)
+        {
+            Initial::Nothing => (Vec::new(), AfterInitial::Nothing),
+            Initial::State(state) => (state, AfterInitial::Nothing),
+            Initial::StateThenBookmark(state) => (state, AfterInitial::Bookmark),
+            Initial::Broken(state) => (state, AfterInitial::Break),
+        };
         let now = Instant::now();
         Self {
             resource: definition.key(),
@@ -175,7 +175,7 @@ impl Watcher {
     fn initial_piece(&mut self) -> Option<Result<Bytes, Dropped>> {
         let mut piece = BytesMut::new();
         let mut events = 0;
-        while events < BATCH_MAX
+        while events < BATCH_MAX as u64
             && let Some(object) = self.initial.pop_front()
         {
             self.write_event(&mut piece, ChangeKind::Added, &object);

@@ -149,11 +149,7 @@ pub(super) fn bound(pod: &mut Value, node: Ipv4Addr) {
     set_condition(pod, condition("PodScheduled", true, "", ""));
 }
 
-pub(super) fn started(
-    pod: &mut Value,
-    address: IpAddr,
-    state_of: impl Fn(&Value) -> Container,
-) {
+pub(super) fn started(pod: &mut Value, address: IpAddr, state_of: impl Fn(&Value) -> Container) {
     let backing_off = pod
         .pointer("/status/containerStatuses")
         .and_then(Value::as_array)
@@ -220,7 +216,8 @@ fn container_status(container: &Value, state: Container, backing_off: bool) -> V
                 "failed to pull and unpack image \"{image}\": failed to resolve reference \"{image}\": {image}: not found"
             );
             let (reason, message) = if backing_off {
-                let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {failure}");
+                let message =
+                    format!("Back-off pulling image \"{image}\": ErrImagePull: {failure}");
                 ("ImagePullBackOff", message)
             } else {
                 ("ErrImagePull", failure)
@@ -288,7 +285,10 @@ pub(super) fn end_container(pod: &mut Value, name: &str, ending: Ending) {
         pod["status"]["phase"] = json!(if failed { "Failed" } else { "Succeeded" });
     }
     let why = format!("containers with unready status: [{name}]");
-    set_condition(pod, condition("ContainersReady", false, "ContainersNotReady", &why));
+    set_condition(
+        pod,
+        condition("ContainersReady", false, "ContainersNotReady", &why),
+    );
     set_condition(pod, condition("Ready", false, "ContainersNotReady", &why));
 }
 

@@ -40,6 +40,16 @@ pub(crate) struct Deletion {
     dry_run: Vec<String>,
 }
 
+impl Deletion {
+    /// Without grace, as a kubelet ends a pod that has stopped.
+    pub(crate) fn at_once() -> Self {
+        Self {
+            grace_period_seconds: Some(0),
+            ..Self::default()
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Preconditions {
