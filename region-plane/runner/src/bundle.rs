@@ -1,0 +1,122 @@
+//! A bundle's way from a gateway into the pod: streamed to disk, checked, unpacked beside its place.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use api_bundle::{Manifest, PACKED_BYTES_MAX, PlatformMismatch, UnpackError};
+use api_types::{Digest, Platform};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::launch::BUNDLE;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    #[error("the bundle has more than {} MiB", PACKED_BYTES_MAX >> 20)]
+    TooLarge,
+    #[error("receive the bundle")]
+    Receive {
+        #[source]
+        source: hyper::Error,
+    },
+    #[error("write {path}")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("unpack the bundle")]
+    Unpack {
+        #[source]
+        source: UnpackError,
+    },
+    #[error("the bundle is not for this machine")]
+    Platform(#[from] PlatformMismatch),
+}
+
+impl BundleError {
+    /// Whether another bundle, or the same put again, would do no better here.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        match self {
+            Self::Write { .. } => true,
+            Self::Unpack { source } => {
+                matches!(source, UnpackError::Write { .. })
+            }
+            Self::TooLarge | Self::Receive { .. } | Self::Platform(_) => false,
+        }
+    }
+}
+
+/// Writes the body to disk, and unpacks it if it is the bundle of that digest.
+///
+/// On an error nothing of it is in the bundle's place, and it may be tried again. No two at once.
+///
+/// # Errors
+/// If it does not come whole, is another, is malformed or for another platform, or the disk fails.
+pub async fn receive(
+    code_dir: &Path,
+    digest: Digest,
+    body: Incoming,
+) -> Result<Manifest, BundleError> {
+    let packed = code_dir.join("bundle.packed");
+    let received = write(&packed, body).await;
+    let code_dir = code_dir.to_owned();
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let manifest = received.and_then(|()| unpack(&code_dir, &packed, &digest));
+        // Unpacked it is no longer needed, and failed it is of no use.
+        let _ = fs::remove_file(&packed);
+        manifest
+    });
+    unpacking.await.expect("unpacking does not panic")
+}
+
+async fn write(packed: &Path, mut body: Incoming) -> Result<(), BundleError> {
+    let failed = |source| BundleError::Write {
+        path: packed.to_owned(),
+        source,
+    };
+    if body.size_hint().lower() > PACKED_BYTES_MAX {
+        return Err(BundleError::TooLarge);
+    }
+    let mut file = File::create(packed).await.map_err(failed)?;
+    let mut bytes_left = PACKED_BYTES_MAX;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|source| BundleError::Receive { source })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        bytes_left = bytes_left
+            .checked_sub(data.len() as u64)
+            .ok_or(BundleError::TooLarge)?;
+        file.write_all(&data).await.map_err(failed)?;
+    }
+    file.flush().await.map_err(failed)
+}
+
+fn unpack(code_dir: &Path, packed: &Path, digest: &Digest) -> Result<Manifest, BundleError> {
+    let place = code_dir.join(BUNDLE);
+    let beside = code_dir.join("bundle.new");
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        |source| BundleError::Write { path, source }
+    };
+    // One may be left of an earlier attempt, whole or in part.
+    for left in [&beside, &place] {
+        match fs::remove_dir_all(left) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(left)(error));
+            }
+            _ => {}
+        }
+    }
+    let file = fs::File::open(packed).map_err(failed(packed))?;
+    let manifest = api_bundle::unpack(file, digest, &beside)
+        .map_err(|source| BundleError::Unpack { source })?;
+    manifest.check_platform(&Platform::here())?;
+    fs::rename(&beside, &place).map_err(failed(&place))?;
+    Ok(manifest)
+}

@@ -1,0 +1,428 @@
+//! Who has the pod, what it runs, and whether a call may reach it.
+//!
+//! A state machine without IO or clock: whoever owns it passes in the monotonic time since the
+//! runner started. It is the one arbiter of claims, so that gateways need not agree with each other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use api_types::Digest;
+
+use crate::protocol::{CallFailure, Claimed, Conflict, Holder, Kind, Phase, State, Tenant};
+
+/// A pod, as its runner sees it.
+#[derive(Debug)]
+pub struct Pod {
+    kind: Kind,
+    /// How long a claim is held with no open request that names it.
+    lease: Duration,
+    phase: Phase,
+    reason: Option<Reason>,
+    claim: Option<Held>,
+    /// What runs or ran here, or is about to. Never changes once there is one, since the container
+    /// cannot be started again.
+    tenant: Option<Tenant>,
+    /// The bundle that runs here, or is about to.
+    bundle: Option<Digest>,
+    call: Option<RunningCall>,
+    calls: u64,
+    idle_since: Duration,
+}
+
+/// A claim that is held.
+#[derive(Debug)]
+struct Held {
+    holder: Holder,
+    to_launch: Option<ToLaunch>,
+    bundle_comes: bool,
+    /// Open requests that name it.
+    attended: usize,
+    /// When the last of them ended, or the claim was made.
+    unattended_since: Duration,
+}
+
+/// What a claim wants started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToLaunch {
+    pub digest: Digest,
+    /// Of Fn contract 9.1.
+    pub environment: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RunningCall {
+    /// Its body is being read; the function knows nothing of it.
+    Coming,
+    /// It is inside the function.
+    Inside,
+}
+
+impl Held {
+    fn digest(&self) -> Option<Digest> {
+        self.to_launch.as_ref().map(|launch| launch.digest)
+    }
+}
+
+/// Why an instance is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// It did not listen in time.
+    StartTimedOut,
+    /// Anything else, in words for whoever owns the function.
+    Other(String),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StartTimedOut => f.write_str("it did not listen in time"),
+            Self::Other(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// A claim that was not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("the pod is claimed by {}", .by.gateway)]
+    Held { by: Holder },
+    #[error("the claim was made for another function or bundle")]
+    Changed,
+    #[error("the pod runs {} with settings {}", .tenant.function, .tenant.settings)]
+    Taken { tenant: Tenant },
+    #[error("the instance is over: {reason}")]
+    Over { reason: Reason },
+    #[error("a pool's pod must be told what to launch")]
+    NothingToLaunch,
+    #[error("an image's pod launches nothing")]
+    LaunchesNothing,
+}
+
+impl Refused {
+    /// What its gateway is told; `None` if the claim makes no sense on this pod.
+    #[must_use]
+    pub fn conflict(&self) -> Option<Conflict> {
+        let claim = match self {
+            Self::Held { by } => Some(by.clone()),
+            Self::Changed | Self::Taken { .. } | Self::Over { .. } => None,
+            Self::NothingToLaunch | Self::LaunchesNothing => return None,
+        };
+        Some(Conflict {
+            message: self.to_string(),
+            claim,
+        })
+    }
+}
+
+/// The claim is not, or no longer, the pod's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the pod is not claimed by that")]
+pub struct NotClaimed;
+
+/// What becomes of a bundle that a gateway wants to put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bundle {
+    /// It has to come; nobody else may put one meanwhile.
+    Wanted,
+    /// It is here already.
+    Here,
+}
+
+/// A bundle that is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BundleRefused {
+    #[error(transparent)]
+    NotClaimed(#[from] NotClaimed),
+    #[error("the bundle is being put by another request")]
+    Coming,
+    #[error("the claim is not for this bundle")]
+    Other,
+}
+
+/// How a call that was begun ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallEnd {
+    /// The instance can take another.
+    Whole,
+    /// The call may still be going on inside.
+    Broken { reason: String },
+    /// Nobody listened.
+    Gone { reason: String },
+}
+
+impl Pod {
+    #[must_use]
+    pub fn new(kind: Kind, lease: Duration) -> Self {
+        Self {
+            kind,
+            lease,
+            phase: match kind {
+                Kind::Image => Phase::Starting,
+                Kind::Pool => Phase::Empty,
+            },
+            reason: None,
+            claim: None,
+            tenant: None,
+            bundle: None,
+            call: None,
+            calls: 0,
+            idle_since: Duration::ZERO,
+        }
+    }
+
+    #[must_use]
+    pub fn state(&self, now: Duration) -> State {
+        let idle = match self.call {
+            Some(RunningCall::Inside) => Duration::ZERO,
+            Some(RunningCall::Coming) | None => now.saturating_sub(self.idle_since),
+        };
+        State {
+            kind: self.kind,
+            phase: self.phase,
+            reason: self.reason.as_ref().map(Reason::to_string),
+            claim: self.claim.as_ref().map(|held| held.holder.clone()),
+            tenant: self.tenant.clone(),
+            running: self.call == Some(RunningCall::Inside),
+            calls: self.calls,
+            idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    #[must_use]
+    pub fn holder(&self) -> Option<&Holder> {
+        self.claim.as_ref().map(|held| &held.holder)
+    }
+
+    #[must_use]
+    pub fn phase(&self) -> (Phase, Option<&Reason>) {
+        (self.phase, self.reason.as_ref())
+    }
+
+    /// Makes a claim, or finds it made.
+    ///
+    /// # Errors
+    /// If it cannot have the pod; then nothing has changed.
+    pub fn claim(
+        &mut self,
+        holder: &Holder,
+        to_launch: Option<ToLaunch>,
+        now: Duration,
+    ) -> Result<Claimed, Refused> {
+        match (self.kind, &to_launch) {
+            (Kind::Image, Some(_)) => return Err(Refused::LaunchesNothing),
+            (Kind::Pool, None) => return Err(Refused::NothingToLaunch),
+            (Kind::Image, None) | (Kind::Pool, Some(_)) => {}
+        }
+        let digest = to_launch.as_ref().map(|launch| launch.digest);
+        self.expire(now);
+        if let Some(held) = &mut self.claim {
+            if held.holder.claim != holder.claim {
+                return Err(Refused::Held {
+                    by: held.holder.clone(),
+                });
+            }
+            if held.holder != *holder || held.digest() != digest {
+                return Err(Refused::Changed);
+            }
+            held.unattended_since = now;
+            return Ok(self.claimed());
+        }
+        if let Some(reason) = &self.reason {
+            return Err(Refused::Over {
+                reason: reason.clone(),
+            });
+        }
+        if let Some(tenant) = &self.tenant
+            && (*tenant != holder.tenant || self.bundle != digest)
+        {
+            return Err(Refused::Taken {
+                tenant: tenant.clone(),
+            });
+        }
+        if self.kind == Kind::Image {
+            self.tenant = Some(holder.tenant.clone());
+        }
+        self.claim = Some(Held {
+            holder: holder.clone(),
+            to_launch,
+            bundle_comes: false,
+            attended: 0,
+            unattended_since: now,
+        });
+        Ok(self.claimed())
+    }
+
+    fn claimed(&self) -> Claimed {
+        Claimed {
+            needs_bundle: self.phase == Phase::Empty,
+            phase: self.phase,
+        }
+    }
+
+    /// A request that names the claim begins. Each is to be followed by [`Self::leave`].
+    ///
+    /// # Errors
+    /// If the claim is not the pod's.
+    pub fn attend(&mut self, claim: &str) -> Result<(), NotClaimed> {
+        self.held(claim)?.attended += 1;
+        Ok(())
+    }
+
+    /// A request that named the claim ended. Nothing if the claim has been dropped since.
+    pub fn leave(&mut self, claim: &str, now: Duration) {
+        if let Ok(held) = self.held(claim) {
+            held.attended = held.attended.saturating_sub(1);
+            if held.attended == 0 {
+                held.unattended_since = now;
+            }
+        }
+    }
+
+    /// When [`Self::expire`] will drop the claim unless something happens first.
+    #[must_use]
+    pub fn expires(&self) -> Option<Duration> {
+        let held = self.claim.as_ref()?;
+        (held.attended == 0 && self.call.is_none()).then(|| held.unattended_since + self.lease)
+    }
+
+    /// Drops the claim if its gateway has not been heard of for too long; returns it.
+    pub fn expire(&mut self, now: Duration) -> Option<Holder> {
+        if self.expires()? > now {
+            return None;
+        }
+        self.claim.take().map(|held| held.holder)
+    }
+
+    /// Gives the pod back. Nothing if the claim is not its.
+    pub fn release(&mut self, claim: &str) {
+        if self.held(claim).is_ok() {
+            self.claim = None;
+        }
+    }
+
+    /// A gateway wants to put a bundle. [`Bundle::Wanted`] is to be followed by [`Self::launch`] or
+    /// [`Self::bundle_failed`].
+    ///
+    /// # Errors
+    /// If it must not.
+    pub fn put_bundle(&mut self, claim: &str, digest: &Digest) -> Result<Bundle, BundleRefused> {
+        let empty = self.phase == Phase::Empty;
+        let held = self.held(claim)?;
+        if held.digest() != Some(*digest) {
+            return Err(BundleRefused::Other);
+        }
+        if !empty {
+            return Ok(Bundle::Here);
+        }
+        if std::mem::replace(&mut held.bundle_comes, true) {
+            return Err(BundleRefused::Coming);
+        }
+        Ok(Bundle::Wanted)
+    }
+
+    /// The bundle did not come, and may be put again.
+    pub fn bundle_failed(&mut self, claim: &str) {
+        if let Ok(held) = self.held(claim) {
+            held.bundle_comes = false;
+        }
+    }
+
+    /// The bundle is here: from now on the pod is its function's for good. Returns the environment to
+    /// start it with.
+    ///
+    /// # Errors
+    /// If the claim it was put under has been dropped since; then nothing may be started.
+    pub fn launch(&mut self, claim: &str) -> Result<BTreeMap<String, String>, NotClaimed> {
+        let held = self.held(claim)?;
+        held.bundle_comes = false;
+        let tenant = held.holder.tenant.clone();
+        let launch = held.to_launch.as_mut().ok_or(NotClaimed)?;
+        // Needed once only, and the largest thing here.
+        let environment = std::mem::take(&mut launch.environment);
+        self.bundle = Some(launch.digest);
+        self.tenant = Some(tenant);
+        self.phase = Phase::Starting;
+        Ok(environment)
+    }
+
+    /// The instance listens.
+    pub fn ready(&mut self, now: Duration) {
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Ready;
+            self.idle_since = now;
+        }
+    }
+
+    /// The instance must not get another call.
+    pub fn fail(&mut self, reason: Reason) {
+        if !self.phase.is_over() {
+            self.phase = Phase::Failed;
+            self.reason = Some(reason);
+        }
+    }
+
+    /// The instance exited. The reason stays if there was one before: it is the cause.
+    pub fn gone(&mut self, reason: String) {
+        self.phase = Phase::Gone;
+        self.reason.get_or_insert(Reason::Other(reason));
+    }
+
+    /// A call comes, and is the only one until [`Self::end_call`] or [`Self::call_given_up`].
+    ///
+    /// # Errors
+    /// Those of which nothing reaches the function.
+    pub fn begin_call(&mut self, claim: &str) -> Result<(), CallFailure> {
+        self.held(claim).map_err(|_| CallFailure::NotClaimed)?;
+        match self.phase {
+            Phase::Empty | Phase::Starting => Err(CallFailure::Busy),
+            Phase::Failed | Phase::Gone => Err(CallFailure::Gone),
+            Phase::Ready if self.call.is_some() => Err(CallFailure::Busy),
+            Phase::Ready => {
+                self.call = Some(RunningCall::Coming);
+                Ok(())
+            }
+        }
+    }
+
+    /// All of it is here, and it may be given to the function now.
+    ///
+    /// # Errors
+    /// If the claim was lost or the instance ended meanwhile; the call is over then.
+    pub fn enter_call(&mut self, claim: &str) -> Result<(), CallFailure> {
+        debug_assert_eq!(self.call, Some(RunningCall::Coming));
+        self.call = None;
+        self.begin_call(claim)?;
+        self.call = Some(RunningCall::Inside);
+        self.calls += 1;
+        Ok(())
+    }
+
+    /// It did not come, so the function knows nothing of it.
+    pub fn call_given_up(&mut self) {
+        debug_assert_eq!(self.call, Some(RunningCall::Coming));
+        self.call = None;
+    }
+
+    /// The function is done with it, or will never be.
+    pub fn end_call(&mut self, end: CallEnd, now: Duration) {
+        debug_assert_eq!(self.call, Some(RunningCall::Inside));
+        self.call = None;
+        self.idle_since = now;
+        match end {
+            CallEnd::Whole => {}
+            CallEnd::Broken { reason } => self.fail(Reason::Other(reason)),
+            CallEnd::Gone { reason } => self.gone(reason),
+        }
+    }
+
+    fn held(&mut self, claim: &str) -> Result<&mut Held, NotClaimed> {
+        self.claim
+            .as_mut()
+            .filter(|held| held.holder.claim == claim)
+            .ok_or(NotClaimed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

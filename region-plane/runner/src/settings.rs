@@ -1,0 +1,252 @@
+//! What a pod's maker sets, by environment variables of the runner's container.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use crate::protocol::{Kind, LISTEN_PORT};
+
+/// Every variable of ours.
+const PREFIX: &str = "TRADEWIND_RUNNER_";
+
+/// Where a pool's pod has its bundle, for the function's container as well.
+pub const CODE_DIR_VARIABLE: &str = "TRADEWIND_RUNNER_CODE_DIR";
+
+/// [`Settings::code_dir`] unless set.
+pub const CODE_DIR: &str = "/tradewind/code";
+
+/// The body of `--help`.
+pub const VARIABLES: &str = "\
+TRADEWIND_RUNNER_KIND                       image or pool: what the pod was made for (required)
+TRADEWIND_RUNNER_LISTEN                     [::]:8090 (0.0.0.0:8090 on a machine without IPv6)
+TRADEWIND_RUNNER_SOCKET_DIR                 /tmp/iofs: shared with the function, which listens there
+TRADEWIND_RUNNER_CODE_DIR                   /tradewind/code: shared with the function of a pool's pod
+TRADEWIND_RUNNER_RESPONSE_BODY_BYTES_MAX    6291456: longer answers fail their call
+TRADEWIND_RUNNER_HOT_START_TIMEOUT_MS       5000: from the launch of a bundle until it listens
+TRADEWIND_RUNNER_LEASE_MS                   15000: how long a claim outlives its gateway's last request
+TRADEWIND_RUNNER_GRACE_MS                   4000: how long a call may go on after SIGTERM
+TRADEWIND_RUNNER_LOG                        info: off, error, warn, info or debug";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub kind: Kind,
+    pub listen: Listen,
+    pub socket_dir: PathBuf,
+    pub code_dir: PathBuf,
+    pub response_body_bytes_max: usize,
+    /// How long an instance may take to become ready (Fn contract 9.2). Only pool pods have a start
+    /// to count from; a container's image may have to be pulled, and who claims it sets a limit.
+    pub hot_start_timeout: Duration,
+    /// How long a claim is held with no open request that names it.
+    pub lease: Duration,
+    /// How long a call may go on after SIGTERM. The default is a second less than the pod's grace.
+    pub grace: Duration,
+    pub log: LevelFilter,
+}
+
+/// Where to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// [`LISTEN_PORT`] of every address the machine has.
+    Everywhere,
+    At(SocketAddr),
+}
+
+impl Listen {
+    /// Addresses to try, best first.
+    #[must_use]
+    pub fn addresses(self) -> Vec<SocketAddr> {
+        match self {
+            Self::Everywhere => vec![
+                (Ipv6Addr::UNSPECIFIED, LISTEN_PORT).into(),
+                (IpAddr::from([0, 0, 0, 0]), LISTEN_PORT).into(),
+            ],
+            Self::At(address) => vec![address],
+        }
+    }
+}
+
+/// A body is held whole.
+const RESPONSE_BODY_BYTES_MAX: usize = 64 << 20;
+
+/// Longer times are a mistake in the unit.
+const MILLISECONDS_MAX: u64 = 3_600_000;
+
+impl Settings {
+    /// # Errors
+    /// Every problem there is, a line each.
+    pub fn from_environment(
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Vec<String>> {
+        let mut given = Given::new(environment);
+        let kind = given.read("KIND", |text| match text {
+            "image" => Ok(Kind::Image),
+            "pool" => Ok(Kind::Pool),
+            _ => Err("must be image or pool".to_owned()),
+        });
+        let listen = given.read("LISTEN", |text| {
+            text.parse()
+                .map_err(|_| "must be an address and a port, as in 127.0.0.1:8090".to_owned())
+        });
+        let socket_dir = given.read("SOCKET_DIR", directory);
+        let code_dir = given.read("CODE_DIR", directory);
+        let response_body_bytes_max = given.read("RESPONSE_BODY_BYTES_MAX", |text| {
+            text.parse()
+                .ok()
+                .filter(|bytes| (1..=RESPONSE_BODY_BYTES_MAX).contains(bytes))
+                .ok_or_else(|| format!("must be 1 to {RESPONSE_BODY_BYTES_MAX}"))
+        });
+        let hot_start_timeout = given.read("HOT_START_TIMEOUT_MS", milliseconds);
+        let lease = given.read("LEASE_MS", milliseconds);
+        let grace = given.read("GRACE_MS", milliseconds);
+        let log = given.read("LOG", |text| {
+            text.parse()
+                .map_err(|_| "must be off, error, warn, info or debug".to_owned())
+        });
+        let problems = given.problems(kind.is_some());
+        let Some(kind) = kind.filter(|_| problems.is_empty()) else {
+            return Err(problems);
+        };
+        Ok(Self {
+            kind,
+            listen: listen.map_or(Listen::Everywhere, Listen::At),
+            socket_dir: socket_dir.unwrap_or_else(|| "/tmp/iofs".into()),
+            code_dir: code_dir.unwrap_or_else(|| CODE_DIR.into()),
+            // What Fn's system tests and Oracle's service use (Fn contract 6.4).
+            response_body_bytes_max: response_body_bytes_max.unwrap_or(6 << 20),
+            hot_start_timeout: hot_start_timeout.unwrap_or(Duration::from_secs(5)),
+            lease: lease.unwrap_or(Duration::from_secs(15)),
+            grace: grace.unwrap_or(Duration::from_secs(4)),
+            log: log.unwrap_or(LevelFilter::INFO),
+        })
+    }
+}
+
+/// The variables that have not been read yet, and what is wrong with those that have.
+struct Given {
+    left: BTreeMap<String, OsString>,
+    problems: Vec<String>,
+}
+
+impl Given {
+    fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let ours = |(name, value): (OsString, OsString)| {
+            let name = name.to_str()?.strip_prefix(PREFIX)?.to_owned();
+            Some((name, value))
+        };
+        Self {
+            left: environment.into_iter().filter_map(ours).collect(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn read<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.left.remove(name)?;
+        match value.to_str().map(parse) {
+            Some(Ok(parsed)) => return Some(parsed),
+            Some(Err(wrong)) => self
+                .problems
+                .push(format!("{PREFIX}{name}={}: {wrong}", value.display())),
+            None => self.problems.push(format!("{PREFIX}{name}: is not UTF-8")),
+        }
+        None
+    }
+
+    fn problems(self, has_kind: bool) -> Vec<String> {
+        let mut problems = self.problems;
+        let kind = format!("{PREFIX}KIND");
+        if !has_kind && !problems.iter().any(|problem| problem.starts_with(&kind)) {
+            problems.push(format!("{kind}: is missing, must be image or pool"));
+        }
+        let unknown = self.left.into_keys();
+        problems.extend(unknown.map(|name| format!("{PREFIX}{name}: there is no such setting")));
+        problems
+    }
+}
+
+/// Absolute, since the function's container has the same path and another working directory.
+fn directory(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("must be an absolute path".to_owned())
+    }
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .filter(|ms| (1..=MILLISECONDS_MAX).contains(ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("must be 1 to {MILLISECONDS_MAX}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+        let owned = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
+        Settings::from_environment(variables.iter().map(owned))
+    }
+
+    #[test]
+    fn only_the_kind_must_be_set() {
+        let settings = read(&[("TRADEWIND_RUNNER_KIND", "image"), ("PATH", "/bin")]).unwrap();
+        assert_eq!(settings.kind, Kind::Image);
+        assert_eq!(settings.lease, Duration::from_secs(15));
+        assert_eq!(
+            settings.listen.addresses(),
+            ["[::]:8090".parse().unwrap(), "0.0.0.0:8090".parse().unwrap()]
+        );
+        assert_eq!(
+            read(&[]).unwrap_err(),
+            ["TRADEWIND_RUNNER_KIND: is missing, must be image or pool"]
+        );
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let problems = read(&[
+            ("TRADEWIND_RUNNER_KIND", "cronjob"),
+            ("TRADEWIND_RUNNER_LISTEN", "8090"),
+            ("TRADEWIND_RUNNER_CODE_DIR", "code"),
+            ("TRADEWIND_RUNNER_LEASE_MS", "0"),
+            ("TRADEWIND_RUNNER_RESPONSE_BODY_BYTES_MAX", "1G"),
+            ("TRADEWIND_RUNNER_LOG", "loud"),
+            ("TRADEWIND_RUNNER_LEASE", "15"),
+        ])
+        .unwrap_err();
+        let mentioned = [
+            "KIND", "LISTEN", "CODE_DIR", "BODY_BYTES_MAX", "LEASE_MS", "LOG", "LEASE:",
+        ];
+        assert_eq!(problems.len(), mentioned.len(), "{problems:?}");
+        for (problem, name) in problems.iter().zip(mentioned) {
+            assert!(problem.contains(name), "{name} in {problem}");
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_variable() {
+        let settings = VARIABLES.lines().map(|line| {
+            let (name, rest) = line.split_once(' ').unwrap();
+            let default = rest.trim_start().split([':', ' ']).next().unwrap();
+            let value = match name {
+                "TRADEWIND_RUNNER_LISTEN" => "[::]:8090",
+                _ => default,
+            };
+            (name, value)
+        });
+        let settings: Vec<_> = settings.collect();
+        let all = read(&settings).unwrap();
+        let kind = read(&[("TRADEWIND_RUNNER_KIND", "image")]).unwrap();
+        let listen = Listen::At("[::]:8090".parse().unwrap());
+        assert_eq!(all, Settings { listen, ..kind });
+    }
+}
