@@ -14,6 +14,8 @@ pub const ZONE: &str = "fn.test";
 
 const GLOBAL_API_PORT: u16 = 7400;
 const GLOBAL_RAFT_PORT: u16 = 7401;
+/// Short, so that a demonstration of failover need not wait for resolvers.
+const DNS_TTL_SECS: u32 = 5;
 /// One port for all gateways, so that a DNS answer is the address to call.
 const GATEWAY_PORT: u16 = 8080;
 const REGION_ADMIN_PORT: u16 = 8081;
@@ -163,6 +165,7 @@ struct GlobalConfig<'a> {
     raft_listen: SocketAddr,
     zone: &'a str,
     gateway_port: u16,
+    dns_ttl_secs: u32,
     members: Vec<MemberConfig>,
 }
 
@@ -193,7 +196,6 @@ struct DnsConfig<'a> {
     http_listen: SocketAddr,
     globals: &'a [String],
     zone: &'a str,
-    /// Short, so that a demonstration of failover need not wait for resolvers.
     ttl_secs: u32,
     nameservers: &'a [NameserverConfig],
 }
@@ -244,6 +246,7 @@ pub fn parts(shape: Shape, layout: &Layout) -> Vec<Part> {
                 raft_listen,
                 zone: ZONE,
                 gateway_port: GATEWAY_PORT,
+                dns_ttl_secs: DNS_TTL_SECS,
                 members: members.clone(),
             }),
             listens: vec![Listen::Tcp(api_listen), Listen::Tcp(raft_listen)],
@@ -262,7 +265,7 @@ pub fn parts(shape: Shape, layout: &Layout) -> Vec<Part> {
                 http_listen: http,
                 globals: &apis,
                 zone: ZONE,
-                ttl_secs: 5,
+                ttl_secs: DNS_TTL_SECS,
                 nameservers: &nameservers,
             }),
             name,
@@ -366,6 +369,7 @@ api_listen = "127.44.20.2:7400"
 raft_listen = "127.44.20.2:7401"
 zone = "fn.test"
 gateway_port = 8080
+dns_ttl_secs = 5
 
 [[members]]
 name = "global-1"

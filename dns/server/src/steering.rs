@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use api_types::{Region, RegionName};
 use api_wire::fns::StoredError;
-use api_wire::planes::{Candidate, Explanation};
+use api_wire::planes::Explanation;
 use api_wire::view::{SteeringBody, ViewId};
 use hickory_proto::rr::RecordType;
 use metrics::{Counter, counter};
@@ -22,6 +22,7 @@ use crate::config::Config;
 use dns_steering::name::{self, Target};
 use dns_steering::view::ViewParts;
 use dns_steering::{Client, Place, PlacedApp, PlacedFn, Policy, Reason, View, ViewError, steer};
+use dns_worldmap::explain::{SITE_V4, SITE_V6, explain};
 use dns_worldmap::{Located, OpenError, WorldMap};
 
 /// What steering needs beside a view: set at start, the same for every query.
@@ -78,10 +79,6 @@ pub struct Block {
     pub prefix: u8,
 }
 
-/// Networks that are steered as one when only an address is known: what one site has at least.
-const HOST_BLOCK_V4: u8 = 24;
-const HOST_BLOCK_V6: u8 = 48;
-
 impl Block {
     /// A network as given by a resolver.
     pub fn network(ip: IpAddr, prefix: u8) -> Self {
@@ -90,11 +87,7 @@ impl Block {
 
     /// The block around one address.
     pub fn host(ip: IpAddr) -> Self {
-        let prefix = if ip.is_ipv4() {
-            HOST_BLOCK_V4
-        } else {
-            HOST_BLOCK_V6
-        };
+        let prefix = if ip.is_ipv4() { SITE_V4 } else { SITE_V6 };
         Self { ip, prefix }
     }
 }
@@ -327,30 +320,7 @@ impl Steering {
         client: IpAddr,
         setting: &Setting,
     ) -> Result<Explanation, String> {
-        let target = name::parse(&setting.zone, name);
-        if !self.holds(&target) {
-            return Err(format!("{name:?} is no name in {}", setting.zone));
-        }
-        let client = self.client(&Block::host(client), setting);
-        let answer = steer(&client, &target, &self.view, &setting.policy);
-        let candidates = answer.candidates.iter().map(|candidate| Candidate {
-            region: candidate.region.to_string(),
-            rtt_ms: candidate.rtt_ms.map_or(0.0, f64::from),
-            price_ms: candidate.price_ms,
-            verdict: candidate.verdict.into(),
-            placed: candidate.placed,
-            chosen: candidate.chosen,
-            because: candidate.because.to_string(),
-        });
-        Ok(Explanation {
-            name: name.to_owned(),
-            client: format!("{}/{}", client.network(), client.scope()),
-            located: dns_worldmap::explain::located(setting.map.locate(client.network()).as_ref()),
-            decision: answer.decision(),
-            reason: answer.reason.to_string(),
-            ttl_secs: answer.ttl_secs,
-            view: id.clone(),
-            candidates: candidates.collect(),
-        })
+        explain(&self.view, id, &setting.map, &setting.policy, name, client)
+            .ok_or_else(|| format!("{name:?} is no name in {}", setting.zone))
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dns_steering::Policy;
 use serde::Deserialize;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -19,6 +20,8 @@ pub struct Config {
     pub zone: String,
     #[serde(default = "default_gateway_port")]
     pub gateway_port: u16,
+    #[serde(default = "default_dns_ttl_secs")]
+    dns_ttl_secs: u32,
     /// Base of the endpoints handed out; empty means the scheme and `Host` of the request.
     #[serde(default)]
     pub public_url: String,
@@ -75,6 +78,14 @@ impl Default for Limits {
     }
 }
 
+/// As DNS servers have it.
+fn default_dns_ttl_secs() -> u32 {
+    30
+}
+
+/// As DNS servers have it.
+const DNS_TTL_ALL_DOWN_SECS: u32 = 5;
+
 fn default_gateway_port() -> u16 {
     8080
 }
@@ -92,6 +103,15 @@ fn default_report_lease_ms() -> u64 {
 }
 
 impl Config {
+    /// What explanations say of DNS answers; nothing caches what is decided here.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy {
+            ttl_secs: self.dns_ttl_secs,
+            ttl_all_down_secs: DNS_TTL_ALL_DOWN_SECS,
+        }
+    }
+
     /// This node among the members.
     #[must_use]
     pub fn member(&self, node_id: u64) -> Option<&Member> {
@@ -132,6 +152,7 @@ api_listen = "127.0.20.1:7400"
 raft_listen = "127.0.20.1:7401"
 zone = "fn.test"                       # lower case, no trailing dot
 gateway_port = 8080                    # TCP port of every region's gateway
+dns_ttl_secs = 30                      # of DNS servers' answers, for explanations
 public_url = ""                        # base of invoke endpoints; empty: scheme and Host of the request
 tick_ms = 100                          # Raft's clock
 election_ticks = 10                    # ticks without a leader before an election

@@ -129,16 +129,27 @@ fn what_is_nobodys_is_nowhere() {
         "fd00::1",
         "64:ff9b::10.0.0.1",
     ] {
-        let located = locate(ip);
-        assert_eq!(located, None, "{ip}");
-        assert_eq!(explain::located(located.as_ref()), "unknown");
+        assert_eq!(locate(ip), None, "{ip}");
     }
 }
 
 #[test]
-fn a_located_client_is_told_by_country_and_source() {
-    let located = locate("46.4.0.1");
-    assert_eq!(explain::located(located.as_ref()), "DE (worldmap)");
+fn one_address_stands_for_its_site_in_the_family_its_client_really_has() {
+    for (ip, network) in [
+        ("46.4.0.77", "46.4.0.0"),
+        ("::ffff:46.4.0.77", "46.4.0.0"),
+        ("64:ff9b::46.4.0.77", "46.4.0.0"),
+        ("fd00:1:2:3::4", "fd00:1:2::"),
+    ] {
+        let (client, _) = explain::site(&WorldMap::built_in(), ip.parse().unwrap());
+        let prefix = if client.network().is_ipv4() {
+            explain::SITE_V4
+        } else {
+            explain::SITE_V6
+        };
+        assert_eq!(client.network().to_string(), network, "{ip}");
+        assert!(client.scope() <= prefix, "{ip}");
+    }
 }
 
 #[test]

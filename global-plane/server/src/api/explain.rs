@@ -6,12 +6,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse as _, Response};
+use dns_worldmap::explain::explain as explanation;
 use http::StatusCode;
 use serde::Deserialize;
 
 use super::error;
 use crate::node::Node;
-use crate::steering;
 
 #[derive(Debug, Deserialize)]
 #[serde(default)]
@@ -38,7 +38,8 @@ pub async fn explain(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) 
         Ok(view) => view,
         Err(failed) => return error(StatusCode::SERVICE_UNAVAILABLE, failed.to_string()),
     };
-    match steering::explain(&held, view, &node.map, &asked.name, client) {
+    let policy = node.config.policy();
+    match explanation(view, &held.id, &node.map, &policy, &asked.name, client) {
         Some(explanation) => Json(explanation).into_response(),
         None => error(
             StatusCode::NOT_FOUND,
