@@ -19,6 +19,7 @@
 //! fn main() -> ExitCode { daemon::main("tradewind-silent", run) }
 //! ```
 
+pub mod clock;
 pub mod config;
 pub mod http;
 pub mod operations;

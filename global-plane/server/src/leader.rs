@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api_types::{RegionName, Revision, Timestamp, Verdict};
-use api_wire::planes::{LoadBody, Report};
+use api_wire::planes::{LoadBody, Report, SizingBody};
 use global_plane_state::Command;
 use global_plane_state::verdicts::{Facts, Monitor};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,7 @@ const PROPOSE_EVERY_MS: u64 = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     pub load: LoadBody,
+    pub sizing: Option<SizingBody>,
     pub revision: u64,
     pub hash: String,
     pub bundles_missing: Vec<String>,
@@ -69,6 +70,7 @@ impl Leader {
             draining: report.draining,
             load: report.load.into(),
             queued: report.queued,
+            sizing: report.sizing.map(Into::into),
             revision: Revision(report.revision),
             hash: report.hash,
             bundles_missing: report.bundles_missing,
@@ -86,6 +88,7 @@ impl Leader {
         let rows = tenure.as_ref()?.monitor.heard().map(|(region, heard)| {
             let row = Row {
                 load: heard.facts.load.into(),
+                sizing: heard.facts.sizing.map(Into::into),
                 revision: heard.facts.revision.0,
                 hash: heard.facts.hash.clone(),
                 bundles_missing: heard.facts.bundles_missing.clone(),

@@ -5,7 +5,6 @@
 
 mod api;
 mod bundles;
-mod clock;
 mod config;
 mod leader;
 mod machine;

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::write::Terms;
 use crate::bundles::BundleStore;
-use crate::clock;
 use crate::config::{Config, Member};
 use crate::leader::Leader;
 use crate::machine::{Replica, disk};
@@ -21,6 +20,7 @@ use crate::peers::{PeerError, Peers};
 use crate::relay::Relay;
 use crate::steering::{self, Called};
 use crate::views::Views;
+use daemon::clock;
 
 pub use api_fn_http::Consistency;
 use api_fn_http::Unavailable;
@@ -207,7 +207,7 @@ impl Node {
     #[must_use]
     pub fn steer(&self, client: IpAddr, called: &Called) -> Vec<String> {
         match &self.views.steering(&self.replica).view {
-            Ok(view) => steering::gateways(view, &self.map, client, called),
+            Ok(view) => steering::gateways(view, &self.map, &self.config.policy(), client, called),
             Err(_) => Vec::new(),
         }
     }

@@ -75,7 +75,7 @@ async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         tick: config.tick(),
         settings: Settings {
             id: NodeId(config.node_id),
-            boot: rand::random(),
+            boot: store.boots(),
             seed: rand::random(),
             election_ticks: config.election_ticks,
             heartbeat_ticks: 1,

@@ -16,8 +16,8 @@ use http::{HeaderValue, StatusCode};
 
 use super::write::{self, Terms};
 use super::{no_leader, refused, unexpected};
-use crate::clock;
 use crate::node::Node;
+use daemon::clock;
 
 pub fn writes(node: Arc<Node>) -> Router {
     Router::new()

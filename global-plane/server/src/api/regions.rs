@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use super::write::{self, Terms};
 use super::{Asked, error, no_leader, refused};
-use crate::clock;
 use crate::leader::Row;
 use crate::node::Node;
 use crate::peers::PeerError;
+use daemon::clock;
 
 /// Soft state is shown as missing rather than waited for.
 const ROWS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -89,6 +89,7 @@ fn item(node: &Node, region: &Region, row: Option<&Row>) -> RegionItem {
         verdict: region.verdict.into(),
         price_ms: region.price_ms,
         load: row.map_or(LoadBody::default(), |row| row.load),
+        sizing: row.and_then(|row| row.sizing),
         revision,
         lag_ms: node.replica.lag_ms(Revision(revision), clock::now()),
         ipv4: region.ipv4,

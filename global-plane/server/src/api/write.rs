@@ -9,8 +9,8 @@ use api_wire::{AppBody, FnBody, TriggerBody, json, time};
 use global_plane_state::{AppDraft, Command, FnDraft, Preconditions, RequestId, TriggerDraft};
 use http::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 
-use crate::clock;
 use crate::machine::disk;
+use daemon::clock;
 
 /// Under what a write may happen, from its headers.
 #[derive(Debug, Clone, PartialEq, Eq)]

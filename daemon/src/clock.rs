@@ -1,4 +1,4 @@
-//! The one place where this process reads the wall clock.
+//! The one place where a daemon reads the wall clock.
 
 use std::time::UNIX_EPOCH;
 
@@ -16,8 +16,8 @@ pub fn now() -> Timestamp {
     Timestamp(i64::try_from(millis).unwrap_or(i64::MAX))
 }
 
-/// 80 random bits and this moment: a fresh call id.
+/// A fresh id: this moment and 80 random bits.
 #[must_use]
-pub fn mint_call() -> api_types::CallId {
-    api_types::CallId::mint(u64::try_from(now().0).unwrap_or(0), rand::random())
+pub fn mint() -> String {
+    api_types::id::mint(u64::try_from(now().0).unwrap_or(0), rand::random())
 }
