@@ -536,18 +536,22 @@ async fn until_healthy(part: &Part, pid: u32, layout: &Layout) -> anyhow::Result
     let url = format!("{}/healthz", part.role.operations());
     let deadline = Instant::now() + START_PATIENCE;
     let name = &part.name;
+    // Asked twice: a process that is just becoming its program has no command line for a moment.
+    let mut was_gone = false;
     loop {
         let answer = http.get(&url).timeout(Duration::from_secs(2)).send().await;
         if answer.is_ok_and(|response| response.status().is_success()) {
             return Ok(());
         }
         let log = layout.log(name);
+        let gone = !is_ours(pid, &layout.config(name));
         ensure!(
-            is_ours(pid, &layout.config(name)),
+            !(gone && was_gone),
             "{name} ended at once; the end of {}:\n{}",
             log.display(),
             log_tail(&log)
         );
+        was_gone = gone;
         ensure!(
             Instant::now() < deadline,
             "{name} runs (process {pid}) but does not answer {url}; see {}",
