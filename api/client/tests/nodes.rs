@@ -91,6 +91,7 @@ fn report() -> Report {
         started_at_ms: 0,
         load: LoadBody::default(),
         queued: 0,
+        sizing: None,
         draining: false,
         revision: 0,
         hash: String::new(),

@@ -60,6 +60,16 @@ pub fn fn_label(fn_name: &str, app_name: &str) -> Result<String, WhyNot> {
     fits(format!("{fn_name}{SEPARATOR}{app_name}"))
 }
 
+/// Whether a text is a host name's label as RFC 1123 §2.1 has it, in lower case.
+#[must_use]
+pub fn is_label(text: &str) -> bool {
+    let sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=LABEL_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(sound)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
 fn hyphenated(name: &str) -> Result<(), WhyNot> {
     let name_owned = || name.to_owned();
     if !name
@@ -108,6 +118,21 @@ impl std::error::Error for WhyNot {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_as_host_names_have_them() {
+        for (text, want) in [
+            ("tradewind", true),
+            ("a--b", true),
+            ("", false),
+            ("-a", false),
+            ("a-", false),
+            ("A", false),
+            ("a.b", false),
+        ] {
+            assert_eq!(is_label(text), want, "{text:?}");
+        }
+    }
 
     fn reason(label: Result<String, WhyNot>) -> String {
         match label {

@@ -93,6 +93,14 @@ pub fn placed(app: Option<&Placement>, function: Option<&Placement>, region: &Re
         .all(|placement| placement.admits(region))
 }
 
+/// Whether a function may never run outside [`placed`]: either placement says so.
+#[must_use]
+pub fn strict(app: Option<&Placement>, function: Option<&Placement>) -> bool {
+    app.into_iter()
+        .chain(function)
+        .any(|placement| placement.strict)
+}
+
 impl From<&str> for Selector {
     fn from(text: &str) -> Self {
         match text.split_once('=') {

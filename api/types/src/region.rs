@@ -26,9 +26,7 @@ impl FromStr for RegionName {
     type Err = RegionNameError;
 
     fn from_str(text: &str) -> Result<Self, RegionNameError> {
-        let inner = |c: &u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-');
-        let fits = (1..=63).contains(&text.len()) && text.as_bytes().iter().all(inner);
-        if !fits || text.starts_with('-') || text.ends_with('-') {
+        if !crate::dns_label::is_label(text) {
             return Err(RegionNameError);
         }
         Ok(Self(text.to_owned()))
@@ -106,6 +104,17 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// How much room a region's cluster has, where it runs on one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sizing {
+    /// Machines that are ready and take instances.
+    pub nodes: u32,
+    /// What they may give to instances and everything else, all together.
+    pub allocatable_memory_mb: u64,
+    /// Instances that no machine has taken yet.
+    pub pending_instances: u32,
 }
 
 /// Admitted concurrency: calls running or holding a place, against the admission limits. Never CPU.

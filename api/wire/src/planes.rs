@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use api_types::{Load, Location, Region, RegionName, Revision, Verdict};
+use api_types::{Load, Location, Region, RegionName, Revision, Sizing, Verdict};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -71,6 +71,8 @@ pub struct RegionItem {
     pub verdict: VerdictBody,
     pub price_ms: u32,
     pub load: LoadBody,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizing: Option<SizingBody>,
     /// The revision the region says it has applied; 0 before its first report.
     pub revision: u64,
     /// How long the oldest change it lacks has been waiting; 0 when it lacks none.
@@ -93,6 +95,14 @@ pub struct LoadBody {
     pub capacity: u32,
 }
 
+/// How much room the region's cluster has, see [`Sizing`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SizingBody {
+    pub nodes: u32,
+    pub allocatable_memory_mb: u64,
+    pub pending_instances: u32,
+}
+
 /// `POST /v1/regions/NAME/report`, every second to any node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -103,6 +113,9 @@ pub struct Report {
     pub load: LoadBody,
     /// Calls waiting for an instance.
     pub queued: u32,
+    /// Of the cluster the region runs on; absent where it runs on one machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizing: Option<SizingBody>,
     /// The region itself asks for no more clients (it is stopping).
     pub draining: bool,
     /// Metadata applied and its rolling hash.
@@ -311,6 +324,26 @@ impl From<VerdictBody> for Verdict {
             VerdictBody::Down => Self::Down,
             VerdictBody::Recovering => Self::Recovering,
             VerdictBody::Draining => Self::Draining,
+        }
+    }
+}
+
+impl From<Sizing> for SizingBody {
+    fn from(sizing: Sizing) -> Self {
+        Self {
+            nodes: sizing.nodes,
+            allocatable_memory_mb: sizing.allocatable_memory_mb,
+            pending_instances: sizing.pending_instances,
+        }
+    }
+}
+
+impl From<SizingBody> for Sizing {
+    fn from(sizing: SizingBody) -> Self {
+        Self {
+            nodes: sizing.nodes,
+            allocatable_memory_mb: sizing.allocatable_memory_mb,
+            pending_instances: sizing.pending_instances,
         }
     }
 }

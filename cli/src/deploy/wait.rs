@@ -244,6 +244,7 @@ mod tests {
             verdict: VerdictBody::Healthy,
             price_ms: 0,
             load: LoadBody::default(),
+            sizing: None,
             revision: 0,
             lag_ms: 0,
             ipv4: None,

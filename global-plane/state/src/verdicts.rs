@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::{Load, Region, RegionName, Revision, Timestamp, Verdict};
+use api_types::{Load, Region, RegionName, Revision, Sizing, Timestamp, Verdict};
 
 /// Three missed reports: one may be lost to a leader change, two to a bad second.
 pub const LEASE_MS_DEFAULT: u64 = 3000;
@@ -34,6 +34,7 @@ pub struct Facts {
     pub load: Load,
     /// Calls waiting for an instance.
     pub queued: u32,
+    pub sizing: Option<Sizing>,
     /// Metadata applied, and its rolling hash.
     pub revision: Revision,
     pub hash: String,

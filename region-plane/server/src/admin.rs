@@ -10,11 +10,11 @@ use axum::Json;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use region_plane_replica::Replica;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, InstanceRow};
-use crate::replica::Replica;
-use tokio_util::sync::CancellationToken;
 
 #[derive(Clone)]
 pub struct Admin {

@@ -1,4 +1,4 @@
-//! Code on this region's disk: `bundles/HEX`, one folder a digest, complete or not there.
+//! Code on this region's disk: one folder a digest, complete or not there.
 //!
 //! A bundle is downloaded to a file, checked against its digest, unpacked beside its place and
 //! renamed into it, so a folder with a digest's name can be believed after the process was killed.
@@ -14,16 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api_bundle::UnpackError;
+use api_bundle::manifest::MANIFEST_NAME;
 use api_client::Client;
 use api_types::Digest;
 use rand::Rng as _;
+use region_plane_replica::Replica;
+use region_plane_runtime::PACKED;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
-
-use crate::replica::Replica;
 
 /// Downloads ahead of need. More would only share the same disk and link.
 const PREFETCHES_MAX: usize = 2;
@@ -36,6 +37,25 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// How long code that no function here refers to is kept: a roll-back within that time is hot.
 const UNREFERENCED_MAX: Duration = Duration::from_secs(600);
+
+/// What a region does with code, and so what it keeps of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Run as it lies: the whole bundle, unpacked.
+    Unpacked,
+    /// Sent on: the bundle as it came ([`PACKED`]) and its manifest, to choose a pod by.
+    Packed,
+}
+
+impl Form {
+    /// A folder each, so that a region whose driver was changed finds nothing of the wrong form.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Unpacked => "bundles",
+            Self::Packed => "packed-bundles",
+        }
+    }
+}
 
 /// In the bundles' folder: what a crash left half done.
 const WORK: &str = "work";
@@ -79,6 +99,7 @@ pub struct Bundles {
 
 struct Shared {
     folder: PathBuf,
+    form: Form,
     client: Client,
     prefetches: Semaphore,
     demanded: Semaphore,
@@ -112,8 +133,8 @@ impl Bundles {
     ///
     /// # Errors
     /// If the folder cannot be made or read.
-    pub fn open(data_dir: &Path, client: Client) -> Result<Self, StoreError> {
-        let folder = data_dir.join("bundles");
+    pub fn open(data_dir: &Path, form: Form, client: Client) -> Result<Self, StoreError> {
+        let folder = data_dir.join(form.folder());
         let work = folder.join(WORK);
         let disk = |what, path: &Path| {
             let path = path.to_owned();
@@ -132,6 +153,7 @@ impl Bundles {
         Ok(Self {
             shared: Arc::new(Shared {
                 folder,
+                form,
                 client,
                 prefetches: Semaphore::new(PREFETCHES_MAX),
                 demanded: Semaphore::new(DEMANDED_MAX),
@@ -145,7 +167,7 @@ impl Bundles {
         })
     }
 
-    /// Where a bundle is unpacked, if it is here.
+    /// A bundle's folder, if it is here.
     #[must_use]
     pub fn get(&self, digest: &Digest) -> Option<PathBuf> {
         self.shared
@@ -155,7 +177,7 @@ impl Bundles {
             .then(|| self.shared.place(digest))
     }
 
-    /// Where a bundle is unpacked, fetching it if need be. Calls that need the same bundle share
+    /// A bundle's folder, fetching it if need be. Calls that need the same bundle share
     /// one download, which goes on if they leave.
     ///
     /// # Errors
@@ -331,7 +353,8 @@ impl Shared {
             Ok(()) => {
                 let (digest, packed) = (*digest, packed.clone());
                 let (unpacked, place) = (self.work(&digest), self.place(&digest));
-                tokio::task::spawn_blocking(move || unpack(&packed, &digest, &unpacked, &place))
+                let form = self.form;
+                tokio::task::spawn_blocking(move || keep(form, &packed, &digest, &unpacked, &place))
                     .await
                     .expect("unpacking does not panic")
             }
@@ -357,24 +380,50 @@ impl Shared {
     }
 }
 
-fn unpack(
+/// Checks a bundle that was downloaded and puts it in its place, in the form asked for. Even one
+/// that is sent on is unpacked once here: what a pod would refuse must not be called held.
+fn keep(
+    form: Form,
     packed: &Path,
     digest: &Digest,
     unpacked: &Path,
     place: &Path,
 ) -> Result<(), FetchFailure> {
-    let unpacking = fs::File::open(packed)
-        .map_err(FetchFailure::from)
-        .and_then(|file| Ok(api_bundle::unpack(file, digest, unpacked)?))
-        .and_then(|_manifest| match fs::rename(unpacked, place) {
+    let kept = unpack(packed, digest, unpacked)
+        .and_then(|()| match form {
+            Form::Unpacked => Ok(()),
+            Form::Packed => Ok(reduce(packed, unpacked)?),
+        })
+        .and_then(|()| match fs::rename(unpacked, place) {
             // Another download of it was faster.
             Err(_) if place.is_dir() => Ok(fs::remove_dir_all(unpacked)?),
             renamed => Ok(renamed?),
         });
-    if unpacking.is_err() {
+    if kept.is_err() {
         let _absent = fs::remove_dir_all(unpacked);
     }
-    unpacking
+    kept
+}
+
+fn unpack(packed: &Path, digest: &Digest, unpacked: &Path) -> Result<(), FetchFailure> {
+    api_bundle::unpack(fs::File::open(packed)?, digest, unpacked)?;
+    Ok(())
+}
+
+/// Leaves of an unpacked bundle its manifest, and puts the packed one beside it.
+fn reduce(packed: &Path, unpacked: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(unpacked)? {
+        let entry = entry?;
+        if entry.file_name() == MANIFEST_NAME {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::rename(packed, unpacked.join(PACKED))
 }
 
 /// Digests of all functions placed here.

@@ -46,6 +46,38 @@ pub struct Config {
     drain_grace_ms: u64,
     #[serde(default)]
     pub socket_dir: PathBuf,
+    /// Absent: functions run as processes on this machine.
+    pub kubernetes: Option<Kubernetes>,
+}
+
+/// Where functions run in pods.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kubernetes {
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// Base URLs of the operator's replicas; any of them, the leader is found.
+    pub operators: Vec<String>,
+    #[serde(default = "default_pod_start_timeout_ms")]
+    pod_start_timeout_ms: u64,
+}
+
+impl Kubernetes {
+    /// From the moment a pod is wanted until its runner answers.
+    #[must_use]
+    pub fn pod_start_timeout(&self) -> Duration {
+        Duration::from_millis(self.pod_start_timeout_ms)
+    }
+}
+
+fn default_namespace() -> String {
+    "tradewind".to_owned()
+}
+
+/// A node that has to be added and an image that has to be pulled. Calls do not wait this long
+/// ([`Config::wait_max`]); the pod is for those that come later.
+fn default_pod_start_timeout_ms() -> u64 {
+    300_000
 }
 
 fn default_memory_budget_mb() -> u64 {
@@ -226,6 +258,11 @@ wait_max_ms = 10000                      # for a call to wait for an instance
 drain_pause_ms = 1500                    # on SIGTERM: still accepting, while steering looks elsewhere
 drain_grace_ms = 15000                   # on SIGTERM: for calls under way, after that pause
 socket_dir = ""                          # short path for functions' sockets; default below /tmp
+
+[kubernetes]                             # run functions in pods; absent: on this machine
+namespace = "tradewind"                  # of the pods; the cluster is $KUBECONFIG's or the one this runs in
+operators = ["http://127.0.0.1:8082"]    # where tradewind-operator listens; any replicas of it
+pod_start_timeout_ms = 300000            # for a pod to be made, placed and its image pulled
 "#;
 
     fn problems(&self) -> Vec<String> {
@@ -318,6 +355,24 @@ socket_dir = ""                          # short path for functions' sockets; de
                 format!("`{key}` is {value}, expected 1 to {max}"),
             );
         }
+        if let Some(kubernetes) = &self.kubernetes {
+            if let Err(error) = Client::new(&kubernetes.operators) {
+                check(false, format!("`kubernetes.operators`: {error}"));
+            }
+            let namespace = &kubernetes.namespace;
+            let label = api_types::dns_label::is_label(namespace);
+            check(
+                label,
+                format!("`kubernetes.namespace` {namespace:?} is not a DNS label"),
+            );
+            check(
+                (1..=3_600_000).contains(&kubernetes.pod_start_timeout_ms),
+                format!(
+                    "`kubernetes.pod_start_timeout_ms` is {}, expected 1 to 3600000",
+                    kubernetes.pod_start_timeout_ms
+                ),
+            );
+        }
         for (key, value) in [
             ("drain_pause_ms", self.drain_pause_ms),
             ("drain_grace_ms", self.drain_grace_ms),
@@ -382,6 +437,11 @@ mod tests {
             ("zone =", "calls_max = 0\nzone =", "calls_max"),
             ("zone =", "latitude = 1.0\nzone =", "go together"),
             ("zone =", "zonk = 1\nzone =", "zonk"),
+            (
+                "zone = \"fn.test\"",
+                "zone = \"fn.test\"\n[kubernetes]\noperators = []\nnamespace = \"A b\"",
+                "kubernetes.namespace",
+            ),
         ] {
             let problems = read(&SOUND.replace(from, to)).unwrap_err();
             assert!(

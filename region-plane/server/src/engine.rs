@@ -30,8 +30,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::clock;
 use crate::gateway::headers::DEADLINE;
+use daemon::clock;
 
 /// A call as the engine needs it.
 #[derive(Debug)]

@@ -8,10 +8,11 @@ pub mod error;
 pub mod headers;
 mod route;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{App, Catalog, Digest, Fn, FnId, Region};
+use api_types::{App, CallId, Catalog, Fn, FnId, Region};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -19,17 +20,16 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use region_plane_dispatch::{Key, Spec};
-use region_plane_runtime::InstanceSpec;
+use region_plane_replica::{Held, Replica, placement};
+use region_plane_runtime::{Code, InstanceSpec};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bundles::Bundles;
-use crate::clock;
 use crate::engine::{Engine, Work};
-use crate::placement;
-use crate::replica::{Held, Replica};
 use crate::spill::{self, Spill, Spilled};
 use body::Bodies;
+use daemon::clock;
 use error::CallRefused;
 use headers::{INVOKE_TYPE, NOT_STARTED, REGION, SPILLED_FROM};
 use route::Route;
@@ -117,10 +117,8 @@ enum Found {
 struct Target {
     way: Way,
     spec: Spec,
-    image: String,
-    digest: Option<Digest>,
     timeout: Duration,
-    /// Its bundle's place is filled in once the bundle is here.
+    /// Its bundle's folder is filled in once the bundle is here.
     launch: InstanceSpec,
     draining: bool,
 }
@@ -182,19 +180,27 @@ impl Gateway {
             let peers = spill::peers(held.me(), held.regions(), |region| {
                 placement::admits(held.all(), function, region)
             });
-            return Found::Elsewhere {
-                redirect: self.redirect(held, app, function, way, head, host),
-                peers,
-            };
+            // A preference that no region can honour any more is better broken than kept.
+            if !peers.is_empty() || !placement::yields(held.all(), function) {
+                return Found::Elsewhere {
+                    redirect: self.redirect(held, app, function, way, head, host),
+                    peers,
+                };
+            }
         }
-        let bundle = function.bundle();
+        let spec = spec(app, function);
+        let code = match function.bundle() {
+            Some(bundle) => Code::Bundle {
+                digest: bundle.digest,
+                folder: PathBuf::new(),
+            },
+            None => Code::Image,
+        };
         Found::Here(Box::new(Target {
             way,
-            spec: spec(app, function),
-            image: function.image.clone(),
-            digest: bundle.map(|bundle| bundle.digest),
             timeout: Duration::from_secs(function.timeout_secs.into()),
-            launch: InstanceSpec::new(app, function, std::path::PathBuf::new()),
+            launch: InstanceSpec::new(app, function, spec.key.settings, code),
+            spec,
             draining: held.drained(),
         }))
     }
@@ -272,7 +278,7 @@ impl Gateway {
         target: Target,
         is_spilled: bool,
     ) -> Response {
-        let id = clock::mint_call();
+        let id = CallId::new(clock::mint());
         let refuse = |refused: &CallRefused| {
             let mut response = refused.respond(Some(&id));
             if is_spilled && refused.elsewhere {
@@ -285,9 +291,6 @@ impl Gateway {
         if target.way == Way::Invoke && is_detached(&call.headers) {
             return refuse(&CallRefused::detached());
         }
-        let Some(digest) = target.digest else {
-            return refuse(&CallRefused::not_a_bundle(&target.image));
-        };
         let held = match self.bodies.receive(&call.headers, body).await {
             Ok(held) => held,
             Err(refused) => return refuse(&refused),
@@ -307,7 +310,7 @@ impl Gateway {
                 Err(refused) => return refuse(&refused),
             }
         }
-        let refused = match self.run(&call, &id, digest, target).await {
+        let refused = match self.run(&call, &id, target).await {
             Ok(response) => return response,
             Err(refused) => refused,
         };
@@ -324,16 +327,19 @@ impl Gateway {
     async fn run(
         &self,
         call: &Spilled,
-        id: &api_types::CallId,
-        digest: Digest,
+        id: &CallId,
         target: Target,
     ) -> Result<Response, CallRefused> {
         let deadline = Instant::now() + self.engine.wait_max();
-        let bundle = self
-            .bundles
-            .demand(&digest, deadline)
-            .await
-            .map_err(|error| CallRefused::fetch(&target.image, &error))?;
+        let mut launch = target.launch;
+        if let Code::Bundle { digest, folder } = &mut launch.code {
+            *folder = self
+                .bundles
+                .demand(digest, deadline)
+                .await
+                .map_err(|error| CallRefused::fetch(&launch.image, &error))?;
+        }
+        let image = launch.image.clone();
         let request_headers = match target.way {
             Way::Invoke => headers::invoke_request(&call.headers, id),
             Way::Trigger => {
@@ -344,10 +350,7 @@ impl Gateway {
         };
         let work = Work {
             spec: target.spec,
-            launch: InstanceSpec {
-                bundle,
-                ..target.launch
-            },
+            launch,
             call: id.clone(),
             headers: request_headers,
             body: call.body.clone(),
@@ -357,7 +360,7 @@ impl Gateway {
             .engine
             .call(work)
             .await
-            .map_err(|failure| CallRefused::failure(&target.image, &failure))?;
+            .map_err(|failure| CallRefused::failure(&image, &failure))?;
         let (status, headers) = match target.way {
             Way::Invoke => (StatusCode::OK, headers::invoke_response(answer.headers, id)),
             Way::Trigger => headers::trigger_response(&answer.headers, id)
@@ -395,24 +398,17 @@ fn is_detached(headers: &HeaderMap) -> bool {
         .is_some_and(|kind| kind.as_bytes().eq_ignore_ascii_case(b"detached"))
 }
 
-/// What the dispatcher must know. Whatever changes an instance changes the app's or the function's
-/// revision, so these stand for all of it (Fn contract 9.5).
+/// What the dispatcher must know.
 #[must_use]
 pub fn spec(app: &App, function: &Fn) -> Spec {
     Spec {
         key: Key {
             function: function.id.clone(),
-            settings: settings(app, function),
+            settings: region_plane_replica::settings(app, function),
         },
         memory_mb: function.memory.max(1),
         idle_timeout: Duration::from_secs(function.idle_timeout_secs.into()),
     }
-}
-
-/// Unique for revisions below 2^32, which is more than a century of one write a second.
-#[must_use]
-pub fn settings(app: &App, function: &Fn) -> u64 {
-    app.revision.0.rotate_left(32) ^ function.revision.0
 }
 
 type Pair<'a> = Result<(&'a App, &'a Fn), &'static str>;

@@ -1,18 +1,15 @@
 //! `tradewind-region`: one region's gateway, its instances and its copy of the metadata.
 //!
-//! A call is answered from what is here: [`replica`] holds the metadata, [`bundles`] the code,
-//! [`engine`] the instances. The global plane is followed ([`replica::follow`]) and told
-//! ([`reporter`]), and never waited for. What there is no room for goes to a peer ([`spill`]).
+//! A call is answered from what is here: the replica holds the metadata, [`bundles`] the code,
+//! [`engine`] the instances. The global plane is followed and told ([`reporter`]), and never waited
+//! for. What there is no room for goes to a peer ([`spill`]).
 
 mod admin;
 mod bundles;
-mod clock;
 mod config;
 mod engine;
 mod gateway;
-mod placement;
 mod region;
-mod replica;
 mod reporter;
 mod spill;
 

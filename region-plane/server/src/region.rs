@@ -9,21 +9,57 @@ use api_client::Client;
 use api_types::FnId;
 use daemon::{HttpLimits, Shutdown};
 use region_plane_dispatch::Limits;
+use region_plane_kubernetes::{KubernetesRuntime, KubernetesSettings};
+use region_plane_replica::{Replica, follow};
 use region_plane_runtime::{ProcessRuntime, ProcessSettings};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
-use crate::bundles::Bundles;
+use crate::bundles::{Bundles, Form};
 use crate::config::Config;
 use crate::engine::{self, Engine};
 use crate::gateway::{self, Gateway};
-use crate::replica::{Replica, follow};
 use crate::reporter::Reporter;
 
 /// Between looks at which functions changed: bounds the work of a bulk deploy.
 const SETTINGS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where instances run.
+enum Driver {
+    Processes(ProcessRuntime),
+    Pods(KubernetesRuntime),
+}
+
+impl Driver {
+    async fn new(config: &Config) -> anyhow::Result<Self> {
+        let Some(kubernetes) = &config.kubernetes else {
+            let socket_dir = &config.socket_dir;
+            let processes = ProcessRuntime::new(ProcessSettings {
+                socket_dir: (!socket_dir.as_os_str().is_empty()).then(|| socket_dir.clone()),
+                hot_start_timeout: config.hot_start_timeout(),
+                response_body_bytes_max: config.response_body_bytes_max,
+                ..ProcessSettings::default()
+            });
+            return Ok(Self::Processes(processes.context("the process driver")?));
+        };
+        let client = kube::Client::try_default().await.context(
+            "find the Kubernetes cluster: set KUBECONFIG, or run in a pod with a service account",
+        )?;
+        let settings = KubernetesSettings {
+            namespace: kubernetes.namespace.clone(),
+            operators: kubernetes.operators.clone(),
+            // A process that was killed must not be taken for the one that follows it.
+            gateway: format!("{}-{:08x}", config.name(), rand::random::<u32>()),
+            hot_start_timeout: config.hot_start_timeout(),
+            pod_start_timeout: kubernetes.pod_start_timeout(),
+            response_body_bytes_max: config.response_body_bytes_max,
+            ..KubernetesSettings::default()
+        };
+        Ok(Self::Pods(KubernetesRuntime::new(settings, client)))
+    }
+}
 
 /// Runs the region until it is asked to stop and has.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -35,13 +71,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let (replica, bundles) = opened.await.context("open the data folder")??;
     let gateway_listener = daemon::bind(config.gateway_listen).context("the gateway")?;
     let admin_listener = daemon::bind(config.admin_listen).context("the admin listener")?;
-    let runtime = ProcessRuntime::new(ProcessSettings {
-        socket_dir: (!config.socket_dir.as_os_str().is_empty()).then(|| config.socket_dir.clone()),
-        hot_start_timeout: config.hot_start_timeout(),
-        response_body_bytes_max: config.response_body_bytes_max,
-        ..ProcessSettings::default()
-    })
-    .context("the process driver")?;
+    let driver = Driver::new(&config).await?;
 
     // Cancelled in this order.
     let stopping = CancellationToken::new();
@@ -54,13 +84,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         calls_target: config.calls_target(),
         queue_max: config.queue_max,
     };
-    let engine = engine::start(
-        runtime,
-        limits,
-        config.wait_max(),
-        &mut tasks,
-        end.child_token(),
-    );
+    let (wait_max, engine_end) = (config.wait_max(), end.child_token());
+    let (engine, sizing) = match driver {
+        Driver::Processes(runtime) => (
+            engine::start(runtime, limits, wait_max, &mut tasks, engine_end),
+            None,
+        ),
+        Driver::Pods(runtime) => {
+            let sizing = runtime.handle().sizing();
+            (
+                engine::start(runtime, limits, wait_max, &mut tasks, engine_end),
+                Some(sizing),
+            )
+        }
+    };
     let revision = replica.read(|held| held.meta().map(|meta| meta.revision.0));
     info!(region = %config.name(), revision, "serving");
 
@@ -79,7 +116,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     });
     tasks.spawn({
         let (replica, client, end) = (replica.clone(), client.clone(), end.child_token());
-        async move { Ok(follow::follow(replica, client, end).await?) }
+        async move { Ok(follow(replica, client, end).await?) }
     });
     tasks.spawn({
         let (bundles, replica, end) = (bundles.clone(), replica.clone(), end.child_token());
@@ -101,6 +138,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         bundles: bundles.clone(),
         engine: engine.clone(),
         registration: config.registration(),
+        sizing,
         stopping: stopping.clone(),
     };
     tasks.spawn({
@@ -166,7 +204,11 @@ fn open(config: &Config, client: Client) -> anyhow::Result<(Replica, Bundles)> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("make the data folder {}", config.data_dir.display()))?;
     let replica = Replica::open(&config.data_dir, config.region(), config.zone())?;
-    let bundles = Bundles::open(&config.data_dir, client)?;
+    let form = match config.kubernetes {
+        None => Form::Unpacked,
+        Some(_) => Form::Packed,
+    };
+    let bundles = Bundles::open(&config.data_dir, form, client)?;
     Ok((replica, bundles))
 }
 
@@ -181,7 +223,10 @@ async fn tell_settings(engine: Engine, replica: Replica, shutdown: CancellationT
                 .fns()
                 .filter_map(|function| {
                     let app = held.here().app(&function.app_id)?;
-                    Some((function.id.clone(), gateway::settings(app, function)))
+                    Some((
+                        function.id.clone(),
+                        region_plane_replica::settings(app, function),
+                    ))
                 })
                 .collect()
         });

@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use api_client::Client;
 use api_types::RegionName;
-use api_wire::planes::{REPORT_ITEMS_MAX, RegisterRegion, Report};
+use api_wire::planes::{REPORT_ITEMS_MAX, RegisterRegion, Report, SizingBody};
 use rand::Rng as _;
+use region_plane_replica::Replica;
+use region_plane_resources::demand::Sizing;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::bundles::Bundles;
-use crate::clock;
 use crate::engine::{Engine, Snapshot};
-use crate::replica::Replica;
+use daemon::clock;
 
 /// A third of the lease, so that one report may be lost to a leader change and one to a bad second.
 const EVERY: Duration = Duration::from_secs(1);
@@ -27,6 +29,8 @@ pub struct Reporter {
     pub bundles: Bundles,
     pub engine: Engine,
     pub registration: RegisterRegion,
+    /// How much room the cluster has; `None` where the region runs on this machine.
+    pub sizing: Option<watch::Receiver<Sizing>>,
     /// The region asks for no more clients.
     pub stopping: CancellationToken,
 }
@@ -102,6 +106,7 @@ impl Reporter {
             started_at_ms,
             load: counts.load.into(),
             queued: counts.queued,
+            sizing: self.sizing.as_ref().and_then(|sizing| told(*sizing.borrow())),
             draining: self.stopping.is_cancelled(),
             revision,
             hash,
@@ -128,4 +133,13 @@ impl Reporter {
             tokio::time::sleep(pause).await;
         }
     }
+}
+
+/// `None` until the operator has been heard: its cluster has something at least.
+fn told(sizing: Sizing) -> Option<SizingBody> {
+    (sizing != Sizing::default()).then_some(SizingBody {
+        nodes: sizing.nodes,
+        allocatable_memory_mb: sizing.allocatable_memory_mb,
+        pending_instances: sizing.pending_pods,
+    })
 }

@@ -168,23 +168,31 @@ pub fn peers<'a>(
 
 #[cfg(test)]
 mod tests {
-    use api_types::{Location, Verdict};
+    use std::collections::BTreeMap;
+
+    use api_types::{Location, Revision, Timestamp, Verdict};
 
     use super::*;
-    use crate::replica::tests::region;
 
     #[test]
     fn the_best_serving_peers_come_first() {
         let at =
             |name: &str, longitude: f64, price_ms: u32, verdict: Verdict, drained: bool| Region {
+                name: name.parse().expect("a region's name"),
+                ipv4: None,
+                ipv6: None,
+                gateway: format!("{name}:8080"),
+                admin: format!("{name}:8081"),
                 location: Location {
                     latitude: 50.0,
                     longitude,
                 },
-                price_ms,
-                verdict,
+                labels: BTreeMap::new(),
                 drained,
-                ..region(name)
+                verdict,
+                price_ms,
+                registered_at: Timestamp(0),
+                revision: Revision(1),
             };
         let me = at("fra", 8.0, 0, Verdict::Healthy, false);
         let near = at("ams", 5.0, 0, Verdict::Healthy, false);

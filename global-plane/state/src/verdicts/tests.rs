@@ -91,6 +91,7 @@ fn facts(sequence: u64, draining: bool) -> Facts {
         draining,
         load: Load::default(),
         queued: 0,
+        sizing: None,
         revision: Revision(0),
         hash: String::new(),
         bundles_missing: Vec::new(),

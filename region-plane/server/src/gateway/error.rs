@@ -96,14 +96,6 @@ impl CallRefused {
     }
 
     #[must_use]
-    pub fn not_a_bundle(image: &str) -> Self {
-        Self::pull(
-            image,
-            "this region runs bundles; deploy the function with `tradewind deploy`",
-        )
-    }
-
-    #[must_use]
     pub fn fetch(image: &str, error: &FetchError) -> Self {
         match error {
             FetchError::Failed(problem) => Self {

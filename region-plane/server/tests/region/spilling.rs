@@ -152,3 +152,26 @@ async fn a_call_for_another_region_is_redirected_by_name_or_handed_on() {
         .header("tradewind-spilled-from", "nrt");
     assert_eq!(fra.send(spilled).await.status, 404, "one hop");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_preference_is_broken_when_none_of_its_regions_serves_and_residency_never_is() {
+    let (plane, _dir, fra, _nrt) = two("12").await;
+    plane.put_app("A", "shop", Some(r#"{"regions":["nrt"]}"#));
+    fra.applied(plane.set_drained("nrt", true)).await;
+    let answer = fra.post("/invoke/F", "anywhere").await;
+    assert_eq!(
+        (
+            answer.status,
+            answer.region.as_deref(),
+            answer.text.as_str()
+        ),
+        (200, Some("fra"), "anywhere")
+    );
+
+    let strict = Some(r#"{"regions":["nrt"],"strict":true}"#);
+    fra.applied(plane.put_app("A", "shop", strict)).await;
+    let by_name = client()
+        .post(format!("{}/a", fra.gateway))
+        .header("host", "shop.fn.test:8080");
+    assert_eq!(fra.send(by_name).await.status, 404);
+}

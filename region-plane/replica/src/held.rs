@@ -505,4 +505,4 @@ fn objects(body: MetadataBody) -> Result<Vec<Object>, StoredError> {
 }
 
 #[cfg(test)]
-pub mod tests;
+mod tests;

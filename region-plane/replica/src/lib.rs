@@ -1,23 +1,26 @@
-//! The region's own copy of the metadata: on disk, in memory, and never waited for by a call.
+//! A region's own copy of the metadata: on disk, in memory, and never waited for by a call.
 //!
 //! One task, [`follow`], changes it: what comes from the global plane is checked against what is
 //! held, written to disk with its revision in one batch, and then shown to readers in one step.
+//! This crate refuses to know what the copy is for: gateways serve calls from it, operators keep a
+//! cluster in step with it.
 
 mod disk;
-pub mod follow;
+mod follow;
 mod held;
+pub mod placement;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use api_types::{Region, Revision};
+use api_types::{App, Fn, Region, Revision};
 use tokio::sync::watch;
 
-pub use disk::{Disk, DiskError};
-#[cfg(test)]
-pub use held::tests;
-pub use held::{Held, Refused};
+pub use disk::DiskError;
+pub use follow::follow;
+pub use held::{Held, Meta, Refused};
 
+use disk::Disk;
 use held::Step;
 
 /// Cheap to clone.
@@ -117,4 +120,13 @@ impl Replica {
         });
         Ok(())
     }
+}
+
+/// Stands for everything an instance of the function is started with: whatever changes it changes
+/// the app's or the function's revision (Fn contract 9.5: the hot-slot key).
+///
+/// Unique for revisions below 2^32, which is more than a century of one write a second.
+#[must_use]
+pub fn settings(app: &App, function: &Fn) -> u64 {
+    app.revision.0.rotate_left(32) ^ function.revision.0
 }

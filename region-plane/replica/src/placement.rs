@@ -14,6 +14,15 @@ pub fn admits(catalog: &Catalog, function: &Fn, region: &Region) -> bool {
     })
 }
 
+/// Whether a function may run outside its placement while no region of it serves: DNS sends its
+/// clients to the next-best region then. Not while its app is unknown.
+#[must_use]
+pub fn yields(catalog: &Catalog, function: &Fn) -> bool {
+    catalog.app(&function.app_id).is_some_and(|app| {
+        !api_types::placement::strict(app.placement().as_ref(), function.placement().as_ref())
+    })
+}
+
 /// Whether an app may have functions in `region`.
 #[must_use]
 pub fn admits_app(app: &App, region: &Region) -> bool {

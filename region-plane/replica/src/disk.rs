@@ -6,7 +6,7 @@ use api_types::{Region, Revision};
 use rocksdb::{ColumnFamilyDescriptor, DB, IteratorMode, Options, WriteBatch, WriteOptions};
 use serde::{Deserialize, Serialize};
 
-use super::held::{Held, Key, Kind, Meta, Object, Step};
+use crate::held::{Held, Key, Kind, Meta, Object, Step};
 
 /// Key `KIND/ID`, value the object's stored JSON.
 const OBJECTS: &str = "objects";

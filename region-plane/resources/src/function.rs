@@ -1,0 +1,148 @@
+//! `Function`: what the region should hold of one function.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// One function as this region should run it.
+///
+/// Written by the metadata replica (field manager [`crate::labels::REPLICA_MANAGER`]) and by nobody
+/// else: what a person changes in a managed field is put back.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "tradewind.dev",
+    version = "v1alpha1",
+    kind = "Function",
+    namespaced,
+    derive = "PartialEq",
+    doc = "A function as this region should run it. Written by Tradewind's metadata replica; change the function through Fn's API instead.",
+    shortname = "twfn",
+    category = "tradewind",
+    status = "FunctionStatus",
+    printcolumn(name = "App", type_ = "string", json_path = ".spec.appName"),
+    printcolumn(name = "Function", type_ = "string", json_path = ".spec.fnName"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(name = "Memory", type_ = "integer", json_path = ".spec.memoryMb"),
+    printcolumn(name = "Revision", type_ = "integer", json_path = ".spec.revision"),
+    printcolumn(
+        name = "Image",
+        type_ = "string",
+        json_path = ".spec.image",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Bundle",
+        type_ = "string",
+        json_path = ".spec.bundle",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[x_kube(
+    validation = Rule::new("has(self.image) != has(self.bundle)")
+        .message("exactly one of image and bundle must be given")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionSpec {
+    /// Position in the global plane's history of the newest change this reflects.
+    #[schemars(range(min = 0))]
+    pub revision: i64,
+    #[schemars(length(min = 1, max = 255))]
+    pub app_id: String,
+    #[schemars(length(min = 1, max = 255))]
+    pub app_name: String,
+    #[schemars(length(min = 1, max = 255))]
+    pub fn_id: String,
+    #[schemars(length(min = 1, max = 255))]
+    pub fn_name: String,
+    /// A container image that speaks Fn's container contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: Option<String>,
+    /// SHA-256 of the function's bundle, which a pod of a warm pool loads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[0-9a-f]{64}$')")
+            .message("bundle must be a SHA-256 as 64 lower-case hexadecimal digits")
+    )]
+    #[schemars(length(min = 64, max = 64))]
+    pub bundle: Option<String>,
+    /// Megabytes one instance may use.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub memory_mb: i64,
+    #[schemars(range(min = 1, max = 86_400))]
+    pub timeout_secs: i32,
+    #[schemars(range(min = 0, max = 86_400))]
+    pub idle_timeout_secs: i32,
+    /// The Secret whose keys are the environment of an image's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub config_secret: Option<String>,
+    #[serde(default)]
+    pub scaling: Scaling,
+    /// As Fn has it, `GENERIC_X86` for one; empty means any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 255))]
+    pub shape: String,
+    /// Stands for everything an instance is started with, as 16 hexadecimal digits.
+    #[x_kube(
+        validation = Rule::new("self.matches('^[0-9a-f]{16}$')")
+            .message("settings must be 16 lower-case hexadecimal digits")
+    )]
+    #[schemars(length(min = 16, max = 16))]
+    pub settings: String,
+}
+
+/// How many instances there may be, whatever calls ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("self.min <= self.max").message("min must not exceed max")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Scaling {
+    /// Kept hot without any call.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub min: i32,
+    #[serde(default = "default_instances_max")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max: i32,
+}
+
+fn default_instances_max() -> i32 {
+    1_000
+}
+
+/// Annotations under `tradewind.dev/` may say otherwise; see the Kubernetes guide.
+impl Default for Scaling {
+    fn default() -> Self {
+        Self {
+            min: 0,
+            max: default_instances_max(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionStatus {
+    /// The `metadata.generation` this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// One of type `Ready`: `True`, or `False` with a reason and a message that says what to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
