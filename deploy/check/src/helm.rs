@@ -1,0 +1,77 @@
+//! helm, where it was installed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, ensure};
+
+/// A helm that works.
+#[derive(Debug, Clone)]
+pub struct Helm {
+    program: PathBuf,
+}
+
+impl Helm {
+    /// The one that `HELM` names, else the one that `scripts/install-helm` installed. `None` where
+    /// there is neither: the caller should say so, since nothing is checked then.
+    ///
+    /// # Errors
+    /// If the one that `HELM` names does not run.
+    pub fn find() -> anyhow::Result<Option<Self>> {
+        if let Some(program) = std::env::var_os("HELM") {
+            let helm = Self {
+                program: program.into(),
+            };
+            helm.run(&["version"]).context("run the helm in HELM")?;
+            return Ok(Some(helm));
+        }
+        let home = std::env::var_os("HOME").unwrap_or_default();
+        let program = Path::new(&home).join(".cache/tradewind/tools/bin/helm");
+        Ok(program.exists().then_some(Self { program }))
+    }
+
+    /// # Errors
+    /// What helm says of the chart.
+    pub fn lint(&self, chart: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let chart = chart_path(chart);
+        self.run(&[&["lint", "--strict", &chart], arguments].concat())
+            .map(drop)
+    }
+
+    /// The objects of a release named `tradewind` in the namespace `tradewind`, as YAML.
+    ///
+    /// # Errors
+    /// What helm says of the values.
+    pub fn template(&self, chart: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let chart = chart_path(chart);
+        let fixed = ["template", "tradewind", &chart, "--namespace", "tradewind"];
+        self.run(&[&fixed, arguments].concat())
+    }
+
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = Command::new(&self.program)
+            .args(arguments)
+            .current_dir(deploy())
+            .output()
+            .with_context(|| format!("run {}", self.program.display()))?;
+        let (stdout, stderr) = (String::from_utf8(stdout)?, String::from_utf8(stderr)?);
+        ensure!(status.success(), "{stdout}{stderr}");
+        Ok(stdout)
+    }
+}
+
+/// The folder with the charts.
+#[must_use]
+pub fn deploy() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this crate is below deploy")
+}
+
+fn chart_path(chart: &str) -> String {
+    format!("charts/tradewind-{chart}")
+}

@@ -1,0 +1,712 @@
+//! The charts, by what helm makes of them. Each test skips, and says so, where there is no helm.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::Command;
+
+use deploy_check::helm::{Helm, deploy};
+use deploy_check::{documents, read};
+use region_plane_resources::{RUNNER_PORT, labels};
+use serde_json::{Value, json};
+
+const REGIONS: [&str; 3] = ["iad", "fra", "nrt"];
+
+/// Everything that is off by default, on.
+const REGION_EVERYTHING: &[&str] = &[
+    "--values=regions/iad.yaml",
+    "--set=monitoring.serviceMonitors=true,monitoring.dashboard=true,monitoring.labels.release=x",
+    "--set=headroom.replicas=2,prePull.images={example.com/a:1}",
+    "--set=gateway.volume.persistent=true,operator.volume.persistent=true",
+    "--set=gateway.service.type=NodePort,gateway.port=30080",
+    "--set=gateway.volume.storageClass=fast,operator.volume.storageClass=fast",
+    "--set=gateway.nodeSelector.a=b,operator.nodeSelector.a=b,functions.nodeSelector.a=b",
+    "--set=images.pullSecrets={one},images.digests.tradewind-runner=sha256:0000000000000000000000000000000000000000000000000000000000000000",
+    "--set=queue.address=nats://queue:4222,queue.secret=queue",
+    "--set-json=region.latitude=39.04,region.longitude=-77.48,region.labels={\"geo\":\"na\"}",
+    "--set-json=gateway.tolerations=[{\"operator\":\"Exists\"}],prePull.tolerations=[{\"operator\":\"Exists\"}]",
+];
+
+const GLOBAL: &[&str] = &["--values=examples/global-iad.yaml"];
+const GLOBAL_EVERYTHING: &[&str] = &[
+    "--values=examples/global-iad.yaml",
+    "--set=monitoring.serviceMonitor=true,priorityClassName=x,volume.storageClass=fast",
+    "--set=service.loadBalancerClass=x,image.pullSecrets={one}",
+];
+const DNS: &[&str] = &["--values=examples/dns.yaml"];
+const DNS_EVERYTHING: &[&str] = &[
+    "--values=examples/dns.yaml",
+    "--set=kind=DaemonSet,service.type=NodePort,service.split=true,monitoring.serviceMonitor=true",
+];
+
+fn cases() -> Vec<(&'static str, Vec<&'static str>)> {
+    vec![
+        ("region", vec!["--values=regions/iad.yaml"]),
+        ("region", vec!["--values=regions/fra.yaml"]),
+        ("region", vec!["--values=regions/nrt.yaml"]),
+        ("region", REGION_EVERYTHING.to_vec()),
+        ("global", GLOBAL.to_vec()),
+        ("global", GLOBAL_EVERYTHING.to_vec()),
+        ("dns", DNS.to_vec()),
+        ("dns", DNS_EVERYTHING.to_vec()),
+    ]
+}
+
+fn helm(test: &str) -> Option<Helm> {
+    let helm = Helm::find().unwrap();
+    if helm.is_none() {
+        // Not `eprintln`, which is shown of tests that fail only.
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED {test}: no helm; `scripts/install-helm ~/.cache/tradewind/tools` or HELM=PATH"
+        )
+        .unwrap();
+    }
+    helm
+}
+
+fn rendered(helm: &Helm, chart: &str, arguments: &[&str]) -> Vec<Value> {
+    let text = helm.template(chart, arguments).unwrap();
+    documents(&text).unwrap_or_else(|error| panic!("{chart} {arguments:?}: {error}\n{text}"))
+}
+
+fn is(object: &Value, kind: &str) -> bool {
+    object["kind"] == kind
+}
+
+fn named<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    objects
+        .iter()
+        .find(|object| is(object, kind) && object["metadata"]["name"] == name)
+        .unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+fn workloads(objects: &[Value]) -> impl Iterator<Item = &Value> {
+    objects
+        .iter()
+        .filter(|object| !object["spec"]["template"].is_null())
+}
+
+/// Whether every label that is asked for is there.
+fn matches(asked: &Value, labels: &Value) -> bool {
+    let asked = asked.as_object().unwrap();
+    !asked.is_empty() && asked.iter().all(|(name, value)| labels[name] == *value)
+}
+
+#[test]
+fn helm_finds_nothing_to_warn_of() {
+    let Some(helm) = helm("helm_finds_nothing_to_warn_of") else {
+        return;
+    };
+    for (chart, arguments) in cases() {
+        helm.lint(chart, &arguments).unwrap();
+    }
+}
+
+#[test]
+fn what_is_rendered_is_what_kubernetes_knows() {
+    let Some(helm) = helm("what_is_rendered_is_what_kubernetes_knows") else {
+        return;
+    };
+    for (chart, arguments) in cases() {
+        let objects = rendered(&helm, chart, &arguments);
+        assert!(objects.len() >= 5, "{chart}: {}", objects.len());
+        let mut names = BTreeSet::new();
+        for object in &objects {
+            if let Err(error) = read(object) {
+                panic!("{chart} {arguments:?}: {error}");
+            }
+            let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
+            assert!(names.insert(name.clone()), "{name} twice");
+        }
+    }
+}
+
+#[test]
+fn daemons_accept_what_the_charts_configure() {
+    let Some(helm) = helm("daemons_accept_what_the_charts_configure") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = BTreeSet::new();
+    for (chart, arguments) in cases() {
+        let objects = rendered(&helm, chart, &arguments);
+        for object in objects.iter().filter(|object| is(object, "ConfigMap")) {
+            for (file, text) in object["data"].as_object().unwrap() {
+                let Some(plane) = file.strip_suffix(".toml") else {
+                    continue;
+                };
+                seen.insert(plane.to_owned());
+                let path = dir.path().join(file);
+                std::fs::write(&path, text.as_str().unwrap()).unwrap();
+                let program =
+                    chaos_tests_cluster::federation::binary(&format!("tradewind-{plane}"));
+                let mut command = Command::new(program.unwrap());
+                command
+                    .arg("--config")
+                    .arg(&path)
+                    .arg("--insecure")
+                    .env_clear();
+                if plane == "dns" {
+                    // What its pod gets by the downward API.
+                    command
+                        .env("TRADEWIND_NAME", "tradewind-dns-0")
+                        .env("TRADEWIND_LISTEN", r#"["192.0.2.1:5300"]"#);
+                }
+                // The one thing that is wrong, so that it says what else is, and starts nothing.
+                let output = command.env("TRADEWIND_ZONE", "").output().unwrap();
+                let said = String::from_utf8(output.stderr).unwrap();
+                let problems: Vec<&str> = said
+                    .lines()
+                    .filter(|line| line.starts_with("  - "))
+                    .collect();
+                assert_eq!(output.status.code(), Some(78), "{plane}: {said}");
+                assert!(
+                    problems.len() == 1 && problems[0].contains("zone"),
+                    "{chart} {arguments:?}: {said}"
+                );
+            }
+        }
+    }
+    let all = ["dns", "global", "operator", "region"].map(str::to_owned);
+    assert_eq!(seen, all.into());
+}
+
+#[test]
+fn everything_that_selects_selects_something() {
+    let Some(helm) = helm("everything_that_selects_selects_something") else {
+        return;
+    };
+    for (chart, arguments) in cases() {
+        let objects = rendered(&helm, chart, &arguments);
+        let pods: Vec<&Value> = workloads(&objects)
+            .map(|workload| &workload["spec"]["template"])
+            .collect();
+        let selected = |asked: &Value| {
+            pods.iter()
+                .filter(|pod| matches(asked, &pod["metadata"]["labels"]))
+                .count()
+        };
+        for object in &objects {
+            let spec = &object["spec"];
+            let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
+            match object["kind"].as_str().unwrap() {
+                "Deployment" | "StatefulSet" | "DaemonSet" => {
+                    let asked = &spec["selector"]["matchLabels"];
+                    assert!(
+                        matches(asked, &spec["template"]["metadata"]["labels"]),
+                        "{name} does not select its own"
+                    );
+                    assert_eq!(selected(asked), 1, "{name} selects another's pods");
+                }
+                "PodDisruptionBudget" => {
+                    assert_eq!(selected(&spec["selector"]["matchLabels"]), 1, "{name}");
+                }
+                "Service" => {
+                    let pod = pods
+                        .iter()
+                        .find(|pod| matches(&spec["selector"], &pod["metadata"]["labels"]))
+                        .unwrap_or_else(|| panic!("{name} selects nothing"));
+                    let ports = pod["spec"]["containers"][0]["ports"].as_array().unwrap();
+                    for port in spec["ports"].as_array().unwrap() {
+                        let target = ports.iter().find(|open| open["name"] == port["targetPort"]);
+                        let target = target.unwrap_or_else(|| panic!("{name}: {port}"));
+                        assert_eq!(target["protocol"], port["protocol"], "{name}: {port}");
+                    }
+                }
+                "ServiceMonitor" => {
+                    let found: Vec<&Value> = objects
+                        .iter()
+                        .filter(|object| is(object, "Service"))
+                        .filter(|service| {
+                            let asked = &spec["selector"]["matchLabels"];
+                            matches(asked, &service["metadata"]["labels"])
+                        })
+                        .collect();
+                    assert_eq!(found.len(), 1, "{name}");
+                    let ports = found[0]["spec"]["ports"].as_array().unwrap();
+                    let asked = &spec["endpoints"][0]["port"];
+                    assert!(ports.iter().any(|port| port["name"] == *asked), "{name}");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn our_pods_are_confined() {
+    let Some(helm) = helm("our_pods_are_confined") else {
+        return;
+    };
+    for (chart, arguments) in cases() {
+        let objects = rendered(&helm, chart, &arguments);
+        for workload in workloads(&objects) {
+            let name = &workload["metadata"]["name"];
+            let pod = &workload["spec"]["template"]["spec"];
+            assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
+            assert_eq!(
+                pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault",
+                "{name}"
+            );
+            assert_eq!(pod["enableServiceLinks"], false, "{name}");
+            let asks_the_api = ["tradewind-gateway", "tradewind-operator"]
+                .iter()
+                .any(|account| pod["serviceAccountName"] == *account);
+            assert!(
+                asks_the_api || pod["automountServiceAccountToken"] == false,
+                "{name} has a token and no use for it"
+            );
+            let containers = ["initContainers", "containers"]
+                .iter()
+                .flat_map(|list| pod[list].as_array().into_iter().flatten());
+            for container in containers {
+                let name = format!("{name} {}", container["name"]);
+                let context = &container["securityContext"];
+                assert_eq!(context["readOnlyRootFilesystem"], true, "{name}");
+                assert_eq!(context["allowPrivilegeEscalation"], false, "{name}");
+                assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}), "{name}");
+                assert!(
+                    !container["resources"]["limits"]["memory"].is_null(),
+                    "{name}"
+                );
+                assert!(
+                    !container["resources"]["requests"]["cpu"].is_null(),
+                    "{name}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gateway_is_killed_only_after_it_had_its_drain() {
+    let Some(helm) = helm("a_gateway_is_killed_only_after_it_had_its_drain") else {
+        return;
+    };
+    // The daemon cuts itself off five seconds after pause and calls.
+    for (pause_ms, grace_ms, least_secs) in [
+        (20_000, 30_000, 56),
+        (0, 0, 6),
+        (1, 1, 6),
+        (1_500, 15_000, 22),
+        (600_000, 600_000, 1_206),
+    ] {
+        let set = format!("--set=gateway.drainPauseMs={pause_ms},gateway.drainGraceMs={grace_ms}");
+        let objects = rendered(&helm, "region", &["--values=regions/iad.yaml", &set]);
+        let gateway = named(&objects, "Deployment", "tradewind-gateway");
+        let given = &gateway["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
+        let given = given.as_i64().unwrap();
+        assert!(
+            (least_secs..least_secs + 10).contains(&given),
+            "{set}: {given}"
+        );
+    }
+}
+
+#[test]
+fn function_pods_are_reached_by_the_gateway_alone() {
+    let Some(helm) = helm("function_pods_are_reached_by_the_gateway_alone") else {
+        return;
+    };
+    let objects = rendered(&helm, "region", &["--values=regions/iad.yaml"]);
+    let policy = &named(&objects, "NetworkPolicy", "tradewind-functions")["spec"];
+    assert_eq!(
+        policy["podSelector"],
+        json!({
+            "matchLabels": {labels::MANAGED_BY: labels::MANAGED_BY_VALUE},
+            "matchExpressions": [{"key": labels::KIND, "operator": "Exists"}],
+        })
+    );
+    let [rule] = policy["ingress"].as_array().unwrap().as_slice() else {
+        panic!("{policy}");
+    };
+    assert_eq!(
+        rule["ports"],
+        json!([{"protocol": "TCP", "port": RUNNER_PORT}])
+    );
+    let gateway = named(&objects, "Deployment", "tradewind-gateway");
+    assert_eq!(
+        rule["from"],
+        json!([{"podSelector": gateway["spec"]["selector"]}])
+    );
+    for workload in workloads(&objects) {
+        assert_ne!(
+            workload["spec"]["template"]["metadata"]["labels"][labels::MANAGED_BY],
+            labels::MANAGED_BY_VALUE,
+            "the operator would take {} for a function's pod",
+            workload["metadata"]["name"]
+        );
+    }
+}
+
+#[test]
+fn nobody_may_do_more_than_it_does() {
+    let Some(helm) = helm("nobody_may_do_more_than_it_does") else {
+        return;
+    };
+    let objects = rendered(&helm, "region", REGION_EVERYTHING);
+    let rules = |kind, name| -> Vec<String> {
+        let list = |value: &Value| {
+            let words: Vec<_> = value.as_array().into_iter().flatten().collect();
+            let words: Vec<&str> = words.iter().map(|word| word.as_str().unwrap()).collect();
+            words.join(",")
+        };
+        named(&objects, kind, name)["rules"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|rule| {
+                let only = list(&rule["resourceNames"]);
+                let only = if only.is_empty() {
+                    only
+                } else {
+                    format!(" {only}")
+                };
+                format!(
+                    "{}{only}: {}",
+                    list(&rule["resources"]),
+                    list(&rule["verbs"])
+                )
+            })
+            .collect()
+    };
+    assert_eq!(rules("Role", "tradewind-gateway"), ["pods: get,list,watch"]);
+    assert_eq!(
+        rules("Role", "tradewind-operator"),
+        [
+            "pods: get,list,watch,create,patch,delete",
+            "pods/resize: patch",
+            "functions: get,list,watch,create,patch,delete",
+            "warmpools: get,list,watch",
+            "functions/status,warmpools/status: patch",
+            "secrets: get,list,watch,create,patch,delete",
+            "events: create,patch",
+            "leases: create",
+            "leases tradewind-operator: get,update",
+        ]
+    );
+    assert_eq!(
+        rules("ClusterRole", "tradewind-iad-operator"),
+        [
+            "nodes: get,list,watch",
+            "customresourcedefinitions functions.tradewind.dev,warmpools.tradewind.dev: get",
+        ]
+    );
+    for (chart, arguments) in [("global", GLOBAL_EVERYTHING), ("dns", DNS_EVERYTHING)] {
+        for object in rendered(&helm, chart, arguments) {
+            assert!(
+                !object["kind"].as_str().unwrap().contains("Role"),
+                "{object}"
+            );
+        }
+    }
+}
+
+#[test]
+fn regions_differ_only_in_what_differs() {
+    let may_differ = [
+        "/region/name",
+        "/region/ipv4",
+        "/region/ipv6",
+        "/gateway/admin/address",
+    ];
+    let mut alike = Vec::new();
+    let mut differing = Vec::new();
+    for region in REGIONS {
+        let path = deploy().join(format!("regions/{region}.yaml"));
+        let mut values: Value =
+            serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert_eq!(
+            values["region"]["name"], region,
+            "a file is named for its region"
+        );
+        let taken: Vec<Value> = may_differ
+            .iter()
+            .filter_map(|pointer| Some(values.pointer_mut(pointer)?.take()))
+            .collect();
+        differing.push(taken);
+        alike.push(values);
+    }
+    assert_eq!(alike[0], alike[1]);
+    assert_eq!(alike[0], alike[2]);
+    let all: BTreeSet<String> = differing.iter().flatten().map(Value::to_string).collect();
+    assert_eq!(
+        all.len(),
+        differing.iter().map(Vec::len).sum::<usize>(),
+        "two regions share a name or an address: {differing:?}"
+    );
+}
+
+#[test]
+fn regions_have_no_object_of_the_cluster_in_common() {
+    let Some(helm) = helm("regions_have_no_object_of_the_cluster_in_common") else {
+        return;
+    };
+    let mut names = BTreeSet::new();
+    for region in REGIONS {
+        let values = format!("--values=regions/{region}.yaml");
+        for object in rendered(&helm, "region", &[&values]) {
+            if object["metadata"]["namespace"].is_null() {
+                let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
+                assert!(names.insert(name.clone()), "{name}");
+            }
+        }
+    }
+    assert!(names.len() >= 3 * REGIONS.len(), "{names:?}");
+}
+
+#[test]
+fn values_that_cannot_work_are_refused() {
+    let Some(helm) = helm("values_that_cannot_work_are_refused") else {
+        return;
+    };
+    let region: &[&str] = &["--values=regions/iad.yaml"];
+    for (chart, base, bad, want) in [
+        // Nothing was said.
+        (
+            "region",
+            &[][..],
+            "--set=region.name=iad",
+            "'/globals': minItems",
+        ),
+        ("region", &[], "--set=region.name=iad", "'/zone'"),
+        ("region", &[], "--set=region.name=iad", "'/region/ipv4'"),
+        // Mistyped.
+        (
+            "region",
+            region,
+            "--set=gatway.port=80",
+            "'gatway' not allowed",
+        ),
+        (
+            "region",
+            region,
+            "--set=gateway.prot=80",
+            "'prot' not allowed",
+        ),
+        ("region", region, "--set=gateway.port=http", "want integer"),
+        ("region", region, "--set=region.name=IAD", "'/region/name'"),
+        (
+            "region",
+            region,
+            "--set=region.ipv4=iad.example.com",
+            "'/region/ipv4'",
+        ),
+        (
+            "region",
+            region,
+            "--set=globals={https://a:1}",
+            "'/globals/0'",
+        ),
+        (
+            "region",
+            region,
+            "--set=images.digests.tradewind-region=abc",
+            "does not match pattern",
+        ),
+        (
+            "region",
+            region,
+            "--set=images.digests.tradewind-reigon=abc",
+            "not allowed",
+        ),
+        // Out of range.
+        (
+            "region",
+            region,
+            "--set=gateway.service.type=NodePort",
+            "'/gateway/port': minimum",
+        ),
+        (
+            "region",
+            region,
+            "--set=gateway.service.type=ClusterIP",
+            "'/gateway/service/type'",
+        ),
+        (
+            "region",
+            region,
+            "--set=gateway.callsMax=0",
+            "'/gateway/callsMax': minimum",
+        ),
+        (
+            "region",
+            region,
+            "--set=gateway.drainPauseMs=700000",
+            "'/gateway/drainPauseMs': maximum",
+        ),
+        (
+            "region",
+            region,
+            "--set=operator.replicas=0",
+            "'/operator/replicas': minimum",
+        ),
+        (
+            "region",
+            region,
+            "--set=priorityClasses.headroom=5",
+            "'/priorityClasses/headroom': maximum",
+        ),
+        (
+            "region",
+            region,
+            "--set-json=region.latitude=91",
+            "'/region/latitude': maximum",
+        ),
+        (
+            "region",
+            region,
+            r#"--set-json=warmPools=[{"name":"a","runtime":"node","image":"x","size":1,"memoryMb":1}]"#,
+            "'/warmPools/0/memoryMb': minimum",
+        ),
+        (
+            "region",
+            region,
+            r#"--set-json=warmPools=[{"name":"A b","runtime":"node","image":"x","size":1,"memoryMb":64}]"#,
+            "'/warmPools/0/name'",
+        ),
+        // Two gateways on one volume.
+        (
+            "region",
+            region,
+            "--set=gateway.volume.persistent=true,gateway.replicas=2",
+            "'/gateway/replicas': maximum",
+        ),
+        // A read API that the internet could read.
+        (
+            "region",
+            region,
+            "--set-json=gateway.admin.service.annotations=null",
+            "missing property",
+        ),
+        (
+            "region",
+            region,
+            r#"--set-json=gateway.admin.service.annotations={"service.beta.kubernetes.io/aws-load-balancer-scheme":"internet-facing"}"#,
+            "value must be 'internal'",
+        ),
+        // A global plane that anybody could rule.
+        (
+            "global",
+            GLOBAL,
+            "--set-json=service.annotations=null",
+            "missing property 'annotations'",
+        ),
+        (
+            "global",
+            GLOBAL,
+            r#"--set-json=service.annotations={"service.beta.kubernetes.io/aws-load-balancer-scheme":"internet-facing"}"#,
+            "value must be 'internal'",
+        ),
+        (
+            "global",
+            GLOBAL,
+            r#"--set-json=service={"type":"LoadBalancer","annotations":{"metallb.io/loadBalancerIPs":"192.0.2.1","service.beta.kubernetes.io/aws-load-balancer-scheme":""}}"#,
+            "does not match pattern",
+        ),
+        (
+            "global",
+            GLOBAL,
+            "--set=service.type=NodePort",
+            "'/service/type'",
+        ),
+        (
+            "global",
+            GLOBAL,
+            "--set=service.allowedRanges={0.0.0.0/0}",
+            "'/service/allowedRanges/0'",
+        ),
+        (
+            "global",
+            GLOBAL,
+            "--set=service.allowedRanges={10.0.0.0/0}",
+            "'/service/allowedRanges/0'",
+        ),
+        (
+            "global",
+            GLOBAL,
+            "--set=service.allowedRanges={172.32.0.0/16}",
+            "'/service/allowedRanges/0'",
+        ),
+        (
+            "global",
+            GLOBAL,
+            "--set-json=service.allowedRanges=[]",
+            "'/service/allowedRanges': minItems",
+        ),
+        // A node that is no member.
+        (
+            "global",
+            GLOBAL,
+            "--set=node.id=4",
+            "none with name \"global-iad\" and id 4",
+        ),
+        ("global", GLOBAL, "--set=node.id=0", "'/node/id': minimum"),
+        (
+            "dns",
+            DNS,
+            "--set-json=nameservers=[]",
+            "'/nameservers': minItems",
+        ),
+        ("dns", DNS, "--set=kind=StatefulSet", "'/kind'"),
+        ("dns", DNS, "--set=ttlSecs=0", "'/ttlSecs': minimum"),
+        (
+            "dns",
+            DNS,
+            "--set=service.nodePort=53",
+            "'/service/nodePort': minimum",
+        ),
+    ] {
+        let arguments = [base, &[bad]].concat();
+        match helm.template(chart, &arguments) {
+            Ok(_) => panic!("{chart} {bad} was taken"),
+            Err(error) => {
+                let said = format!("{error:#}");
+                assert!(said.contains(want), "{chart} {bad}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn private_addresses_of_every_kind_are_taken() {
+    let Some(helm) = helm("private_addresses_of_every_kind_are_taken") else {
+        return;
+    };
+    for set in [
+        r#"service.annotations={"metallb.io/loadBalancerIPs":"10.1.2.3"}"#,
+        r#"service.annotations={"networking.gke.io/load-balancer-type":"Internal"}"#,
+        r#"service={"type":"ClusterIP","annotations":{}}"#,
+        r#"service.allowedRanges=["172.31.0.0/16","100.64.0.0/10","fd12:3456::/32"]"#,
+    ] {
+        let set = format!("--set-json={set}");
+        helm.template("global", &["--values=examples/global-iad.yaml", &set])
+            .unwrap();
+    }
+}
+
+#[test]
+fn the_chart_has_the_definitions_of_this_version() {
+    use kube::CustomResourceExt as _;
+    let definitions = [
+        region_plane_resources::Function::crd(),
+        region_plane_resources::WarmPool::crd(),
+    ];
+    let mut wanted = String::new();
+    for definition in &definitions {
+        let text = serde_saphyr::to_string(definition).unwrap();
+        wanted.push_str(&format!("---\n{}\n", text.trim_end()));
+    }
+    let path = deploy().join("charts/tradewind-region/crds/tradewind.yaml");
+    let found = std::fs::read_to_string(path).unwrap();
+    assert!(
+        found == wanted,
+        "cargo run -p region-plane-resources --example crds > deploy/charts/tradewind-region/crds/tradewind.yaml"
+    );
+    let objects = documents(&found).unwrap();
+    assert_eq!(objects.len(), definitions.len());
+    for object in &objects {
+        read(object).unwrap();
+    }
+}
