@@ -56,6 +56,11 @@ impl Federation {
     /// Starts three regions, three global nodes and two DNS servers on `net` (two octets, as in
     /// `127.51`) and waits until they are ready.
     pub async fn start(net: &str) -> anyhow::Result<Self> {
+        Self::start_of(net, 3, 2).await
+    }
+
+    /// The same with as many regions and DNS servers as are asked for.
+    pub async fn start_of(net: &str, regions: u8, dns: u8) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir().context("make a folder for the federation")?;
         let log = std::fs::File::create(dir.path().join("up.log")).context("create the log")?;
         let up = Command::new(binary("tradewind")?)
@@ -64,11 +69,11 @@ impl Federation {
                 "--net",
                 net,
                 "--regions",
-                "3",
+                &regions.to_string(),
                 "--globals",
                 "3",
                 "--dns",
-                "2",
+                &dns.to_string(),
             ])
             .arg("--dir")
             .arg(dir.path().join("up"))

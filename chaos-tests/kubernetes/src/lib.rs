@@ -1,0 +1,85 @@
+//! A region on a real Kubernetes API server, for tests that break it.
+//!
+//! `KUBECONFIG` names any conformant cluster of version 1.33 or newer, or `KUBEBUILDER_ASSETS` a
+//! folder with `kube-apiserver` and `etcd`, which are then started here. The operator and the
+//! gateway run as processes of this machine with no more rights than the chart gives them; pods are
+//! reached by their addresses, so nothing in the cluster needs to reach this machine, its API server
+//! or a name server. Everything made is removed at the end, also of a scenario that fails.
+
+pub mod cluster;
+pub mod daemon;
+pub mod functions;
+pub mod install;
+pub mod load;
+pub mod process;
+pub mod region;
+pub mod servers;
+pub mod writes;
+
+use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
+
+use anyhow::Context as _;
+use futures_util::FutureExt as _;
+
+pub use cluster::Cluster;
+pub use functions::Functions;
+pub use region::{Region, Rights};
+
+/// What a scenario needs of its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    ApiServer,
+    /// Pods start, of the images that `make images` makes.
+    Nodes,
+    /// The API server was started here, so that it may be killed.
+    OwnApiServer,
+}
+
+/// Runs `body` in a region of its own on `net`, then removes the region, whatever became of it.
+///
+/// Says so and does nothing where the cluster that it needs is not to be had.
+pub async fn scenario(
+    name: &str,
+    net: &str,
+    needs: Needs,
+    body: impl AsyncFnOnce(&mut Region) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let Some(cluster) = cluster_for(name, needs).await? else {
+        return Ok(());
+    };
+    let namespace = format!("tradewind-{}-{name}", std::process::id());
+    let mut region = Region::prepare(cluster, &namespace, net).await?;
+    let ended = AssertUnwindSafe(body(&mut region)).catch_unwind().await;
+    if !matches!(ended, Ok(Ok(()))) {
+        println!("{}", region.describe().await);
+    }
+    let removed = region.remove().await;
+    match ended {
+        Err(panic) => std::panic::resume_unwind(panic),
+        Ok(result) => result.and(removed.context("remove what the scenario made")),
+    }
+}
+
+/// The cluster for a test, or none; then it was said why.
+pub async fn cluster_for(name: &str, needs: Needs) -> anyhow::Result<Option<Cluster>> {
+    let Some(cluster) = Cluster::find().await? else {
+        skip(name, "neither KUBECONFIG nor KUBEBUILDER_ASSETS is set");
+        return Ok(None);
+    };
+    let lacks = match needs {
+        Needs::Nodes if !cluster.has_nodes => "no node of the cluster is ready",
+        Needs::OwnApiServer if cluster.servers.is_none() => {
+            "the API server is not ours to kill (KUBEBUILDER_ASSETS without KUBECONFIG)"
+        }
+        Needs::ApiServer | Needs::Nodes | Needs::OwnApiServer => return Ok(Some(cluster)),
+    };
+    skip(name, lacks);
+    Ok(None)
+}
+
+/// Past the capture of a passing test's output, so that nobody takes this for a pass.
+fn skip(name: &str, why: &str) {
+    // Nothing can be done for a stream that is closed.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {why}");
+}

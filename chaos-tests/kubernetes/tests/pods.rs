@@ -1,0 +1,353 @@
+//! Functions in pods: called from zero, upgraded, killed under load. Needs nodes that have the images
+//! of `make images`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use chaos_tests_cluster::eventually;
+use chaos_tests_cluster::federation::binary;
+use chaos_tests_kubernetes::functions::Made;
+use chaos_tests_kubernetes::load::{self, Load, Outcome, answer, call, judge};
+use chaos_tests_kubernetes::region::images;
+use chaos_tests_kubernetes::{Functions, Needs, Region, Rights, process, scenario};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::DeleteParams;
+use region_plane_resources::labels;
+use serde_json::{Value, json};
+
+/// A pod is made, placed, started and called on two busy cores.
+const POD_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Idle for its timeout, given back, deleted with its grace period.
+const ZERO_PATIENCE: Duration = Duration::from_secs(60);
+
+const CLIENTS: usize = 4;
+
+async fn start(region: &mut Region) -> anyhow::Result<()> {
+    region.start_operator(0, Rights::Granted).await?;
+    region.leads(0).await?;
+    region.start_gateway().await
+}
+
+/// Waits until the gateway knows a function and answers a call of it.
+async fn first_answer(url: &str, body: &Value) -> anyhow::Result<(Value, Duration)> {
+    let http = reqwest::Client::new();
+    eventually("the function answers", POD_PATIENCE, async || answer(&http, url, body).await).await
+}
+
+/// Waits until no pod of the function is left; its pods are gone, not going.
+async fn at_zero(region: &Region, object: &str) -> anyhow::Result<Duration> {
+    let (_, took) = eventually("no pod of it is left", ZERO_PATIENCE, async || {
+        let selector = format!("{}={object}", labels::FUNCTION);
+        let pods = region.pods().list(&kube::api::ListParams::default().labels(&selector)).await?;
+        ensure!(pods.items.is_empty(), "{}", pods.items.len());
+        Ok(())
+    })
+    .await?;
+    Ok(took)
+}
+
+/// The pods that run calls of a function.
+async fn running(region: &Region, function: &Made) -> anyhow::Result<Vec<Pod>> {
+    let selector = format!("{}={}", labels::FUNCTION, function.object()?);
+    let mut pods = region.standing(&selector).await?;
+    pods.retain(|pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        phase == Some("Running")
+    });
+    Ok(pods)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_called_from_zero_goes_back_to_zero_and_is_upgraded_without_a_failed_call()
+-> anyhow::Result<()> {
+    scenario("image", "127.81", Needs::Nodes, async |region| {
+        start(region).await?;
+        let functions = Functions::of(&region.federation);
+        let fields = json!({"memory": 64, "idle_timeout": 2, "config": {"GREETING": "hello"}});
+        let cart = functions.image("shop", "cart", images::FUNCTION_V1, fields).await?;
+        let url = format!("{}{}", region.url()?, cart.path());
+        let (said, took) = first_answer(&url, &json!({"n": 1})).await?;
+        println!("measured: an image function answers {took:.2?} after it was made: {said}");
+        ensure!(said["version"] == "v1" && said["greeting"] == "hello", "{said}");
+        ensure!(said["body"]["n"] == 1, "{said}");
+
+        let took = at_zero(region, &cart.object()?).await?;
+        println!("measured: back at zero {took:.2?} after a call, with an idle timeout of 2 s");
+        let http = reqwest::Client::new();
+        let before = Instant::now();
+        let again = answer(&http, &url, &json!({})).await?;
+        println!("measured: from zero again in {:.2?}", before.elapsed());
+        ensure!(again["pod"] != said["pod"], "the pod that was gone answered: {again}");
+
+        functions.update(&cart, json!({"idle_timeout": 30})).await?;
+        let load = Load::start(&url, &json!({"sleep_ms": 20}), CLIENTS);
+        load.more_calls(100).await?;
+        functions.update(&cart, json!({"image": images::FUNCTION_V2})).await?;
+        eventually("the new version answers", POD_PATIENCE, async || {
+            let said = answer(&http, &url, &json!({})).await?;
+            ensure!(said["version"] == "v2", "{said}");
+            Ok(())
+        })
+        .await?;
+        load.more_calls(200).await?;
+        let calls = load.finish().await?;
+        judge("upgrade from v1 to v2", &calls, 0)?;
+        let last_old = calls
+            .iter()
+            .filter(|call| call.answer().is_some_and(|said| said["version"] == "v1"))
+            .map(|call| call.started)
+            .max();
+        let last = calls.iter().map(|call| call.started).max();
+        ensure!(last_old < last, "the old version still answers");
+        Ok(())
+    })
+    .await
+}
+
+/// The Rust example, as the demonstration deploys it.
+fn rust_bundle(region: &Region) -> anyhow::Result<PathBuf> {
+    let folder = region.dir().join("hello");
+    std::fs::create_dir_all(&folder).context("make the function's folder")?;
+    std::fs::copy(binary("hello-rust")?, folder.join("hello-rust")).context("copy the example")?;
+    let description = "\
+schema_version: 20180708
+name: hello
+version: 0.0.1
+runtime: executable
+entrypoint: /function/hello-rust
+memory: 64
+idle_timeout: 2
+triggers:
+- name: hello
+  type: http
+  source: /hello
+";
+    std::fs::write(folder.join("func.yaml"), description).context("write func.yaml")?;
+    Ok(folder)
+}
+
+fn pool(runtime: &str, image: &str, size: usize, memory_mb: u32) -> Value {
+    json!({"runtime": runtime, "image": image, "size": size, "memoryMb": memory_mb, "cpuMillis": 10})
+}
+
+/// Waits until a pool has that many pods that run and that nobody took.
+async fn full(region: &Region, pool: &str, size: usize) -> anyhow::Result<Duration> {
+    let what = format!("{size} pods of pool {pool} wait");
+    let (_, took) = eventually(&what, POD_PATIENCE, async || {
+        let pods = region.standing(&format!("{}={pool}", labels::POOL)).await?;
+        let wait = pods.iter().filter(|pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            phase == Some("Running") && !pod.labels().contains_key(labels::FUNCTION)
+        });
+        let wait = wait.count();
+        ensure!(wait == size, "{wait} of {}", pods.len());
+        Ok(())
+    })
+    .await?;
+    Ok(took)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bundles_run_in_pods_that_wait_for_them() -> anyhow::Result<()> {
+    scenario("bundle", "127.82", Needs::Nodes, async |region| {
+        start(region).await?;
+        region.pool("native", pool("executable", images::NATIVE, 2, 64)).await?;
+        region.pool("python", pool("python", images::PYTHON, 1, 256)).await?;
+        full(region, "native", 2).await?;
+        full(region, "python", 1).await?;
+        region.pool_says("native", "True", "Serving", POD_PATIENCE).await?;
+
+        let functions = Functions::of(&region.federation);
+        let hello = functions.deploy("shop", "hello", &rust_bundle(region)?).await?;
+        let url = format!("{}{}", region.url()?, hello.path());
+        let (said, took) = first_answer(&url, &json!({"name": "Ada"})).await?;
+        println!("measured: a Rust bundle answers {took:.2?} after it was deployed: {said}");
+        ensure!(said.to_string().contains("Ada"), "{said}");
+        // The pod that it took is replaced, and says what it runs.
+        full(region, "native", 2).await?;
+        eventually("the pod is labelled", POD_PATIENCE, async || {
+            ensure!(running(region, &hello).await?.len() == 1, "none is");
+            Ok(())
+        })
+        .await?;
+
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/python");
+        let python = functions.deploy("shop", "hello-python", &example).await?;
+        let url = format!("{}{}", region.url()?, python.path());
+        let (said, took) = first_answer(&url, &json!({"name": "Grace"})).await?;
+        println!("measured: a Python bundle answers {took:.2?} after it was deployed: {said}");
+        ensure!(said.to_string().contains("Grace"), "{said}");
+
+        at_zero(region, &hello.object()?).await?;
+        let http = reqwest::Client::new();
+        let url = format!("{}{}", region.url()?, hello.path());
+        let before = Instant::now();
+        answer(&http, &url, &json!({"name": "Ada"})).await?;
+        println!("measured: the Rust bundle from zero again in {:.2?}", before.elapsed());
+        Ok(())
+    })
+    .await
+}
+
+/// What is done to a region under load, and how many of the calls under way may fail for it.
+struct Blow {
+    what: &'static str,
+    may_fail: usize,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_killed_under_load_loses_at_most_what_it_was_doing() -> anyhow::Result<()> {
+    scenario("kills", "127.83", Needs::Nodes, async |region| {
+        start(region).await?;
+        let functions = Functions::of(&region.federation);
+        let fields = json!({"memory": 64, "idle_timeout": 60});
+        let cart = functions.image("shop", "cart", images::FUNCTION_V1, fields).await?;
+        let url = format!("{}{}", region.url()?, cart.path());
+        first_answer(&url, &json!({})).await?;
+
+        for blow in [
+            Blow { what: "a pod is deleted", may_fail: 1 },
+            Blow { what: "a pod is deleted at once", may_fail: 1 },
+            Blow { what: "a function's process is killed", may_fail: 1 },
+            Blow { what: "a runner is killed", may_fail: 1 },
+            Blow { what: "the operator is killed and started again", may_fail: 0 },
+        ] {
+            let load = Load::start(&url, &json!({"sleep_ms": 50}), CLIENTS);
+            load.more_calls(50).await?;
+            let struck = strike(region, &cart, blow.what).await?;
+            load.more_calls(200).await?;
+            let calls = load.finish().await?;
+            if struck {
+                judge(blow.what, &calls, blow.may_fail)?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Whether it could be done here.
+async fn strike(region: &mut Region, cart: &Made, what: &str) -> anyhow::Result<bool> {
+    let (pods, _) = eventually("a pod runs calls", POD_PATIENCE, async || {
+        let pods = running(region, cart).await?;
+        ensure!(!pods.is_empty(), "none does");
+        Ok(pods)
+    })
+    .await?;
+    let pod = pods.first().context("one runs")?;
+    let (name, uid) = (pod.name_any(), pod.uid().context("a pod has a uid")?);
+    match what {
+        "a pod is deleted" => {
+            region.pods().delete(&name, &DeleteParams::default()).await?;
+        }
+        "a pod is deleted at once" => {
+            let now = DeleteParams::default().grace_period(0);
+            region.pods().delete(&name, &now).await?;
+        }
+        "the operator is killed and started again" => {
+            region.operator(0)?.kill()?;
+            region.start_operator(0, Rights::Granted).await?;
+        }
+        _ if !process::visible(&uid, "tradewind-runner") => {
+            println!("SKIPPED: {what}: pods run on another machine");
+            return Ok(false);
+        }
+        "a function's process is killed" => {
+            process::kill(&uid, "test-function")?;
+        }
+        _ => {
+            process::kill(&uid, "tradewind-runner")?;
+        }
+    }
+    Ok(true)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_started_again_takes_over_the_pods_there_are() -> anyhow::Result<()> {
+    scenario("gateway", "127.84", Needs::Nodes, async |region| {
+        start(region).await?;
+        let functions = Functions::of(&region.federation);
+        let fields = json!({"memory": 64, "idle_timeout": 60});
+        let cart = functions.image("shop", "cart", images::FUNCTION_V1, fields).await?;
+        let url = format!("{}{}", region.url()?, cart.path());
+        let (before, _) = first_answer(&url, &json!({})).await?;
+        region.gateway()?.kill()?;
+        region.start_gateway().await?;
+        let (after, took) = first_answer(&url, &json!({})).await?;
+        println!("measured: a gateway that was killed answers {took:.2?} after it is ready again");
+        let same = before["pod"] == after["pod"];
+        println!("measured: by the pod that it had before: {same}");
+        let pods = running(region, &cart).await?.len();
+        ensure!(pods <= 2, "{pods} pods for one call at a time");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_images_are_named_while_the_rest_is_served() -> anyhow::Result<()> {
+    scenario("bad", "127.85", Needs::Nodes, async |region| {
+        start(region).await?;
+        let functions = Functions::of(&region.federation);
+        let small = |config: Value| json!({"memory": 64, "idle_timeout": 60, "timeout": 10, "config": config});
+        let cart = functions.image("shop", "cart", images::FUNCTION_V1, small(json!({}))).await?;
+        let missing = functions.image("shop", "missing", images::MISSING, small(json!({}))).await?;
+        // It would wait for a debugger for ever.
+        let options = json!({"NODE_OPTIONS": "--inspect-brk"});
+        let silent = functions.image("shop", "silent", images::NODE, small(options)).await?;
+        let exits = functions.image("shop", "exits", images::PYTHON, small(json!({}))).await?;
+        let base = region.url()?;
+        let good = format!("{base}{}", cart.path());
+        first_answer(&good, &json!({})).await?;
+
+        let http = reqwest::Client::new();
+        let load = Load::start(&good, &json!({"sleep_ms": 20}), 1);
+        for (function, reason, says) in [
+            (&missing, Some("ImagePullFailed"), images::MISSING),
+            (&exits, Some("FunctionExited"), ""),
+            (&silent, None, ""),
+        ] {
+            let url = format!("{base}{}", function.path());
+            let call = call(&http, &url, &json!({})).await;
+            println!("measured: {} is answered after {:.2?}: {:?}", function.name, call.took, call.outcome);
+            let (Outcome::Failed(_, body) | Outcome::Refused(body)) = &call.outcome else {
+                anyhow::bail!("{}: {:?}", function.name, call.outcome);
+            };
+            let body: Value = serde_json::from_str(body).context("an error is JSON")?;
+            ensure!(body["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+            if let Some(reason) = reason {
+                let object = function.object()?;
+                let message = region.function_says(&object, "False", reason, POD_PATIENCE).await?;
+                ensure!(message.contains(says), "{message}");
+                region.event(&object, reason).await?;
+            }
+        }
+        let calls = load.finish().await?;
+        load::judge("a good function beside three bad ones", &calls, 0)?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_that_takes_too_much_memory_is_ended_and_named() -> anyhow::Result<()> {
+    scenario("memory", "127.86", Needs::Nodes, async |region| {
+        start(region).await?;
+        let functions = Functions::of(&region.federation);
+        let fields = json!({"memory": 64, "idle_timeout": 60, "timeout": 20});
+        let cart = functions.image("shop", "cart", images::FUNCTION_V1, fields).await?;
+        let url = format!("{}{}", region.url()?, cart.path());
+        first_answer(&url, &json!({})).await?;
+        let http = reqwest::Client::new();
+        let call = call(&http, &url, &json!({"allocate_mb": 200})).await;
+        println!("measured: a call that takes too much memory: {:.2?} {:?}", call.took, call.outcome);
+        ensure!(matches!(call.outcome, Outcome::Failed(502, _)), "{:?}", call.outcome);
+        let (_, took) = first_answer(&url, &json!({})).await?;
+        println!("measured: the next call is answered after {took:.2?}");
+        Ok(())
+    })
+    .await
+}
