@@ -4,16 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use region_plane_runner::protocol::Event;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::claims::Loss;
 use crate::launch::Names;
 use crate::runner::{Runner, RunnerError};
-use crate::seats::Told;
 
 /// A runner writes a line every 5 s; two may be late. Well below the 15 s after which it drops the
 /// claim of a gateway that it does not hear, so that no two gateways believe in one pod.
@@ -38,7 +35,6 @@ impl Hold {
         runner: Arc<Runner>,
         claim: String,
         names: Names,
-        told: watch::Receiver<Told>,
         tasks: &TaskTracker,
         closing: &CancellationToken,
     ) -> Self {
@@ -53,7 +49,7 @@ impl Hold {
         let (over, lost) = (hold.over.clone(), hold.lost.clone());
         tasks.spawn(async move {
             tokio::select! {
-                () = keep(&runner, &claim, &names, &told, &over) => {}
+                () = keep(&runner, &claim, &names, &over) => {}
                 () = stop.cancelled() => {}
             }
             over.cancel();
@@ -82,22 +78,20 @@ impl Hold {
     }
 }
 
-/// Returns once the claim is lost.
-async fn keep(
-    runner: &Runner,
-    claim: &str,
-    names: &Names,
-    told: &watch::Receiver<Told>,
-    over: &CancellationToken,
-) {
+/// Returns once the runner has been silent for too long.
+///
+/// A call that runs fails with its connection if the runner's process or pod goes; one that is
+/// stopping answers it first. Only a node that is gone breaks no connection.
+async fn keep(runner: &Runner, claim: &str, names: &Names, over: &CancellationToken) {
     let mut heard = Instant::now();
     loop {
         let broken = listen(runner, claim, names, over, &mut heard).await;
-        let hopeless = match &broken {
-            // Nobody listens: its process is gone, and no other takes its place in the pod.
+        let is_over = match &broken {
+            // Nobody listens any more, and no other process takes its place in the pod.
             RunnerError::Connect { source, .. } => {
                 source.kind() == std::io::ErrorKind::ConnectionRefused
             }
+            // The claim is another's, or nobody's.
             RunnerError::Refused { .. } => true,
             RunnerError::Exchange { .. }
             | RunnerError::TimedOut
@@ -105,12 +99,17 @@ async fn keep(
             | RunnerError::TooLarge
             | RunnerError::ReadBundle { .. } => false,
         };
-        let leaves = *told.borrow() == Told::Lost(Loss::PodLeaves);
-        if hopeless || leaves || heard.elapsed() >= SILENCE_MAX {
-            debug!(
-                error = &broken as &dyn std::error::Error,
-                claim, leaves, "a claim is lost"
-            );
+        if is_over {
+            if !over.is_cancelled() {
+                debug!(
+                    error = &broken as &dyn std::error::Error,
+                    claim, "a claim is lost"
+                );
+            }
+            over.cancel();
+            sleep_until(heard + SILENCE_MAX).await;
+        }
+        if heard.elapsed() >= SILENCE_MAX {
             return;
         }
         sleep(PAUSE).await;

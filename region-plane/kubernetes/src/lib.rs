@@ -206,7 +206,6 @@ impl KubernetesRuntime {
             Arc::clone(&runner),
             claim.holder.claim.clone(),
             launching.names.clone(),
-            seat.losses(),
             &self.tasks,
             &self.closing,
         );

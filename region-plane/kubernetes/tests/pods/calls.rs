@@ -1,0 +1,151 @@
+//! Calls, and pods that go.
+
+use region_plane_runtime::{CallError, Instance as _, Runtime as _};
+use tokio::time::{Instant, timeout};
+
+use crate::cluster::{A_WHILE, Bundle, Cluster, image_spec};
+use crate::{LONG, call, request, soon, text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_a_call_is_told_as_on_one_machine() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver_with(|settings| settings.response_body_bytes_max = 4000);
+    for (number, (behave, lost, want)) in [
+        ("", false, "ok"),
+        ("error", false, "function failed"),
+        ("crash", true, "error receiving function response"),
+        ("answer-bytes 4000", false, "ok"),
+        (
+            "answer-bytes 4001",
+            true,
+            "function response body too large",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let _pod = cluster.image_pod(&format!("p{number}"), "fn-f", 1).await;
+        let instance = soon("a start", driver.start(image_spec("F", 1)))
+            .await
+            .unwrap();
+        let answer = call(&instance, behave).await;
+        let is_lost = answer.as_ref().is_err_and(CallError::instance_lost);
+        let got = answer.map_or_else(|error| error.to_string(), |_| "ok".to_owned());
+        assert_eq!((got.as_str(), is_lost), (want, lost), "{behave}");
+        instance.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_takes_too_long_is_cut_off() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    let _pod = cluster.image_pod("a", "fn-f", 1).await;
+    let instance = soon("a start", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap();
+    let deadline = Instant::now() + A_WHILE;
+    let cut = soon("an end", instance.call(request("hang"), deadline)).await;
+    assert!(matches!(cut, Err(CallError::TimedOut)), "{cut:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_killed_during_a_call_fails_it_and_is_gone() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    let mut pod = cluster.image_pod("a", "fn-f", 1).await;
+    let instance = soon("a start", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap();
+    let mut calling = Box::pin(call(&instance, "hang"));
+    assert!(timeout(A_WHILE, &mut calling).await.is_err());
+    pod.kill();
+    let broken = soon("the call's end", calling).await;
+    assert!(
+        matches!(broken, Err(CallError::Broken { .. })),
+        "{broken:?}"
+    );
+    soon("the instance's end", instance.exited()).await;
+    // Whoever had not heard yet knows that the function saw nothing of the next.
+    let unseen = call(&instance, "").await;
+    assert!(
+        matches!(
+            unseen,
+            Err(CallError::NotStarted { .. } | CallError::Broken { .. })
+        ),
+        "{unseen:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_instance_is_gone_with_its_runner_or_its_function() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    let mut pod = cluster.image_pod("a", "fn-f", 1).await;
+    let instance = soon("a start", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap();
+    pod.kill_runner();
+    soon("the end", instance.exited()).await;
+
+    let mut pod = cluster.pool_pod("b", 128).await;
+    let bundle = Bundle::new();
+    let instance = soon("a start", driver.start(bundle.spec("G", 1)))
+        .await
+        .unwrap();
+    pod.kill_function();
+    soon("the end", instance.exited()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_deleted_answers_its_call_and_takes_no_more() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    let pod = cluster.image_pod("a", "fn-f", 1).await;
+    let instance = soon("a start", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap();
+    let slow = async {
+        let answer = call(&instance, "sleep-ms 600").await;
+        String::from_utf8(answer.unwrap().body.to_vec()).unwrap()
+    };
+    let deleting = async {
+        tokio::time::sleep(A_WHILE / 2).await;
+        cluster.delete("a").await;
+        pod.terminate_runner();
+        soon("the end", instance.exited()).await;
+    };
+    let (answer, ()) = tokio::join!(slow, deleting);
+    assert_eq!(answer, "slept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_starts_go_on_while_the_api_server_is_away() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    let _pods = (
+        cluster.pool_pod("a", 128).await,
+        cluster.pool_pod("b", 128).await,
+    );
+    let bundle = Bundle::new();
+    let first = soon("a start", driver.start(bundle.spec("F", 1)))
+        .await
+        .unwrap();
+    cluster.api.begin_outage();
+    assert_eq!(text(&first, "").await, "ping");
+    let second = soon("a start", driver.start(bundle.spec("F", 1)))
+        .await
+        .unwrap();
+    assert_eq!(text(&second, "").await, "ping");
+    let mut third = Box::pin(driver.start(bundle.spec("F", 1)));
+    assert!(timeout(A_WHILE, &mut third).await.is_err());
+    // It has forgotten what the driver saw last, so the driver has to ask for everything.
+    cluster.api.end_outage();
+    cluster.api.compact();
+    let _third_pod = cluster.pool_pod("c", 128).await;
+    let third = timeout(2 * LONG, third).await.unwrap().unwrap();
+    for instance in [&first, &second, &third] {
+        assert_eq!(text(instance, "").await, "ping");
+    }
+    cluster.assert_no_writes();
+}

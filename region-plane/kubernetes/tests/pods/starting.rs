@@ -1,0 +1,239 @@
+//! From a start to an instance.
+
+use region_plane_resources::demand::Code;
+use region_plane_runtime::{Instance as _, NotRunnable, Runtime as _, StartError};
+use tokio::time::timeout;
+
+use crate::cluster::{A_WHILE, Bundle, Cluster, image_spec};
+use crate::operator::Operator;
+use crate::{soon, text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_starts_in_a_pod_of_a_pool_and_ends_with_it() {
+    let cluster = Cluster::start().await;
+    let operator = Operator::start().await;
+    let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
+    let _pod = cluster.pool_pod("a", 128).await;
+    let bundle = Bundle::new();
+
+    let instance = soon("a start", driver.start(bundle.spec("F", 7)))
+        .await
+        .unwrap();
+    assert_eq!(text(&instance, "").await, "ping");
+    let environment = text(&instance, "environment").await;
+    for line in ["LEVEL=fn", "FN_FN_NAME=cart", "FN_MEMORY=64"] {
+        assert!(environment.lines().any(|has| has == line), "{environment}");
+    }
+
+    let told = operator
+        .told("the claim", |demand| !demand.claims.is_empty())
+        .await;
+    assert_eq!(told.gateway, "one");
+    assert_eq!(told.claims[0].pod, "a");
+    assert_eq!(told.functions.len(), 1);
+    assert_eq!(told.functions[0].function, "fn-f");
+    assert_eq!(told.functions[0].settings, "0000000000000007");
+    assert_eq!(told.functions[0].wanted, 1);
+    let code = Code::Bundle {
+        runtime: "executable".to_owned(),
+        memory_mb: 64,
+    };
+    assert_eq!(told.functions[0].code, code);
+
+    soon("a stop", instance.stop()).await;
+    soon("the end", instance.exited()).await;
+    let told = operator
+        .told("the end", |demand| !demand.finished.is_empty())
+        .await;
+    assert_eq!(told.finished, ["a"]);
+    assert_eq!((told.claims, told.functions), (vec![], vec![]));
+    // The operator takes it away, and it is told no longer.
+    cluster.delete("a").await;
+    operator
+        .told("nothing", |demand| demand.finished.is_empty())
+        .await;
+    soon("the shutdown", driver.shutdown()).await;
+    cluster.assert_no_writes();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_starts_once_the_operator_has_made_a_pod() {
+    let cluster = Cluster::start().await;
+    let operator = Operator::start().await;
+    operator.report(3, &[], 5);
+    let driver = cluster.driver_with(|settings| {
+        // The first does not answer, as one that is gone.
+        settings.operators = vec!["http://127.0.0.1:9".to_owned(), operator.url()];
+    });
+    let making = async {
+        let told = operator
+            .told("the start", |demand| !demand.functions.is_empty())
+            .await;
+        assert_eq!(told.functions[0].code, Code::Image);
+        assert_eq!(told.functions[0].wanted, 1);
+        cluster.image_pod("other", "fn-f", 2).await.kill();
+        cluster.image_pod("mine", "fn-f", 1).await
+    };
+    let (instance, _pod) = tokio::join!(driver.start(image_spec("F", 1)), making);
+    let instance = instance.unwrap();
+    assert_eq!(text(&instance, "").await, "ping");
+    let mut sizing = driver.handle().sizing();
+    soon("a sizing", sizing.wait_for(|sizing| sizing.nodes == 5))
+        .await
+        .unwrap();
+    cluster.assert_no_writes();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_drivers_never_have_one_pod() {
+    let cluster = Cluster::start().await;
+    let (one, two) = (
+        cluster.driver(),
+        cluster.driver_with(|settings| settings.gateway = "two".to_owned()),
+    );
+    let _pod = cluster.pool_pod("a", 128).await;
+    for driver in [&one, &two] {
+        soon("the pods", driver.handle().pods_known()).await;
+    }
+    let bundle = Bundle::new();
+    let mut first = Box::pin(one.start(bundle.spec("F", 1)));
+    let mut second = Box::pin(two.start(bundle.spec("F", 1)));
+    let (winner, loser) = soon("a start", async {
+        tokio::select! {
+            won = &mut first => (won, second),
+            won = &mut second => (won, first),
+        }
+    })
+    .await;
+    let winner = winner.unwrap();
+    let pid = text(&winner, "pid").await;
+    let mut loser = loser;
+    assert!(timeout(A_WHILE, &mut loser).await.is_err(), "one has it");
+    // What the winner gives back is hot for the other.
+    drop(winner);
+    let instance = soon("the other start", loser).await.unwrap();
+    assert_eq!(text(&instance, "pid").await, pid);
+    cluster.assert_no_writes();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_holds_another_bundle_is_not_taken_twice_for_it() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    let _hot = cluster.pool_pod("a", 128).await;
+    let bundle = Bundle::new();
+    driver.handle().hand_over();
+    let instance = soon("a start", driver.start(bundle.spec("F", 1)))
+        .await
+        .unwrap();
+    let pid = text(&instance, "pid").await;
+    drop(instance);
+
+    // Other settings of the same function need another pod; the same ones find it hot.
+    let _empty = cluster.pool_pod("b", 128).await;
+    let other = soon("another start", driver.start(bundle.spec("F", 2)))
+        .await
+        .unwrap();
+    let again = soon("a start again", driver.start(bundle.spec("F", 1)))
+        .await
+        .unwrap();
+    assert_ne!(text(&other, "pid").await, pid);
+    assert_eq!(text(&again, "pid").await, pid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_does_not_come_up_fails_its_start_and_its_pod_is_finished() {
+    let cluster = Cluster::start().await;
+    let operator = Operator::start().await;
+    let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
+    let _pod = cluster.pool_pod("a", 128).await;
+    let bundle = Bundle::with_entrypoint(&["/bin/false"]);
+    let failed = soon("a start", driver.start(bundle.spec("F", 1)))
+        .await
+        .unwrap_err();
+    assert!(matches!(failed, StartError::Failed { .. }), "{failed:?}");
+    let told = operator
+        .told("the end", |demand| !demand.finished.is_empty())
+        .await;
+    assert_eq!(told.finished, ["a"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_exits_fails_its_start_as_soon_as_the_cluster_knows() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    let _pod = cluster.image_pod_that("a", "fn-f", 1, "exit").await;
+    let starting = driver.start(image_spec("F", 1));
+    let ending = async {
+        tokio::time::sleep(A_WHILE).await;
+        let ended = chaos_tests_kube_api::cluster::Ending::Exited(1);
+        cluster
+            .kubelets
+            .end_container("tradewind", "a", "function", ended)
+            .unwrap();
+    };
+    let (failed, ()) = soon("a start", async { tokio::join!(starting, ending) }).await;
+    let failed = failed.unwrap_err();
+    assert!(matches!(failed, StartError::Failed { .. }), "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_is_not_what_it_should_be_is_refused() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    let _pod = cluster.pool_pod("a", 128).await;
+    let bundle = Bundle::new();
+    bundle.spoil();
+    let failed = soon("a start", driver.start(bundle.spec("F", 1)))
+        .await
+        .unwrap_err();
+    let StartError::NotRunnable(NotRunnable::Cluster { reason, .. }) = &failed else {
+        panic!("{failed:?}");
+    };
+    assert_eq!(reason, "BundleRefused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_problem_fails_the_starts_that_wait_and_nothing_else() {
+    let cluster = Cluster::start().await;
+    let operator = Operator::start().await;
+    let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
+    let _pod = cluster.image_pod("a", "fn-f", 1).await;
+    let serving = soon("a start", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap();
+    operator.report(1, &[("fn-f", "ImagePullFailed", "manifest unknown")], 1);
+    let failed = soon("a failure", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap_err();
+    assert_eq!(failed.to_string(), "ImagePullFailed: manifest unknown");
+    let mut other = Box::pin(driver.start(image_spec("G", 1)));
+    assert!(timeout(A_WHILE, &mut other).await.is_err());
+    assert_eq!(text(&serving, "").await, "ping");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_was_replaced_is_not_believed() {
+    let cluster = Cluster::start().await;
+    let (old, new) = (Operator::start().await, Operator::start().await);
+    new.report(2, &[], 2);
+    old.report(1, &[("fn-f", "QuotaExceeded", "of old")], 1);
+    let driver = cluster.driver_with(|settings| settings.operators = vec![new.url(), old.url()]);
+    let mut sizing = driver.handle().sizing();
+    soon("a sizing", sizing.wait_for(|sizing| sizing.nodes == 2))
+        .await
+        .unwrap();
+    // It leads no longer, as it says; the other has not noticed yet that it does not either.
+    new.set_reply(None);
+    let told = async {
+        old.told("the start", |demand| !demand.functions.is_empty())
+            .await;
+        tokio::time::sleep(A_WHILE).await;
+    };
+    tokio::select! {
+        started = driver.start(image_spec("F", 1)) => panic!("{:?}", started.err()),
+        () = told => {}
+    }
+    assert_eq!(sizing.borrow().nodes, 2);
+    cluster.assert_no_writes();
+}
