@@ -22,6 +22,7 @@ const REGION_EVERYTHING: &[&str] = &[
     "--set=gateway.volume.storageClass=fast,operator.volume.storageClass=fast",
     "--set=gateway.nodeSelector.a=b,operator.nodeSelector.a=b,functions.nodeSelector.a=b",
     "--set=images.pullSecrets={one},images.digests.tradewind-runner=sha256:0000000000000000000000000000000000000000000000000000000000000000",
+    "--set=functions.egress.allowedRanges={10.1.0.0/16,fd00::/64}",
     "--set=queue.address=nats://queue:4222,queue.secret=queue",
     "--set-json=region.latitude=39.04,region.longitude=-77.48,region.labels={\"geo\":\"na\"}",
     "--set-json=gateway.tolerations=[{\"operator\":\"Exists\"}],prePull.tolerations=[{\"operator\":\"Exists\"}]",
@@ -330,6 +331,13 @@ fn function_pods_are_reached_by_the_gateway_alone() {
         rule["from"],
         json!([{"podSelector": gateway["spec"]["selector"]}])
     );
+    // The global plane is on private addresses and obeys whoever reaches it.
+    let outside = &policy["egress"][0]["to"];
+    for range in ["10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"] {
+        let blocked = outside[0]["ipBlock"]["except"].as_array().unwrap();
+        assert!(blocked.contains(&json!(range)), "{range}");
+    }
+    assert!(outside[1]["ipBlock"]["except"].as_array().unwrap().contains(&json!("fc00::/7")));
     for workload in workloads(&objects) {
         assert_ne!(
             workload["spec"]["template"]["metadata"]["labels"][labels::MANAGED_BY],
