@@ -6,7 +6,7 @@ TOOLS := $(HOME)/.cache/tradewind/tools
 BIN := $(CARGO_TARGET_DIR)/debug
 DEMO_DIR ?= $(HOME)/.cache/tradewind/demo
 
-DAEMONS := -p cli -p dns-server -p global-plane-server -p hello-rust -p region-plane-server
+DAEMONS := -p cli -p dns-server -p global-plane-server -p hello-rust -p region-plane-operator -p region-plane-runner -p region-plane-server
 CORES := dns-steering global-plane-state region-plane-dispatch
 
 .PHONY: help
@@ -37,8 +37,21 @@ check: ## The quick half of what CI runs: format, lints, core dependencies, docs
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 
 .PHONY: test
-test: build check ## Set up, then run every test that CI runs.
-	cargo test --locked --workspace
+test: build check helm ## Set up, then run every test that CI runs.
+# What KUBECONFIG names may be somebody's cluster; tests of one are asked for by name.
+	env -u KUBECONFIG -u KUBEBUILDER_ASSETS cargo test --locked --workspace
+
+.PHONY: helm
+helm:
+	@scripts/install-helm $(TOOLS)
+
+.PHONY: test-kubernetes
+test-kubernetes: build ## Test a region on the cluster of KUBECONFIG, or on KUBEBUILDER_ASSETS's API server.
+	cargo test --locked -p chaos-tests-kubernetes -- --nocapture --test-threads=1
+
+.PHONY: images
+images: setup ## Write dist/images/NAME.tar: our images, runtimes and a test function.
+	@scripts/images
 
 .PHONY: deny
 deny: ## Check licences, sources and banned crates.
