@@ -1,0 +1,591 @@
+//! What the cluster holds, followed by watches.
+//!
+//! Each kind is one task. A list counts only once it is complete: until then, and while a watch is
+//! broken, what was known stands. Objects are cut down to what planning needs as they come in, so
+//! that 20,000 pods are a few megabytes.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ApiResource, DynamicObject};
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, Resource};
+use rand::Rng as _;
+use region_plane_resources::{Function, WarmPool, labels};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::plan::{Owner, Phase, Reason, Stated, Trouble};
+use crate::template::DEDICATED;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+
+/// An API server that is back is noticed within this.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// What a watch tells.
+#[derive(Debug)]
+pub enum Change {
+    Pods(Seen<PodSeen>),
+    Functions(Seen<FunctionSeen>),
+    Pools(Seen<PoolSeen>),
+    /// The function each belongs to.
+    Secrets(Seen<String>),
+    Nodes(Seen<NodeSeen>),
+    /// Fields that the cluster's definitions of our resources lack.
+    Definitions(Vec<String>),
+    /// A watch began to fail, or is well again.
+    Watch {
+        kind: Kind,
+        broken: Option<Broken>,
+    },
+}
+
+#[derive(Debug)]
+pub enum Seen<V> {
+    /// All there is.
+    All(Vec<(String, V)>),
+    Put(String, V),
+    Gone(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Pods,
+    Functions,
+    Pools,
+    Secrets,
+    Nodes,
+}
+
+impl Kind {
+    /// As roles name it.
+    pub fn resource(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Functions => "functions.tradewind.dev",
+            Self::Pools => "warmpools.tradewind.dev",
+            Self::Secrets => "secrets",
+            Self::Nodes => "nodes",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Broken {
+    /// The server does not know the kind.
+    Unknown,
+    /// We may not read it.
+    Forbidden,
+    Failing,
+}
+
+#[derive(Debug)]
+pub struct PodSeen {
+    pub uid: String,
+    pub owner: Owner,
+    pub owner_uid: String,
+    pub settings: Option<String>,
+    pub function: Option<String>,
+    pub dedicated: Option<String>,
+    pub memory_mb: u64,
+    pub template: String,
+    pub phase: Phase,
+    pub unscheduled: bool,
+    pub trouble: Option<Trouble>,
+    pub deleting: bool,
+}
+
+/// `Err` says why the object cannot be read.
+#[derive(Debug)]
+pub struct FunctionSeen {
+    pub meta: Seized,
+    pub object: Result<Arc<Function>, String>,
+}
+
+#[derive(Debug)]
+pub struct PoolSeen {
+    pub meta: Seized,
+    pub object: Result<Arc<WarmPool>, String>,
+}
+
+/// What is read even of an object whose spec cannot be.
+#[derive(Debug, Clone)]
+pub struct Seized {
+    pub generation: i64,
+    pub stated: Option<Stated>,
+    pub managed: bool,
+    pub uid: String,
+    /// Grows with each write. Zero if the server's are no numbers.
+    pub version: u64,
+}
+
+#[derive(Debug)]
+pub struct NodeSeen {
+    /// Ready, and taking pods.
+    pub open: bool,
+    pub allocatable_memory_mb: u64,
+}
+
+/// Starts a watch of each kind; they end when nobody listens any more, or with the set.
+pub fn follow(
+    tasks: &mut JoinSet<&'static str>,
+    client: &Client,
+    namespace: &str,
+    changes: &mpsc::Sender<Change>,
+) {
+    let selecting = |selector: &str| watcher::Config::default().labels(selector);
+    let ours = selecting(labels::POD_SELECTOR);
+    let pods = Follower::new(Kind::Pods, changes, Change::Pods, ours, |pod: Pod| {
+        let name = pod.metadata.name.clone()?;
+        Some((name, pod_seen(pod)?))
+    });
+    tasks.spawn(pods.run(Api::namespaced(client.clone(), namespace)));
+
+    let any = watcher::Config::default;
+    let functions = ApiResource::erase::<Function>(&());
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &functions);
+    let follower = Follower::new(
+        Kind::Functions,
+        changes,
+        Change::Functions,
+        any(),
+        |object| {
+            let (name, meta, object) = read(object)?;
+            Some((name, FunctionSeen { meta, object }))
+        },
+    );
+    tasks.spawn(follower.run(api));
+
+    let pools = ApiResource::erase::<WarmPool>(&());
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &pools);
+    let follower = Follower::new(Kind::Pools, changes, Change::Pools, any(), |object| {
+        let (name, meta, object) = read(object)?;
+        Some((name, PoolSeen { meta, object }))
+    });
+    tasks.spawn(follower.run(api));
+
+    let selector = format!(
+        "{}={},{}",
+        labels::MANAGED_BY,
+        labels::MANAGED_BY_VALUE,
+        labels::FUNCTION
+    );
+    let selected = selecting(&selector);
+    let secrets = Follower::new(
+        Kind::Secrets,
+        changes,
+        Change::Secrets,
+        selected,
+        |secret: PartialObjectMeta<Secret>| {
+            let function = label(&secret.metadata, labels::FUNCTION)?;
+            Some((secret.metadata.name?, function))
+        },
+    );
+    // Of Secrets nothing but names is ever asked for.
+    tasks.spawn(secrets.run(Api::<PartialObjectMeta<Secret>>::namespaced(
+        client.clone(),
+        namespace,
+    )));
+
+    let nodes = Follower::new(Kind::Nodes, changes, Change::Nodes, any(), |node: Node| {
+        let name = node.metadata.name.clone()?;
+        Some((name, node_seen(&node)))
+    });
+    tasks.spawn(nodes.run(Api::<Node>::all(client.clone())));
+}
+
+struct Follower<K, V> {
+    kind: Kind,
+    changes: mpsc::Sender<Change>,
+    wrap: fn(Seen<V>) -> Change,
+    config: watcher::Config,
+    /// `None` for what is none of ours.
+    convert: fn(K) -> Option<(String, V)>,
+}
+
+impl<K, V> Follower<K, V>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    V: Send + 'static,
+{
+    fn new(
+        kind: Kind,
+        changes: &mpsc::Sender<Change>,
+        wrap: fn(Seen<V>) -> Change,
+        config: watcher::Config,
+        convert: fn(K) -> Option<(String, V)>,
+    ) -> Self {
+        Self {
+            kind,
+            changes: changes.clone(),
+            wrap,
+            config,
+            convert,
+        }
+    }
+
+    async fn run(self, api: Api<K>) -> &'static str {
+        // One answer, without a page of everything in the server's memory and ours.
+        let streaming = self.config.clone().streaming_lists();
+        let ended = self.follow(watcher::watcher(api.clone(), streaming)).await;
+        if ended == Ended::Refused {
+            let paged = self.config.clone();
+            self.follow(watcher::watcher(api, paged)).await;
+        }
+        self.kind.resource()
+    }
+
+    async fn follow(
+        &self,
+        stream: impl futures_util::Stream<Item = Result<Event<K>, watcher::Error>>,
+    ) -> Ended {
+        let mut stream = pin!(stream);
+        let mut backoff = BACKOFF_MIN;
+        let mut broken = None;
+        let mut listed = false;
+        let mut listing = Vec::new();
+        while let Some(event) = stream.next().await {
+            let change = match event {
+                Ok(Event::Init) => {
+                    listing.clear();
+                    continue;
+                }
+                Ok(Event::InitApply(object)) => {
+                    listing.extend((self.convert)(object));
+                    continue;
+                }
+                Ok(Event::InitDone) => {
+                    listed = true;
+                    Some(Seen::All(std::mem::take(&mut listing)))
+                }
+                Ok(Event::Apply(object)) => {
+                    let name = object.meta().name.clone();
+                    match (self.convert)(object) {
+                        Some((name, value)) => Some(Seen::Put(name, value)),
+                        None => name.map(Seen::Gone),
+                    }
+                }
+                Ok(Event::Delete(object)) => object.meta().name.clone().map(Seen::Gone),
+                Err(error) => {
+                    if !listed && refuses_streaming(&error) {
+                        info!(
+                            kind = self.kind.resource(),
+                            "the server lists in pages only"
+                        );
+                        return Ended::Refused;
+                    }
+                    if !self.note(&mut broken, &error).await {
+                        return Ended::Unheard;
+                    }
+                    // Half to all of it: watches that broke together must not come back as one.
+                    let pause = rand::rng().random_range(backoff / 2..=backoff);
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+            };
+            backoff = BACKOFF_MIN;
+            if broken.take().is_some() {
+                info!(kind = self.kind.resource(), "watching again");
+                let well = Change::Watch {
+                    kind: self.kind,
+                    broken: None,
+                };
+                if self.changes.send(well).await.is_err() {
+                    return Ended::Unheard;
+                }
+            }
+            if let Some(change) = change
+                && self.changes.send((self.wrap)(change)).await.is_err()
+            {
+                return Ended::Unheard;
+            }
+        }
+        Ended::Unheard
+    }
+
+    /// Whether anybody listens.
+    async fn note(&self, broken: &mut Option<Broken>, error: &watcher::Error) -> bool {
+        let kind = self.kind.resource();
+        metrics::counter!("tradewind_operator_watch_errors_total", "kind" => kind).increment(1);
+        let now = match code(error) {
+            Some(404) => Broken::Unknown,
+            Some(403 | 401) => Broken::Forbidden,
+            // Too old to go on from: the next list follows at once and nothing is wrong.
+            Some(410) => return true,
+            _ => Broken::Failing,
+        };
+        if broken.as_ref() == Some(&now) {
+            return true;
+        }
+        warn!(kind, %error, "cannot watch");
+        *broken = Some(now.clone());
+        let change = Change::Watch {
+            kind: self.kind,
+            broken: Some(now),
+        };
+        self.changes.send(change).await.is_ok()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// The server does not stream lists.
+    Refused,
+    Unheard,
+}
+
+fn code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// Servers before 1.32, and those with the feature off, call `sendInitialEvents` invalid.
+fn refuses_streaming(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::WatchStartFailed(_) | watcher::Error::WatchError(_)
+    ) && matches!(code(error), Some(400 | 405 | 422))
+}
+
+fn label(metadata: &ObjectMeta, name: &str) -> Option<String> {
+    metadata.labels.as_ref()?.get(name).cloned()
+}
+
+fn annotation(metadata: &ObjectMeta, name: &str) -> Option<String> {
+    metadata.annotations.as_ref()?.get(name).cloned()
+}
+
+/// `None` if the pod is none of ours, whatever its labels say.
+fn pod_seen(pod: Pod) -> Option<PodSeen> {
+    let metadata = &pod.metadata;
+    let reference = metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|reference| {
+            reference.controller == Some(true)
+                && reference.api_version.split('/').next() == Some(region_plane_resources::GROUP)
+        })?;
+    let owner = match reference.kind.as_str() {
+        "Function" => Owner::Function(reference.name.clone()),
+        "WarmPool" => Owner::Pool(reference.name.clone()),
+        _ => return None,
+    };
+    let function = match owner {
+        Owner::Function(_) => None,
+        Owner::Pool(_) => label(metadata, labels::FUNCTION),
+    };
+    let status = pod.status.unwrap_or_default();
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    let initial = status
+        .init_container_statuses
+        .as_deref()
+        .unwrap_or_default();
+    let exited = containers.iter().find_map(exit);
+    let phase = match status.phase.as_deref() {
+        Some("Failed" | "Succeeded") => Phase::Ended,
+        Some("Running") if exited.is_some() => Phase::Broken,
+        Some("Running") => Phase::Running,
+        _ => Phase::Pending,
+    };
+    let unscheduled = status.conditions.iter().flatten().find(|condition| {
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.reason.as_deref() == Some("Unschedulable")
+    });
+    let trouble = match phase {
+        Phase::Running => None,
+        Phase::Broken => exited,
+        Phase::Ended => Some(exited.unwrap_or_else(|| {
+            let reason = status.reason.as_deref().unwrap_or("no reason given");
+            let message = status.message.as_deref().unwrap_or_default();
+            Trouble {
+                reason: Reason::PodLost,
+                message: format!(
+                    "its node gave up a pod ({reason}) {message}; look at the node's memory, disk and health"
+                ),
+            }
+        })),
+        Phase::Pending => unscheduled
+            .map(|condition| Trouble {
+                reason: Reason::PodUnschedulable,
+                message: format!(
+                    "no node takes its pod: {}; add nodes, or make room",
+                    condition.message.as_deref().unwrap_or("no reason given")
+                ),
+            })
+            .or_else(|| initial.iter().chain(containers).find_map(waiting)),
+    };
+    Some(PodSeen {
+        uid: metadata.uid.clone()?,
+        owner,
+        owner_uid: reference.uid.clone(),
+        settings: label(metadata, labels::SETTINGS),
+        function,
+        dedicated: annotation(metadata, DEDICATED),
+        memory_mb: label(metadata, labels::MEMORY_MB)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_default(),
+        template: annotation(metadata, labels::TEMPLATE).unwrap_or_default(),
+        phase,
+        unscheduled: phase == Phase::Pending && status.host_ip.is_none(),
+        trouble,
+        deleting: metadata.deletion_timestamp.is_some(),
+    })
+}
+
+fn exit(container: &ContainerStatus) -> Option<Trouble> {
+    let ended = container.state.as_ref()?.terminated.as_ref()?;
+    let code = ended.exit_code;
+    Some(match ended.reason.as_deref() {
+        Some("OOMKilled") => Trouble {
+            reason: Reason::OutOfMemory,
+            message: format!(
+                "its container {} used more memory than it may; give the function more",
+                container.name
+            ),
+        },
+        _ => Trouble {
+            reason: Reason::FunctionExited,
+            message: format!(
+                "its container {} exited with {code}; `kubectl logs` of the pod says why",
+                container.name
+            ),
+        },
+    })
+}
+
+fn waiting(container: &ContainerStatus) -> Option<Trouble> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let said = waiting.message.as_deref().unwrap_or_default();
+    let image = &container.image;
+    match waiting.reason.as_deref()? {
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
+        | "RegistryUnavailable"
+        | "SignatureValidationFailed" => Some(Trouble {
+            reason: Reason::ImagePullFailed,
+            message: format!(
+                "the image {image} cannot be pulled ({said}); push it, correct its name, or give the nodes access"
+            ),
+        }),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            Some(Trouble {
+                reason: Reason::ContainerConfigInvalid,
+                message: format!(
+                    "the container {} cannot be made ({said}); look at the function's image and configuration",
+                    container.name
+                ),
+            })
+        }
+        _ => None,
+    }
+}
+
+fn node_seen(node: &Node) -> NodeSeen {
+    let ready = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let cordoned = node
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.unschedulable == Some(true));
+    let memory = node
+        .status
+        .as_ref()
+        .and_then(|status| status.allocatable.as_ref()?.get("memory"))
+        .map_or(0, |quantity| quantity_megabytes(&quantity.0));
+    NodeSeen {
+        open: ready && !cordoned,
+        allocatable_memory_mb: memory,
+    }
+}
+
+/// Of a quantity as nodes report memory: a whole number and a suffix. Zero for anything else.
+fn quantity_megabytes(text: &str) -> u64 {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, suffix) = text.split_at(digits);
+    let bytes: u128 = match suffix {
+        "" => 1,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        _ => 0,
+    };
+    let number: u128 = number.parse().unwrap_or_default();
+    u64::try_from(number.saturating_mul(bytes) >> 20).unwrap_or(u64::MAX)
+}
+
+/// One object that is not as our types have it, stored under an older definition for one, must not
+/// hide all others: so they are read one by one.
+pub fn read<K: DeserializeOwned>(
+    mut object: DynamicObject,
+) -> Option<(String, Seized, Result<Arc<K>, String>)> {
+    object.metadata.managed_fields = None;
+    let name = object.metadata.name.clone()?;
+    let ready = object.data["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == "Ready");
+    let meta = Seized {
+        generation: object.metadata.generation.unwrap_or_default(),
+        stated: ready.map(|ready| Stated {
+            generation: ready["observedGeneration"].as_i64().unwrap_or_default(),
+            ready: ready["status"] == "True",
+            reason: ready["reason"].as_str().unwrap_or_default().to_owned(),
+        }),
+        managed: label(&object.metadata, labels::MANAGED_BY).as_deref()
+            == Some(labels::MANAGED_BY_VALUE),
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        version: version(&object.metadata),
+    };
+    let read = serde_json::to_value(object)
+        .and_then(serde_json::from_value)
+        .map(Arc::new)
+        .map_err(|error| error.to_string());
+    Some((name, meta, read))
+}
+
+/// The API promises since 1.35 what has been so before: resource versions are numbers that grow.
+pub fn version(metadata: &ObjectMeta) -> u64 {
+    let text = metadata.resource_version.as_deref().unwrap_or_default();
+    text.parse().unwrap_or_default()
+}
+
+/// Nodes as gateways and the global plane are told of them.
+#[must_use]
+pub fn room(nodes: &BTreeMap<String, NodeSeen>) -> (u32, u64) {
+    let open = nodes.values().filter(|node| node.open);
+    open.fold((0, 0), |(count, memory), node| {
+        (count + 1, memory + node.allocatable_memory_mb)
+    })
+}
+
+#[cfg(test)]
+mod tests;

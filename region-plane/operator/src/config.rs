@@ -1,0 +1,438 @@
+//! What whoever runs an operator sets.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use api_client::Client;
+use api_types::{Location, Region, RegionName, Revision, Timestamp, Verdict};
+use serde::Deserialize;
+
+use crate::plan::Rules;
+use crate::settings::{PodSettings, Settings};
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    name: String,
+    zone: String,
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+    labels: Option<BTreeMap<String, String>>,
+    pub globals: Vec<String>,
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    #[serde(default = "default_namespace")]
+    namespace: String,
+    identity: Option<String>,
+    #[serde(default = "default_lease_name")]
+    lease_name: String,
+    #[serde(default = "default_lease_ttl_ms")]
+    lease_ttl_ms: u64,
+    #[serde(default = "default_settle_ms")]
+    settle_ms: u64,
+    #[serde(default = "default_pods_per_sec")]
+    creates_per_sec: u32,
+    #[serde(default = "default_pods_per_sec")]
+    deletes_per_sec: u32,
+    #[serde(default = "default_writes_per_sec")]
+    writes_per_sec: u32,
+    #[serde(default = "default_surplus_after_ms")]
+    surplus_after_ms: u64,
+    #[serde(default = "default_never_ready_after_ms")]
+    never_ready_after_ms: u64,
+    runner_image: String,
+    #[serde(default = "default_image_pull_policy")]
+    image_pull_policy: String,
+    #[serde(default)]
+    image_pull_secrets: Vec<String>,
+    #[serde(default)]
+    priority_class: String,
+    #[serde(default = "default_topology_spread")]
+    topology_spread: bool,
+    #[serde(default)]
+    node_selector: BTreeMap<String, String>,
+    #[serde(default = "default_function_cpu_millis")]
+    function_cpu_millis: u32,
+    #[serde(default = "default_runner_cpu_millis")]
+    runner_cpu_millis: u32,
+    #[serde(default = "default_runner_memory_mb")]
+    runner_memory_mb: u64,
+    #[serde(default = "default_termination_grace_secs")]
+    termination_grace_secs: u64,
+}
+
+fn default_namespace() -> String {
+    "tradewind".to_owned()
+}
+
+fn default_lease_name() -> String {
+    "tradewind-operator".to_owned()
+}
+
+/// As long as Kubernetes' own controllers take.
+fn default_lease_ttl_ms() -> u64 {
+    15_000
+}
+
+fn default_settle_ms() -> u64 {
+    10_000
+}
+
+/// What a scheduler at its default of 50 binds a second takes with ease.
+fn default_pods_per_sec() -> u32 {
+    20
+}
+
+fn default_writes_per_sec() -> u32 {
+    100
+}
+
+fn default_surplus_after_ms() -> u64 {
+    10_000
+}
+
+fn default_never_ready_after_ms() -> u64 {
+    60_000
+}
+
+fn default_image_pull_policy() -> String {
+    "IfNotPresent".to_owned()
+}
+
+fn default_topology_spread() -> bool {
+    true
+}
+
+fn default_function_cpu_millis() -> u32 {
+    100
+}
+
+fn default_runner_cpu_millis() -> u32 {
+    10
+}
+
+fn default_runner_memory_mb() -> u64 {
+    32
+}
+
+fn default_termination_grace_secs() -> u64 {
+    5
+}
+
+impl Config {
+    fn location(&self) -> Option<Location> {
+        match (self.latitude, self.longitude) {
+            (Some(latitude), Some(longitude)) => Some(Location {
+                latitude,
+                longitude,
+            }),
+            _ => dns_worldmap::region_place(&self.name).map(|place| place.location),
+        }
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        if let Some(labels) = &self.labels {
+            return labels.clone();
+        }
+        dns_worldmap::region_place(&self.name)
+            .map(|place| {
+                [("geo", place.geo), ("country", place.country)]
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into()
+            })
+            .unwrap_or_default()
+    }
+
+    /// Lower case, no trailing dot.
+    #[must_use]
+    pub fn zone(&self) -> String {
+        self.zone.trim_end_matches('.').to_ascii_lowercase()
+    }
+
+    /// The region as far as placement needs it: its name, place and labels.
+    ///
+    /// # Panics
+    /// Never once [`daemon::Config::problems`] found nothing.
+    #[must_use]
+    pub fn region(&self) -> Region {
+        Region {
+            name: self.name.parse().expect("checked at start"),
+            ipv4: None,
+            ipv6: None,
+            gateway: String::new(),
+            admin: String::new(),
+            location: self.location().expect("checked at start"),
+            labels: self.labels(),
+            drained: false,
+            verdict: Verdict::Healthy,
+            price_ms: 0,
+            registered_at: Timestamp(0),
+            revision: Revision(0),
+        }
+    }
+
+    /// `process` tells processes of one identity apart where none is configured.
+    #[must_use]
+    pub fn settings(&self, process: &str) -> Settings {
+        let milliseconds = Duration::from_millis;
+        Settings {
+            namespace: self.namespace.clone(),
+            identity: self
+                .identity
+                .clone()
+                .unwrap_or_else(|| format!("{}-{process}", self.name)),
+            lease_name: self.lease_name.clone(),
+            lease_ttl: milliseconds(self.lease_ttl_ms),
+            settle_for: milliseconds(self.settle_ms),
+            creates_per_sec: self.creates_per_sec,
+            deletes_per_sec: self.deletes_per_sec,
+            writes_per_sec: self.writes_per_sec,
+            rules: Rules {
+                surplus_after: milliseconds(self.surplus_after_ms),
+                never_ready_after: milliseconds(self.never_ready_after_ms),
+                ..Rules::default()
+            },
+            pods: PodSettings {
+                runner_image: self.runner_image.clone(),
+                image_pull_policy: self.image_pull_policy.clone(),
+                image_pull_secrets: self.image_pull_secrets.clone(),
+                priority_class: self.priority_class.clone(),
+                topology_spread: self.topology_spread,
+                node_selector: self.node_selector.clone(),
+                function_cpu_millis: self.function_cpu_millis,
+                runner_cpu_millis: self.runner_cpu_millis,
+                runner_memory_mb: self.runner_memory_mb,
+                termination_grace: Duration::from_secs(self.termination_grace_secs),
+            },
+        }
+    }
+}
+
+/// Names of objects in a cluster (RFC 1123).
+fn is_object_name(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+impl daemon::Config for Config {
+    const ABOUT: &'static str = "One region's operator: keeps the functions and pods of a Kubernetes cluster in step with \
+         the metadata and with what the region's gateway wants. Finds the cluster by KUBECONFIG, \
+         ~/.kube/config or the pod it runs in.";
+
+    const KEYS: &'static str = r#"
+name = "fra"                             # as the region's gateway has it
+zone = "fn.test"                         # as the region's gateway has it
+latitude = 50.11                         # default by name
+longitude = 8.68
+labels = { geo = "eu", country = "de" }  # default by name
+globals = ["http://127.0.20.1:7400"]     # any global nodes
+data_dir = "/var/lib/tradewind/operator" # metadata replica
+listen = "127.0.11.1:8082"               # /v1/demand /v1/status /healthz /readyz /metrics
+namespace = "tradewind"                  # of every object of the region
+identity = "fra-1"                       # unique; default the region's name and a random number
+lease_name = "tradewind-operator"        # the Lease that operators of the region contend for
+lease_ttl_ms = 15000                     # whole seconds; a dead one is replaced after this
+settle_ms = 10000                        # once it leads, before the first pod is surplus
+creates_per_sec = 20                     # pods made at most; less while the API server is slow
+deletes_per_sec = 20                     # pods deleted
+writes_per_sec = 100                     # labels, conditions, functions
+surplus_after_ms = 10000                 # for a pod that nobody has or wants
+never_ready_after_ms = 60000             # for a pod to run, until that is a problem
+runner_image = "localhost/tradewind/runner:dev"
+image_pull_policy = "IfNotPresent"       # of every container; or Always, Never
+image_pull_secrets = []
+priority_class = "tradewind-function"    # of pods; default none
+topology_spread = true                   # over zones and nodes
+node_selector = {}
+function_cpu_millis = 100                # an image's container asks for, in thousandths of a core
+runner_cpu_millis = 10
+runner_memory_mb = 32
+termination_grace_secs = 5               # for a pod's call under way
+"#;
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |sound: bool, problem: String| {
+            if !sound {
+                problems.push(problem);
+            }
+        };
+        if let Err(error) = self.name.parse::<RegionName>() {
+            check(false, format!("`name` {:?}: {error}", self.name));
+        }
+        check(
+            !self.data_dir.as_os_str().is_empty(),
+            "`data_dir` is empty".to_owned(),
+        );
+        check(
+            self.latitude.is_some() == self.longitude.is_some(),
+            "`latitude` and `longitude` go together".to_owned(),
+        );
+        match self.location() {
+            None => check(
+                false,
+                format!(
+                    "`name` {:?} is no metro code known here, so `latitude` and `longitude` are needed",
+                    self.name
+                ),
+            ),
+            Some(place) => check(
+                (-90.0..=90.0).contains(&place.latitude)
+                    && (-180.0..=180.0).contains(&place.longitude),
+                "`latitude` is -90 to 90, `longitude` -180 to 180 degrees".to_owned(),
+            ),
+        }
+        if let Err(error) = Client::new(&self.globals) {
+            check(false, format!("`globals`: {error}"));
+        }
+        check(!self.zone().is_empty(), "`zone` is empty".to_owned());
+        for (key, name) in [
+            ("namespace", &self.namespace),
+            ("lease_name", &self.lease_name),
+        ] {
+            check(
+                is_object_name(name),
+                format!(
+                    "`{key}` {name:?} is no name of an object: lower-case letters, digits and hyphens"
+                ),
+            );
+        }
+        check(
+            self.identity
+                .as_ref()
+                .is_none_or(|identity| !identity.is_empty()),
+            "`identity` is empty".to_owned(),
+        );
+        check(
+            !self.runner_image.trim().is_empty(),
+            "`runner_image` is empty".to_owned(),
+        );
+        check(
+            ["IfNotPresent", "Always", "Never"].contains(&self.image_pull_policy.as_str()),
+            format!(
+                "`image_pull_policy` is {:?}, expected IfNotPresent, Always or Never",
+                self.image_pull_policy
+            ),
+        );
+        check(
+            self.lease_ttl_ms.is_multiple_of(1_000),
+            format!(
+                "`lease_ttl_ms` is {}, expected whole seconds",
+                self.lease_ttl_ms
+            ),
+        );
+        for (key, value, min, max) in [
+            ("lease_ttl_ms", self.lease_ttl_ms, 1_000, 600_000),
+            ("settle_ms", self.settle_ms, 0, 600_000),
+            ("creates_per_sec", self.creates_per_sec.into(), 1, 10_000),
+            ("deletes_per_sec", self.deletes_per_sec.into(), 1, 10_000),
+            ("writes_per_sec", self.writes_per_sec.into(), 1, 10_000),
+            ("surplus_after_ms", self.surplus_after_ms, 0, 3_600_000),
+            (
+                "never_ready_after_ms",
+                self.never_ready_after_ms,
+                1_000,
+                3_600_000,
+            ),
+            (
+                "function_cpu_millis",
+                self.function_cpu_millis.into(),
+                1,
+                1_000_000,
+            ),
+            (
+                "runner_cpu_millis",
+                self.runner_cpu_millis.into(),
+                1,
+                1_000_000,
+            ),
+            ("runner_memory_mb", self.runner_memory_mb, 8, 65_536),
+            (
+                "termination_grace_secs",
+                self.termination_grace_secs,
+                1,
+                3_600,
+            ),
+        ] {
+            check(
+                (min..=max).contains(&value),
+                format!("`{key}` is {value}, expected {min} to {max}"),
+            );
+        }
+        problems
+    }
+
+    fn listens(&self) -> Vec<SocketAddr> {
+        vec![self.listen]
+    }
+
+    fn drain_grace(&self) -> Duration {
+        // Writes under way, then the lease.
+        Duration::from_secs(15)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    const SOUND: &str = r#"
+        name = "fra"
+        zone = "fn.test"
+        globals = ["http://127.0.20.1:7400"]
+        data_dir = "/tmp/x"
+        listen = "127.0.11.1:8082"
+        runner_image = "localhost/tradewind/runner:dev"
+    "#;
+
+    fn read(text: &str) -> Result<Config, Vec<String>> {
+        daemon::config::parse(text, [], false)
+    }
+
+    #[test]
+    fn little_must_be_set() {
+        let config = read(SOUND).unwrap();
+        let settings = config.settings("7");
+        assert_eq!(settings.identity, "fra-7");
+        assert_eq!(settings.namespace, "tradewind");
+        assert_eq!(config.region().labels["geo"], "eu");
+    }
+
+    #[test]
+    fn every_problem_is_named() {
+        for (from, to, want) in [
+            ("\"fra\"", "\"Atlantis\"", "`name`"),
+            ("\"fra\"", "\"atlantis\"", "latitude"),
+            ("http://", "https://", "no TLS"),
+            ("127.0.11.1:", "192.0.2.1:", "loopback"),
+            ("\"fn.test\"", "\"\"", "zone"),
+            ("localhost/tradewind/runner:dev", "", "runner_image"),
+            ("zone =", "namespace = \"a_b\"\nzone =", "namespace"),
+            ("zone =", "lease_ttl_ms = 1500\nzone =", "whole seconds"),
+            ("zone =", "creates_per_sec = 0\nzone =", "creates_per_sec"),
+            (
+                "zone =",
+                "image_pull_policy = \"Often\"\nzone =",
+                "IfNotPresent",
+            ),
+            ("zone =", "zonk = 1\nzone =", "zonk"),
+        ] {
+            let problems = read(&SOUND.replace(from, to)).unwrap_err();
+            assert!(
+                problems.iter().any(|problem| problem.contains(want)),
+                "{to}: {problems:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_help_lists_keys_that_are_read() {
+        read(<Config as daemon::Config>::KEYS).unwrap();
+    }
+}

@@ -1,0 +1,133 @@
+//! Events: what people who look at an object should know.
+//!
+//! The same of the same object is said once in a while, and all together slowly: a trouble that
+//! hits every function must not become one more.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::bucket::Bucket;
+use crate::plan::Moment;
+
+/// As long as an event is shown by default is much longer; a person looks within this.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(600);
+
+/// A second.
+const EVENTS_PER_SEC: u32 = 5;
+
+/// Those that wait to be written; what does not fit is dropped, and counted.
+pub const WAITING_MAX: usize = 256;
+
+/// What is remembered so as not to be repeated. A function has a few; beyond this all is forgotten.
+const SAID_MAX: usize = 50_000;
+
+#[derive(Debug)]
+pub struct Note {
+    pub about: ObjectReference,
+    pub reason: String,
+    pub message: String,
+}
+
+pub struct Notes {
+    said: HashMap<(String, String), (String, Moment)>,
+    bucket: Bucket,
+    sender: mpsc::Sender<Note>,
+}
+
+impl Notes {
+    pub fn new(sender: mpsc::Sender<Note>, now: Moment) -> Self {
+        Self {
+            said: HashMap::new(),
+            bucket: Bucket::new(EVENTS_PER_SEC, now),
+            sender,
+        }
+    }
+
+    /// Has a warning written, unless it was lately.
+    pub fn warn(&mut self, about: ObjectReference, reason: &str, message: String, now: Moment) {
+        let object = format!(
+            "{}/{}",
+            about.kind.as_deref().unwrap_or_default(),
+            about.name.as_deref().unwrap_or_default()
+        );
+        let key = (object, reason.to_owned());
+        if let Some((said, at)) = self.said.get(&key)
+            && *said == message
+            && now < *at + SAID_AGAIN_AFTER
+        {
+            return;
+        }
+        if self.bucket.available(now) == 0 {
+            metrics::counter!("tradewind_operator_events_dropped_total").increment(1);
+            return;
+        }
+        let note = Note {
+            about,
+            reason: reason.to_owned(),
+            message: message.clone(),
+        };
+        if self.sender.try_send(note).is_err() {
+            metrics::counter!("tradewind_operator_events_dropped_total").increment(1);
+            return;
+        }
+        self.bucket.spend(1);
+        if self.said.len() >= SAID_MAX {
+            self.said.clear();
+        }
+        self.said.insert(key, (message, now));
+    }
+}
+
+/// Writes them one after the other.
+pub async fn publish(
+    client: Client,
+    identity: String,
+    mut notes: mpsc::Receiver<Note>,
+    shutdown: CancellationToken,
+) {
+    let reporter = Reporter {
+        controller: "tradewind-operator".to_owned(),
+        instance: Some(identity),
+    };
+    let recorder = Recorder::new(client, reporter);
+    let mut troubled = false;
+    loop {
+        let note = tokio::select! {
+            () = shutdown.cancelled() => return,
+            note = notes.recv() => note,
+        };
+        let Some(note) = note else { return };
+        let mut text = note.message;
+        // The API refuses longer ones.
+        text.truncate(text.floor_char_boundary(1_000));
+        let event = Event {
+            type_: EventType::Warning,
+            reason: note.reason,
+            note: Some(text),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        let published = tokio::time::timeout(
+            Duration::from_secs(10),
+            recorder.publish(&event, &note.about),
+        );
+        let problem = match published.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer in time".to_owned()),
+        };
+        if let Some(problem) = &problem
+            && !troubled
+        {
+            warn!(error = problem, "cannot write events");
+        }
+        troubled = problem.is_some();
+    }
+}

@@ -1,0 +1,926 @@
+//! What to write next, from what should be and what is.
+//!
+//! Pure: no clock, no randomness, no cluster. [`plan`] may be asked at any time and as often as one
+//! likes; asked about the result of what it said, it says nothing more.
+
+mod demands;
+mod guard;
+mod setbacks;
+mod verdict;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use region_plane_resources::demand::{ClaimedPod, Code, Problem};
+
+pub use demands::Demands;
+pub use guard::{Guard, MassDrop};
+pub use setbacks::Setbacks;
+pub use verdict::{Condition, Reason, Stated, Trouble};
+
+use verdict::Evidence;
+
+/// Time since some fixed start, on a clock that never goes back.
+pub type Moment = Duration;
+
+/// What the cluster should hold. Of both maps the key is the object's name.
+#[derive(Debug, Clone, Default)]
+pub struct Desired {
+    pub functions: BTreeMap<String, Function>,
+    pub pools: BTreeMap<String, Pool>,
+    /// Objects that are there and cannot be read. Their pods are left alone.
+    pub unreadable: BTreeMap<Owner, Unreadable>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Unreadable {
+    pub generation: i64,
+    pub stated: Option<Stated>,
+    pub trouble: Trouble,
+}
+
+#[derive(Debug, Clone)]
+pub struct Function {
+    pub uid: String,
+    pub generation: i64,
+    /// Whether pods are made of its own image; else a pool's pod loads its bundle.
+    pub image: bool,
+    pub settings: String,
+    pub memory_mb: u64,
+    /// Stands for everything a pod of it is made from but its resources.
+    pub template: String,
+    pub min: u32,
+    pub max: u32,
+    pub stated: Option<Stated>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Pool {
+    pub uid: String,
+    pub generation: i64,
+    pub runtime: String,
+    pub memory_mb: u64,
+    pub size: u32,
+    pub template: String,
+    pub stated: Option<Stated>,
+}
+
+/// Whose pods they are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    Function(String),
+    Pool(String),
+}
+
+impl Owner {
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Function(name) | Self::Pool(name) => name,
+        }
+    }
+}
+
+/// A pod that we made, or asked for and have not seen yet.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Empty until it was seen.
+    pub uid: String,
+    pub owner: Owner,
+    pub owner_uid: String,
+    /// Of an image's pod: what its container was started with.
+    pub settings: Option<String>,
+    /// Of a pool's pod: the function that took it.
+    pub function: Option<String>,
+    /// Of a pool's pod: the function it was made large enough for.
+    pub dedicated: Option<String>,
+    pub memory_mb: u64,
+    pub template: String,
+    pub phase: Phase,
+    pub trouble: Option<Trouble>,
+    /// It is going, or we asked for that.
+    pub deleting: bool,
+    /// Something was asked of it and has not been answered: nothing more is.
+    pub busy: bool,
+    /// When we first saw it.
+    pub seen: Moment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Pending,
+    /// Its containers run. Whether the function is ready only its runner knows.
+    Running,
+    /// A container ended while the pod stands.
+    Broken,
+    /// Nothing of it runs.
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// A pod that nobody has or wants goes after this, so that a call that comes a moment later
+    /// finds it.
+    pub surplus_after: Duration,
+    /// A pod that does not run by then is a problem.
+    pub never_ready_after: Duration,
+    /// A pod that no node has taken by then is a problem; before, it is a scheduler at work.
+    pub unschedulable_after: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            surplus_after: Duration::from_secs(10),
+            never_ready_after: Duration::from_secs(60),
+            unschedulable_after: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How many writes of each sort there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    pub creates: u32,
+    pub deletes: u32,
+    /// Labels, resources and conditions.
+    pub patches: u32,
+}
+
+pub struct Observed<'a> {
+    pub now: Moment,
+    pub rules: Rules,
+    pub pods: &'a BTreeMap<String, Pod>,
+    pub demands: &'a Demands,
+    pub setbacks: &'a Setbacks,
+    /// No pod is surplus before this: whoever has it may not have told us yet. `None` while what
+    /// should be is in doubt.
+    pub surplus_from: Option<Moment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    Create {
+        owner: Owner,
+        memory_mb: u64,
+        /// The function it is made large enough for.
+        dedicated: Option<String>,
+    },
+    Delete {
+        pod: String,
+        uid: String,
+        why: Why,
+    },
+    /// Gives a pod that runs more or less memory, and the settings that go with it.
+    Resize {
+        pod: String,
+        uid: String,
+        memory_mb: u64,
+        settings: Option<String>,
+    },
+    Label {
+        pod: String,
+        uid: String,
+        function: String,
+        settings: String,
+    },
+    State {
+        owner: Owner,
+        condition: Condition,
+    },
+}
+
+/// Why a pod goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// Its gateway gave it back.
+    Finished,
+    /// It does not run any more.
+    Failed,
+    /// The function is started otherwise now.
+    Outdated,
+    /// Its owner is gone.
+    Orphaned,
+    /// More than are wanted.
+    Surplus,
+}
+
+impl Why {
+    /// For logs and metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Outdated => "outdated",
+            Self::Orphaned => "orphaned",
+            Self::Surplus => "surplus",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Most urgent first of each sort.
+    pub actions: Vec<Action>,
+    /// What gateways are told: what stands in the way of pods now, whatever conditions still say.
+    pub problems: Vec<Problem>,
+    /// When time alone will have changed the plan.
+    pub next_wakeup: Option<Moment>,
+    /// More was wanted than the budget allowed.
+    pub short: bool,
+}
+
+/// Says what to write next.
+///
+/// Never deletes a pod that a gateway holds, unless nothing of it runs any more; never has more
+/// pods of a function than its `max`; never touches what it was not told of.
+#[must_use]
+pub fn plan(desired: &Desired, observed: &Observed<'_>, budget: Budget) -> Plan {
+    Planner::new(desired, observed, budget).plan()
+}
+
+struct Planner<'a> {
+    desired: &'a Desired,
+    observed: &'a Observed<'a>,
+    budget: Budget,
+    claims: HashMap<&'a str, &'a ClaimedPod>,
+    /// Pods of gateways that fell silent: they may still be serving.
+    lapsed: HashSet<&'a str>,
+    finished: HashSet<&'a str>,
+    creates: Vec<Create>,
+    deletes: Vec<Delete<'a>>,
+    patches: Vec<Action>,
+    states: Vec<Action>,
+    plan: Plan,
+}
+
+struct Create {
+    /// Smaller is more urgent.
+    rank: u8,
+    owner: Owner,
+    memory_mb: u64,
+    dedicated: Option<String>,
+    count: u32,
+}
+
+struct Delete<'a> {
+    why: Why,
+    idle_since: Moment,
+    name: &'a str,
+    uid: &'a str,
+}
+
+/// What gateways want of one function, all together.
+#[derive(Default)]
+struct Wanted<'a> {
+    /// Of the settings the function has now.
+    current: u32,
+    all: u32,
+    claimed: u32,
+    bundle: Option<(&'a str, u64)>,
+}
+
+/// A pod in the light of what gateways say.
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    name: &'a str,
+    pod: &'a Pod,
+    claimed: bool,
+    /// It is to go, and still counts until it does.
+    going: bool,
+    idle_since: Moment,
+}
+
+/// Calls wait and nothing runs.
+const RANK_FROM_ZERO: u8 = 0;
+/// A pool is empty: the next bundle waits for a pod.
+const RANK_EMPTY_POOL: u8 = 1;
+const RANK_MORE: u8 = 2;
+const RANK_REPLACE: u8 = 3;
+
+impl<'a> Planner<'a> {
+    fn new(desired: &'a Desired, observed: &'a Observed<'a>, budget: Budget) -> Self {
+        let demands = observed.demands;
+        let mut claims = HashMap::new();
+        for claim in demands.claims(observed.now) {
+            claims.insert(claim.pod.as_str(), claim);
+        }
+        Self {
+            desired,
+            observed,
+            budget,
+            claims,
+            lapsed: demands.lapsed_claims(observed.now).collect(),
+            finished: demands.finished(observed.now).collect(),
+            creates: Vec::new(),
+            deletes: Vec::new(),
+            patches: Vec::new(),
+            states: Vec::new(),
+            plan: Plan::default(),
+        }
+    }
+
+    fn plan(mut self) -> Plan {
+        let wanted = self.wanted();
+        let mut of_functions = HashMap::<&str, Vec<Candidate<'_>>>::new();
+        let mut of_pools = HashMap::<&str, Vec<Candidate<'_>>>::new();
+        for (name, pod) in self.observed.pods {
+            let Some(candidate) = self.candidate(name, pod) else {
+                continue;
+            };
+            let owned = match &pod.owner {
+                Owner::Function(owner) => self
+                    .desired
+                    .functions
+                    .get(owner)
+                    .filter(|function| function.uid == pod.owner_uid)
+                    .map(|_| of_functions.entry(owner).or_default()),
+                Owner::Pool(owner) => self
+                    .desired
+                    .pools
+                    .get(owner)
+                    .filter(|pool| pool.uid == pod.owner_uid)
+                    .map(|_| of_pools.entry(owner).or_default()),
+            };
+            match owned {
+                Some(pods) => pods.push(candidate),
+                None if candidate.going => {}
+                None if self.desired.unreadable.contains_key(&pod.owner) => {}
+                None => self.delete_surplus(candidate, Why::Orphaned, Duration::ZERO),
+            }
+        }
+        let none = Wanted::default();
+        let waiting = self.waiting_bundles(&wanted);
+        for (name, function) in &self.desired.functions {
+            let pods = of_functions.remove(name.as_str()).unwrap_or_default();
+            let wanted = wanted.get(name.as_str()).unwrap_or(&none);
+            if function.image {
+                self.image(name, function, wanted, &pods);
+            } else {
+                let short = waiting.unserved.get(name.as_str()).copied();
+                self.bundle(name, function, wanted, short);
+            }
+        }
+        for (name, pool) in &self.desired.pools {
+            let pods = of_pools.remove(name.as_str()).unwrap_or_default();
+            let waiting = waiting.of_pool(name);
+            self.pool(name, pool, waiting, &pods);
+        }
+        for (owner, unreadable) in &self.desired.unreadable {
+            let evidence = Evidence {
+                runs: false,
+                trouble: Some(unreadable.trouble.clone()),
+            };
+            let stated = unreadable.stated.as_ref();
+            self.judge(owner.clone(), evidence, unreadable.generation, stated);
+        }
+        self.finish()
+    }
+
+    /// `None` for what is no candidate for anything: it goes already, or runs no more.
+    fn candidate(&mut self, name: &'a str, pod: &'a Pod) -> Option<Candidate<'a>> {
+        if pod.deleting {
+            return None;
+        }
+        let claim = self.claims.get(name);
+        let claimed = claim.is_some() || self.lapsed.contains(name);
+        let candidate = Candidate {
+            name,
+            pod,
+            claimed,
+            going: false,
+            idle_since: self.observed.demands.last_claimed(name).max(pod.seen),
+        };
+        match pod.phase {
+            // The gateway is told by the runner and lets go; then it is deleted.
+            Phase::Broken if claimed => return Some(candidate),
+            Phase::Broken | Phase::Ended => {
+                self.delete(candidate, Why::Failed);
+                return None;
+            }
+            Phase::Pending | Phase::Running => {}
+        }
+        if !claimed && self.finished.contains(name) {
+            self.delete(candidate, Why::Finished);
+            return Some(Candidate {
+                going: true,
+                ..candidate
+            });
+        }
+        if let (Owner::Pool(_), Some(claim)) = (&pod.owner, claim)
+            && !pod.busy
+            && (pod.function.as_ref() != Some(&claim.function)
+                || pod.settings.as_ref() != Some(&claim.settings))
+        {
+            self.patches.push(Action::Label {
+                pod: name.to_owned(),
+                uid: pod.uid.clone(),
+                function: claim.function.clone(),
+                settings: claim.settings.clone(),
+            });
+        }
+        Some(candidate)
+    }
+
+    fn wanted(&self) -> HashMap<&'a str, Wanted<'a>> {
+        let mut wanted = HashMap::<&str, Wanted<'_>>::new();
+        for demand in self.observed.demands.functions(self.observed.now) {
+            let entry = wanted.entry(&demand.function).or_default();
+            entry.all = entry.all.saturating_add(demand.wanted);
+            let current = self
+                .desired
+                .functions
+                .get(&demand.function)
+                .is_some_and(|function| function.settings == demand.settings);
+            if current {
+                entry.current = entry.current.saturating_add(demand.wanted);
+            }
+            if let Code::Bundle { runtime, memory_mb } = &demand.code {
+                let memory_mb = entry
+                    .bundle
+                    .map_or(*memory_mb, |(_, other)| other.max(*memory_mb));
+                entry.bundle = Some((runtime, memory_mb));
+            }
+        }
+        for claim in self.claims.values() {
+            if let Some(entry) = wanted.get_mut(claim.function.as_str()) {
+                entry.claimed += 1;
+            }
+        }
+        wanted
+    }
+
+    /// Which pool serves the bundles that wait for a pod.
+    fn waiting_bundles(&self, wanted: &HashMap<&'a str, Wanted<'a>>) -> Waiting<'a> {
+        let mut waiting = Waiting::default();
+        let mut by_runtime = HashMap::<&str, Vec<(&'a String, &'a Pool)>>::new();
+        for (name, pool) in &self.desired.pools {
+            by_runtime
+                .entry(&pool.runtime)
+                .or_default()
+                .push((name, pool));
+        }
+        for pools in by_runtime.values_mut() {
+            pools.sort_by_key(|(name, pool)| (pool.memory_mb, *name));
+        }
+        for (function, wanted) in wanted {
+            let Some((runtime, memory_mb)) = wanted.bundle else {
+                continue;
+            };
+            let max = self
+                .desired
+                .functions
+                .get(*function)
+                .map_or(u32::MAX, |function| function.max);
+            let owner = Owner::Function((*function).to_owned());
+            let count = match self.observed.setbacks.until(&owner) {
+                // It ends the pods it is given: it gets what the pool has, and no more are made.
+                Some(until) if until > self.observed.now => 0,
+                _ => wanted.all.min(max).saturating_sub(wanted.claimed),
+            };
+            let Some(pools) = by_runtime.get(runtime) else {
+                if count > 0 {
+                    waiting.unserved.insert(function, runtime);
+                }
+                continue;
+            };
+            let fits = pools.iter().find(|(_, pool)| pool.memory_mb >= memory_mb);
+            match (fits, pools.last()) {
+                (Some((name, _)), _) => waiting.pools.entry(name).or_default().shared += count,
+                (None, Some((name, _))) => waiting
+                    .pools
+                    .entry(name)
+                    .or_default()
+                    .dedicated
+                    .push((function, memory_mb, count)),
+                (None, None) => {}
+            }
+        }
+        waiting
+    }
+
+    fn image(
+        &mut self,
+        name: &'a str,
+        function: &'a Function,
+        wanted: &Wanted<'_>,
+        pods: &[Candidate<'a>],
+    ) {
+        let owner = Owner::Function(name.to_owned());
+        let mut usable = Vec::new();
+        let mut evidence = Evidence::default();
+        for candidate in pods {
+            let pod = candidate.pod;
+            if pod.phase == Phase::Broken || candidate.going {
+                continue;
+            }
+            let same_settings = pod.settings.as_ref() == Some(&function.settings);
+            let same_memory = pod.memory_mb == function.memory_mb;
+            if same_settings && same_memory {
+                usable.push(*candidate);
+                self.note(&mut evidence, pod);
+            } else if candidate.claimed {
+                // Its gateway lets it finish, and gives it back.
+            } else if pod.template == function.template && pod.phase == Phase::Running {
+                usable.push(*candidate);
+                self.note(&mut evidence, pod);
+                if !pod.busy {
+                    self.patches.push(Action::Resize {
+                        pod: candidate.name.to_owned(),
+                        uid: pod.uid.clone(),
+                        memory_mb: function.memory_mb,
+                        settings: Some(function.settings.clone()),
+                    });
+                }
+            } else {
+                self.delete_surplus(*candidate, Why::Outdated, Duration::ZERO);
+            }
+        }
+        let target = wanted.current.max(function.min).min(function.max);
+        let live = u32::try_from(pods.len()).unwrap_or(u32::MAX);
+        let group = Group {
+            template: &function.template,
+            target,
+            room: function.max.saturating_sub(live),
+        };
+        let rank = match (usable.is_empty(), wanted.current > 0) {
+            (true, true) => RANK_FROM_ZERO,
+            _ => RANK_MORE,
+        };
+        self.settle(&owner, &group, rank, function.memory_mb, &usable);
+        self.judge(
+            owner,
+            evidence,
+            function.generation,
+            function.stated.as_ref(),
+        );
+    }
+
+    fn bundle(
+        &mut self,
+        name: &'a str,
+        function: &'a Function,
+        wanted: &Wanted<'_>,
+        unserved: Option<&'a str>,
+    ) {
+        let owner = Owner::Function(name.to_owned());
+        let mut evidence = Evidence {
+            runs: wanted.claimed > 0,
+            trouble: None,
+        };
+        if let Some(runtime) = unserved {
+            evidence.trouble = Some(Trouble::no_warm_pool(runtime));
+        }
+        self.judge(
+            owner,
+            evidence,
+            function.generation,
+            function.stated.as_ref(),
+        );
+    }
+
+    fn pool(
+        &mut self,
+        name: &'a str,
+        pool: &'a Pool,
+        waiting: Option<&PoolWaiting<'a>>,
+        pods: &[Candidate<'a>],
+    ) {
+        let owner = Owner::Pool(name.to_owned());
+        let mut free = Vec::new();
+        let mut dedicated = HashMap::<&str, Vec<Candidate<'a>>>::new();
+        let mut evidence = Evidence::default();
+        for candidate in pods {
+            let pod = candidate.pod;
+            if candidate.claimed || candidate.going || pod.phase == Phase::Broken {
+                evidence.runs |= candidate.claimed;
+                continue;
+            }
+            self.note(&mut evidence, pod);
+            if pod.function.is_some() {
+                // It ran that function and can run no other. A gateway that comes back may take it.
+                self.delete_surplus(*candidate, Why::Surplus, self.observed.rules.surplus_after);
+                continue;
+            }
+            if let Some(function) = &pod.dedicated {
+                dedicated.entry(function).or_default().push(*candidate);
+                continue;
+            }
+            if pod.memory_mb == pool.memory_mb {
+                free.push(*candidate);
+            } else if pod.template == pool.template && pod.phase == Phase::Running {
+                free.push(*candidate);
+                if !pod.busy {
+                    self.patches.push(Action::Resize {
+                        pod: candidate.name.to_owned(),
+                        uid: pod.uid.clone(),
+                        memory_mb: pool.memory_mb,
+                        settings: None,
+                    });
+                }
+            } else {
+                self.delete_surplus(*candidate, Why::Outdated, Duration::ZERO);
+            }
+        }
+        let shared = waiting.map_or(0, |waiting| waiting.shared);
+        let group = Group {
+            template: &pool.template,
+            target: pool.size.saturating_add(shared),
+            room: u32::MAX,
+        };
+        let rank = match free.is_empty() {
+            true if shared > 0 => RANK_FROM_ZERO,
+            true => RANK_EMPTY_POOL,
+            false => RANK_MORE,
+        };
+        self.settle(&owner, &group, rank, pool.memory_mb, &free);
+        for (function, memory_mb, count) in
+            waiting.into_iter().flat_map(|waiting| &waiting.dedicated)
+        {
+            let pods = dedicated.remove(function).unwrap_or_default();
+            let (fitting, small): (Vec<_>, Vec<_>) = pods
+                .into_iter()
+                .partition(|candidate| candidate.pod.memory_mb >= *memory_mb);
+            for candidate in small {
+                self.delete_surplus(candidate, Why::Outdated, Duration::ZERO);
+            }
+            let have = u32::try_from(fitting.len()).unwrap_or(u32::MAX);
+            self.create(
+                RANK_FROM_ZERO,
+                &owner,
+                *memory_mb,
+                Some(function),
+                count.saturating_sub(have),
+            );
+            self.trim(fitting, *count);
+        }
+        for (_, pods) in dedicated {
+            self.trim(pods, 0);
+        }
+        self.judge(owner, evidence, pool.generation, pool.stated.as_ref());
+    }
+
+    /// Brings the pods of one template to a number, old ones replaced one by one: an old pod that
+    /// nobody has stays until a new one runs.
+    fn settle(
+        &mut self,
+        owner: &Owner,
+        group: &Group<'_>,
+        rank: u8,
+        memory_mb: u64,
+        pods: &[Candidate<'a>],
+    ) {
+        let count = |is: &dyn Fn(&Candidate<'_>) -> bool| {
+            u32::try_from(pods.iter().filter(|candidate| is(candidate)).count()).unwrap_or(u32::MAX)
+        };
+        let fresh = |candidate: &Candidate<'_>| candidate.pod.template == group.template;
+        let taken_stale = count(&|candidate| !fresh(candidate) && candidate.claimed);
+        let fresh_all = count(&fresh);
+        let fresh_running =
+            count(&|candidate| fresh(candidate) && candidate.pod.phase == Phase::Running);
+        let usable = u32::try_from(pods.len()).unwrap_or(u32::MAX);
+
+        let missing = group.target.saturating_sub(usable).min(group.room);
+        self.create(rank, owner, memory_mb, None, missing);
+        let replaced = group
+            .target
+            .saturating_sub(fresh_all + taken_stale)
+            .min(group.room)
+            .saturating_sub(missing);
+        self.create(RANK_REPLACE, owner, memory_mb, None, replaced);
+
+        let (new, old): (Vec<_>, Vec<_>) = pods
+            .iter()
+            .filter(|candidate| !candidate.claimed)
+            .partition(|candidate| fresh(candidate));
+        let old_kept = group.target.saturating_sub(fresh_running + taken_stale);
+        let wait = match group.target {
+            // Nothing replaces them: they are surplus like any other.
+            0 => self.observed.rules.surplus_after,
+            _ => Duration::ZERO,
+        };
+        let excess = old.len().saturating_sub(old_kept as usize);
+        for candidate in idlest_first(old).into_iter().take(excess) {
+            self.delete_surplus(candidate, Why::Outdated, wait);
+        }
+        let taken_fresh = fresh_all.saturating_sub(u32::try_from(new.len()).unwrap_or(u32::MAX));
+        self.trim(new, group.target.saturating_sub(taken_fresh + taken_stale));
+    }
+
+    /// Deletes what is beyond `keep` of pods that nobody has: the idlest first.
+    fn trim(&mut self, pods: Vec<Candidate<'a>>, keep: u32) {
+        let excess = pods.len().saturating_sub(keep as usize);
+        let wait = self.observed.rules.surplus_after;
+        for candidate in idlest_first(pods).into_iter().take(excess) {
+            self.delete_surplus(candidate, Why::Surplus, wait);
+        }
+    }
+
+    fn create(
+        &mut self,
+        rank: u8,
+        owner: &Owner,
+        memory_mb: u64,
+        dedicated: Option<&str>,
+        count: u32,
+    ) {
+        if count == 0 {
+            return;
+        }
+        if let Some(until) = self.observed.setbacks.until(owner)
+            && until > self.observed.now
+        {
+            self.wake_at(until);
+            return;
+        }
+        self.creates.push(Create {
+            rank,
+            owner: owner.clone(),
+            memory_mb,
+            dedicated: dedicated.map(str::to_owned),
+            count,
+        });
+    }
+
+    fn delete(&mut self, candidate: Candidate<'a>, why: Why) {
+        if candidate.pod.uid.is_empty() {
+            return;
+        }
+        self.deletes.push(Delete {
+            why,
+            idle_since: candidate.idle_since,
+            name: candidate.name,
+            uid: &candidate.pod.uid,
+        });
+    }
+
+    /// Deletes a pod that nobody has, once that is sure and it has idled for `wait`.
+    fn delete_surplus(&mut self, candidate: Candidate<'a>, why: Why, wait: Duration) {
+        let Some(from) = self.observed.surplus_from else {
+            return;
+        };
+        if candidate.claimed {
+            return;
+        }
+        let at = from.max(candidate.idle_since + wait);
+        if at > self.observed.now {
+            self.wake_at(at);
+        } else {
+            self.delete(candidate, why);
+        }
+    }
+
+    fn wake_at(&mut self, at: Moment) {
+        let next = self.plan.next_wakeup.get_or_insert(at);
+        *next = at.min(*next);
+    }
+
+    fn note(&mut self, evidence: &mut Evidence, pod: &Pod) {
+        let age = self.observed.now.saturating_sub(pod.seen);
+        let rules = self.observed.rules;
+        match &pod.trouble {
+            _ if pod.phase == Phase::Running => evidence.runs = true,
+            Some(trouble) if trouble.reason == Reason::PodUnschedulable => {
+                if age >= rules.unschedulable_after {
+                    evidence.trouble = Some(trouble.clone());
+                } else {
+                    self.wake_at(pod.seen + rules.unschedulable_after);
+                }
+            }
+            Some(trouble) => evidence.trouble = Some(trouble.clone()),
+            None if pod.uid.is_empty() => {}
+            None if age >= rules.never_ready_after => {
+                evidence.trouble = Some(Trouble::never_ready(rules.never_ready_after));
+            }
+            None => self.wake_at(pod.seen + rules.never_ready_after),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        owner: Owner,
+        mut evidence: Evidence,
+        generation: i64,
+        stated: Option<&Stated>,
+    ) {
+        if let Some(trouble) = self.observed.setbacks.trouble(&owner) {
+            evidence.trouble = Some(trouble.clone());
+        }
+        if let (Some(trouble), Owner::Function(function)) = (&evidence.trouble, &owner) {
+            self.plan.problems.push(Problem {
+                function: function.clone(),
+                reason: trouble.reason.to_string(),
+                message: trouble.message.clone(),
+            });
+        }
+        if let Some(condition) = verdict::judge(evidence, generation, stated) {
+            self.states.push(Action::State { owner, condition });
+        }
+    }
+
+    fn finish(mut self) -> Plan {
+        let mut creates = self.budget.creates;
+        self.creates.sort_by(|a, b| {
+            (a.rank, &a.owner, &a.dedicated).cmp(&(b.rank, &b.owner, &b.dedicated))
+        });
+        // One each in turn, so that one function's burst does not keep others from their first.
+        let mut turn = self.creates.as_mut_slice();
+        while let Some(rank) = turn.first().map(|create| create.rank) {
+            let end = turn.partition_point(|create| create.rank == rank);
+            let (this, rest) = turn.split_at_mut(end);
+            let mut left = true;
+            while left && creates > 0 {
+                left = false;
+                for create in this.iter_mut().filter(|create| create.count > 0) {
+                    if creates == 0 {
+                        break;
+                    }
+                    creates -= 1;
+                    create.count -= 1;
+                    left |= create.count > 0;
+                    self.plan.actions.push(Action::Create {
+                        owner: create.owner.clone(),
+                        memory_mb: create.memory_mb,
+                        dedicated: create.dedicated.clone(),
+                    });
+                }
+            }
+            self.plan.short |= this.iter().any(|create| create.count > 0);
+            turn = rest;
+        }
+        self.deletes
+            .sort_by_key(|delete| (delete.why, delete.idle_since, delete.name));
+        self.plan.short |= self.deletes.len() > self.budget.deletes as usize;
+        let deletes = self.deletes.into_iter().take(self.budget.deletes as usize);
+        self.plan
+            .actions
+            .extend(deletes.map(|delete| Action::Delete {
+                pod: delete.name.to_owned(),
+                uid: delete.uid.to_owned(),
+                why: delete.why,
+            }));
+        // An idle pod may be found fit to be adapted, and then be one too many.
+        let going: HashSet<&str> = self
+            .plan
+            .actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Delete { pod, .. } => Some(pod.as_str()),
+                _ => None,
+            })
+            .collect();
+        self.patches.retain(|action| match action {
+            Action::Resize { pod, .. } | Action::Label { pod, .. } => !going.contains(pod.as_str()),
+            _ => true,
+        });
+        self.patches.append(&mut self.states);
+        self.plan.short |= self.patches.len() > self.budget.patches as usize;
+        self.patches.truncate(self.budget.patches as usize);
+        self.plan.actions.append(&mut self.patches);
+        self.plan
+    }
+}
+
+/// How many pods of one template there should be.
+struct Group<'a> {
+    template: &'a str,
+    target: u32,
+    /// How many more there may be.
+    room: u32,
+}
+
+#[derive(Default)]
+struct Waiting<'a> {
+    pools: HashMap<&'a str, PoolWaiting<'a>>,
+    /// Function to the runtime of which there is no pool.
+    unserved: HashMap<&'a str, &'a str>,
+}
+
+#[derive(Default)]
+struct PoolWaiting<'a> {
+    shared: u32,
+    /// Functions that need more memory than any pool's pods have: name, megabytes, pods.
+    dedicated: Vec<(&'a str, u64, u32)>,
+}
+
+impl<'a> Waiting<'a> {
+    fn of_pool(&self, pool: &str) -> Option<&PoolWaiting<'a>> {
+        self.pools.get(pool)
+    }
+}
+
+/// Pods that do not run first, then those that nobody has had for longest.
+fn idlest_first(mut pods: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
+    pods.sort_by_key(|candidate| {
+        (
+            candidate.pod.trouble.is_none(),
+            candidate.idle_since,
+            candidate.name,
+        )
+    });
+    pods
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! What gateways said last.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use region_plane_resources::demand::{ClaimedPod, Demand, FORGOTTEN_AFTER, FunctionDemand};
+
+use super::Moment;
+
+/// A silent gateway's pods are left alone for this long: it is likelier cut off from us than from
+/// its callers. By then a runner whose gateway died has dropped the claim (15 s), and another
+/// gateway that took the pod over has told us.
+const CLAIMS_OUTLAST: Duration = Duration::from_secs(30);
+
+/// More gateways than this at once are a mistake, and each is memory.
+const GATEWAYS_MAX: usize = 64;
+
+/// Soft state: what is not repeated is forgotten.
+#[derive(Debug, Default)]
+pub struct Demands {
+    gateways: BTreeMap<String, Told>,
+    /// Pod to when a gateway last had it.
+    claimed: HashMap<String, Moment>,
+}
+
+#[derive(Debug)]
+struct Told {
+    at: Moment,
+    demand: Demand,
+}
+
+impl Demands {
+    /// Whether it changes anything but the time.
+    pub fn take(&mut self, demand: Demand, now: Moment) -> bool {
+        if !self.gateways.contains_key(&demand.gateway) && self.gateways.len() >= GATEWAYS_MAX {
+            let oldest = self.gateways.iter().min_by_key(|(_, told)| told.at);
+            let oldest = oldest.map(|(name, _)| name.clone());
+            self.gateways.remove(&oldest.expect("there are many"));
+        }
+        let known = self.gateways.get(&demand.gateway);
+        if known.is_some_and(|told| told.demand.sequence > demand.sequence) {
+            return false;
+        }
+        let changed = known.is_none_or(|told| {
+            told.at + FORGOTTEN_AFTER <= now
+                || told.demand.functions != demand.functions
+                || told.demand.claims != demand.claims
+                || told.demand.finished != demand.finished
+        });
+        if changed && let Some(told) = known {
+            for claim in &told.demand.claims {
+                self.claimed.insert(claim.pod.clone(), now);
+            }
+        }
+        for claim in &demand.claims {
+            self.claimed.insert(claim.pod.clone(), now);
+        }
+        let told = Told { at: now, demand };
+        self.gateways.insert(told.demand.gateway.clone(), told);
+        changed
+    }
+
+    /// Drops what has no meaning any more; `exists` tells of a pod.
+    pub fn forget(&mut self, now: Moment, exists: impl Fn(&str) -> bool) {
+        self.gateways
+            .retain(|_, told| now < told.at + CLAIMS_OUTLAST);
+        self.claimed.retain(|pod, _| exists(pod));
+    }
+
+    /// When the next gateway counts as silent, or its pods as nobody's.
+    #[must_use]
+    pub fn next_change(&self, now: Moment) -> Option<Moment> {
+        self.gateways
+            .values()
+            .flat_map(|told| [told.at + FORGOTTEN_AFTER, told.at + CLAIMS_OUTLAST])
+            .filter(|at| *at > now)
+            .min()
+    }
+
+    /// Gateways heard lately.
+    #[must_use]
+    pub fn gateways(&self, now: Moment) -> usize {
+        self.live(now).count()
+    }
+
+    fn live(&self, now: Moment) -> impl Iterator<Item = &Demand> {
+        self.gateways
+            .values()
+            .filter(move |told| now < told.at + FORGOTTEN_AFTER)
+            .map(|told| &told.demand)
+    }
+
+    pub(super) fn functions(&self, now: Moment) -> impl Iterator<Item = &FunctionDemand> {
+        self.live(now).flat_map(|demand| &demand.functions)
+    }
+
+    pub(super) fn claims(&self, now: Moment) -> impl Iterator<Item = &ClaimedPod> {
+        self.live(now).flat_map(|demand| &demand.claims)
+    }
+
+    pub(super) fn finished(&self, now: Moment) -> impl Iterator<Item = &str> {
+        self.live(now)
+            .flat_map(|demand| &demand.finished)
+            .map(String::as_str)
+    }
+
+    /// Whether a gateway has pods of `function`.
+    #[must_use]
+    pub fn holds(&self, function: &str, now: Moment) -> bool {
+        self.claims(now).any(|claim| claim.function == function)
+    }
+
+    pub(super) fn lapsed_claims(&self, now: Moment) -> impl Iterator<Item = &str> {
+        self.gateways
+            .values()
+            .filter(move |told| {
+                (told.at + FORGOTTEN_AFTER..told.at + CLAIMS_OUTLAST).contains(&now)
+            })
+            .flat_map(|told| &told.demand.claims)
+            .map(|claim| claim.pod.as_str())
+    }
+
+    /// Zero for a pod that no gateway had.
+    pub(super) fn last_claimed(&self, pod: &str) -> Moment {
+        self.claimed.get(pod).copied().unwrap_or_default()
+    }
+}

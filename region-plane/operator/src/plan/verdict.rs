@@ -1,0 +1,117 @@
+//! What an object's `Ready` condition says.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Why a function's or a pool's pods do not come up. Its text is the condition's reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    ImagePullFailed,
+    ContainerConfigInvalid,
+    PodUnschedulable,
+    PodNeverReady,
+    FunctionExited,
+    OutOfMemory,
+    PodLost,
+    NoWarmPool,
+    QuotaExceeded,
+    Forbidden,
+    InvalidSpec,
+    ResourceDefinitionOutdated,
+    ApiRefused,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub reason: Reason,
+    /// What to do about it.
+    pub message: String,
+}
+
+impl Trouble {
+    pub(super) fn never_ready(after: Duration) -> Self {
+        Self {
+            reason: Reason::PodNeverReady,
+            message: format!(
+                "a pod has a node and does not run after {} s; `kubectl describe pod` shows what it waits for",
+                after.as_secs()
+            ),
+        }
+    }
+
+    pub(super) fn no_warm_pool(runtime: &str) -> Self {
+        Self {
+            reason: Reason::NoWarmPool,
+            message: format!(
+                "no WarmPool has the runtime {runtime:?} that its bundle needs; create one"
+            ),
+        }
+    }
+}
+
+/// A condition of type `Ready` as the object has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stated {
+    pub generation: i64,
+    pub ready: bool,
+    pub reason: String,
+}
+
+/// A condition of type `Ready` as the object should have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    pub generation: i64,
+    pub trouble: Option<Trouble>,
+}
+
+impl Condition {
+    #[must_use]
+    pub fn reason(&self) -> String {
+        self.trouble.as_ref().map_or_else(
+            || "Serving".to_owned(),
+            |trouble| trouble.reason.to_string(),
+        )
+    }
+
+    #[must_use]
+    pub fn message(&self) -> &str {
+        self.trouble
+            .as_ref()
+            .map_or("nothing stands in its way", |trouble| &trouble.message)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Evidence {
+    pub runs: bool,
+    pub trouble: Option<Trouble>,
+}
+
+/// `None` if what is stated may stand.
+///
+/// A trouble is stated until something runs: with nobody calling, no pod is there to show that it
+/// is over. Its message alone is no change: kubelets word the same trouble in turns.
+pub(super) fn judge(
+    evidence: Evidence,
+    generation: i64,
+    stated: Option<&Stated>,
+) -> Option<Condition> {
+    let current = stated.filter(|stated| stated.generation == generation);
+    let stands = match (&evidence.trouble, current) {
+        (_, None) => false,
+        (Some(trouble), Some(stated)) => {
+            !stated.ready && stated.reason == trouble.reason.to_string()
+        }
+        (None, Some(stated)) => stated.ready || !evidence.runs,
+    };
+    (!stands).then_some(Condition {
+        generation,
+        trouble: evidence.trouble,
+    })
+}

@@ -1,0 +1,1141 @@
+//! The task that decides: it alone holds what is known, and takes in what watches, gateways, the
+//! replica and finished writes have to say.
+//!
+//! It runs when it is nudged and when time has changed something, asks [`crate::plan`] what to
+//! write, and sends that. It waits for no write.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource as _;
+use rand::Rng as _;
+use region_plane_replica::{Position, Replica};
+use region_plane_resources::demand::{Demand, DemandReply, Problem};
+use region_plane_resources::{Function, GROUP, VERSION};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::bucket::Bucket;
+use crate::cluster::{Broken, Change, Kind, read};
+use crate::lease::{ACCEPT_DELETIONS, Leadership};
+use crate::notes::Notes;
+use crate::plan::{
+    Action, Budget, Moment, Observed, Owner, Phase, Reason, Stated, Trouble, Why, plan,
+};
+use crate::refusal::Refusal;
+use crate::settings::Settings;
+use crate::state::{Record, State, asked_for};
+use crate::template::{Made, image_pod, pool_pod};
+use crate::write::{Answer, Done, Sort, Write, Writer};
+use crate::writer::{Wanted, Written, function_object, secret_object, written};
+
+/// Requests that may be under way at once: more than the rates need while the server is well, and
+/// few enough not to be a burst when it is not.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// Between plans, so that a burst of changes is one plan.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+
+/// And this many times what the last plan took, so that planning leaves most of a core alone.
+const PAUSE_FACTOR: u32 = 3;
+
+/// Changes taken in before anything is decided again.
+const BATCH_MAX: usize = 4_096;
+
+/// Conditions and gauges that only time changes are looked at this often.
+const LOOKED_EVERY: Duration = Duration::from_secs(5);
+
+/// What was refused is tried again after this, unless it changed.
+const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// What the server accepts and stores otherwise will be so until somebody upgrades.
+const PRUNED_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// A Secret that nothing names is kept this long: a pod that names it may be about to start.
+const SECRET_KEPT: Duration = Duration::from_secs(60);
+
+/// A function that goes is kept for its calls under way, and this much longer.
+const DRAIN_MARGIN: Duration = Duration::from_secs(30);
+
+/// How long a person's word that a mass deletion is meant counts.
+const ACCEPTED_FOR: Duration = Duration::from_secs(60);
+
+/// Where `Function` objects come from.
+#[derive(Clone)]
+pub enum Source {
+    /// They are written from this copy of the metadata.
+    Replica(Replica),
+    /// Somebody else writes them.
+    Objects,
+}
+
+pub(crate) struct Ask {
+    pub demand: Demand,
+    /// `None` if another leads.
+    pub reply: oneshot::Sender<Option<DemandReply>>,
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Status {
+    pub identity: String,
+    pub leading: bool,
+    pub fence: Option<u64>,
+    /// Why nothing is decided, if so.
+    pub waiting_for: Option<String>,
+    pub functions: usize,
+    pub pools: usize,
+    pub pods: PodCounts,
+    pub gateways: usize,
+    pub problems: Vec<ProblemStatus>,
+    pub writes_in_flight: usize,
+    pub creates_per_sec: f64,
+    pub deletes_per_sec: f64,
+    pub writes_per_sec: f64,
+    /// A mass deletion that waits for a person.
+    pub deletions_held: Option<String>,
+    /// The newest revision of the metadata that objects reflect.
+    pub revision: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PodCounts {
+    pub pending: usize,
+    pub running: usize,
+    pub ended: usize,
+    pub deleting: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProblemStatus {
+    pub function: String,
+    pub reason: String,
+    pub message: String,
+}
+
+pub(crate) struct Reconciler {
+    pub settings: Settings,
+    pub start: Instant,
+    pub source: Source,
+    pub writer: Writer,
+    pub leadership: watch::Receiver<Option<Leadership>>,
+    pub accepted: watch::Receiver<u64>,
+    pub changes: mpsc::Receiver<Change>,
+    pub asks: mpsc::Receiver<Ask>,
+    pub notes: Notes,
+    pub status: watch::Sender<Status>,
+}
+
+impl Reconciler {
+    pub async fn run(self, shutdown: CancellationToken) {
+        Running::new(self).run(shutdown).await;
+    }
+}
+
+struct Running {
+    settings: Settings,
+    start: Instant,
+    source: Source,
+    writer: Writer,
+    leadership: watch::Receiver<Option<Leadership>>,
+    accepted: watch::Receiver<u64>,
+    accepted_until: Moment,
+    changes: mpsc::Receiver<Change>,
+    asks: mpsc::Receiver<Ask>,
+    notes: Notes,
+    status: watch::Sender<Status>,
+    state: State,
+    written: Written,
+    writes: JoinSet<Done>,
+    creates: Bucket,
+    deletes: Bucket,
+    others: Bucket,
+    /// Objects that a write of the replica's is under way for, by kind and name.
+    writing: HashSet<String>,
+    /// Objects not to be written before.
+    resting: HashMap<String, Moment>,
+    /// Conditions to be tried again.
+    unsaid: Vec<(Moment, Owner)>,
+    /// As each function was last applied.
+    applied: HashMap<String, Arc<Wanted>>,
+    /// Functions that are to go, and Secrets that nothing names, since when.
+    doomed: HashMap<String, Moment>,
+    idle_secrets: HashMap<String, Moment>,
+    problems: Vec<Problem>,
+    held: Option<String>,
+    plan_due: bool,
+    objects_due: bool,
+    not_before: Moment,
+    wake: Option<Moment>,
+    looked: Moment,
+}
+
+impl Running {
+    fn new(parts: Reconciler) -> Self {
+        let now = parts.start.elapsed();
+        let bucket = |per_sec| Bucket::new(per_sec, now);
+        Self {
+            state: State::new(parts.settings.pods.clone()),
+            written: Written::default(),
+            writes: JoinSet::new(),
+            creates: bucket(parts.settings.creates_per_sec),
+            deletes: bucket(parts.settings.deletes_per_sec),
+            others: bucket(parts.settings.writes_per_sec),
+            writing: HashSet::new(),
+            resting: HashMap::new(),
+            unsaid: Vec::new(),
+            applied: HashMap::new(),
+            doomed: HashMap::new(),
+            idle_secrets: HashMap::new(),
+            problems: Vec::new(),
+            held: None,
+            plan_due: true,
+            objects_due: true,
+            not_before: now,
+            wake: None,
+            looked: now,
+            accepted_until: Moment::ZERO,
+            settings: parts.settings,
+            start: parts.start,
+            source: parts.source,
+            writer: parts.writer,
+            leadership: parts.leadership,
+            accepted: parts.accepted,
+            changes: parts.changes,
+            asks: parts.asks,
+            notes: parts.notes,
+            status: parts.status,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.start.elapsed()
+    }
+
+    async fn run(mut self, shutdown: CancellationToken) {
+        let mut position = match &self.source {
+            Source::Replica(replica) => Some(replica.subscribe()),
+            Source::Objects => None,
+        };
+        self.read_replica();
+        loop {
+            let due = match self.plan_due || self.objects_due {
+                true => self.not_before,
+                false => self.wake.unwrap_or(Moment::MAX).max(self.not_before),
+            };
+            let due = due.min(self.looked + LOOKED_EVERY);
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(change) = self.changes.recv() => {
+                    self.take(change);
+                    for _ in 0..BATCH_MAX {
+                        let Ok(change) = self.changes.try_recv() else { break };
+                        self.take(change);
+                    }
+                }
+                Some(ask) = self.asks.recv() => self.answer(ask),
+                Some(done) = self.writes.join_next(), if !self.writes.is_empty() => {
+                    self.done(done.expect("a write does not panic"));
+                }
+                Ok(()) = self.leadership.changed() => self.plan_due = true,
+                Ok(()) = self.accepted.changed() => {
+                    self.accepted.borrow_and_update();
+                    self.accepted_until = self.now() + ACCEPTED_FOR;
+                    self.plan_due = true;
+                    self.objects_due = true;
+                }
+                Ok(()) = moved(&mut position) => self.read_replica(),
+                () = sleep_until(self.start + due) => {}
+            }
+            self.step_if_due();
+        }
+        // What was sent has been sent: see it through, so that no answer is lost.
+        while self.writes.join_next().await.is_some() {}
+    }
+
+    fn take(&mut self, change: Change) {
+        let now = self.now();
+        if let Change::Watch {
+            kind,
+            broken: Some(broken),
+        } = &change
+        {
+            self.note_broken(*kind, broken);
+        }
+        let touched = self.state.take(change, now);
+        self.plan_due |= touched.plan;
+        self.objects_due |= touched.objects;
+    }
+
+    fn note_broken(&mut self, kind: Kind, broken: &Broken) {
+        let resource = kind.resource();
+        let (reason, message) = match broken {
+            Broken::Unknown => (
+                Reason::ResourceDefinitionOutdated,
+                format!(
+                    "the server does not know {resource}; install the resource definitions of this version"
+                ),
+            ),
+            Broken::Forbidden => (
+                Reason::Forbidden,
+                format!("the operator may not list and watch {resource}; add it to its Role"),
+            ),
+            Broken::Failing => return,
+        };
+        error!(%reason, message, "cannot watch");
+        self.warn_about_us(&reason.to_string(), message);
+    }
+
+    /// On the Lease, where there is no better object.
+    fn warn_about_us(&mut self, reason: &str, message: String) {
+        let about = ObjectReference {
+            api_version: Some("coordination.k8s.io/v1".to_owned()),
+            kind: Some("Lease".to_owned()),
+            name: Some(self.settings.lease_name.clone()),
+            namespace: Some(self.settings.namespace.clone()),
+            ..ObjectReference::default()
+        };
+        let now = self.now();
+        self.notes.warn(about, reason, message, now);
+    }
+
+    fn warn_about(&mut self, owner: &Owner, reason: &str, message: String) {
+        let (kind, uid) = match owner {
+            Owner::Function(name) => (
+                "Function",
+                self.state
+                    .functions
+                    .get(name)
+                    .map(|record| record.meta.uid.clone()),
+            ),
+            Owner::Pool(name) => (
+                "WarmPool",
+                self.state
+                    .pools
+                    .get(name)
+                    .map(|record| record.meta.uid.clone()),
+            ),
+        };
+        let about = ObjectReference {
+            api_version: Some(format!("{GROUP}/{VERSION}")),
+            kind: Some(kind.to_owned()),
+            name: Some(owner.name().to_owned()),
+            namespace: Some(self.settings.namespace.clone()),
+            uid,
+            ..ObjectReference::default()
+        };
+        let now = self.now();
+        self.notes.warn(about, reason, message, now);
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        let now = self.now();
+        let led = self.led(now);
+        let reply = led.map(|led| {
+            metrics::counter!("tradewind_operator_demands_total").increment(1);
+            self.plan_due |= self.state.demands.take(ask.demand, now);
+            DemandReply {
+                fence: led.fence,
+                problems: self.problems.clone(),
+                sizing: self.state.sizing(),
+            }
+        });
+        // A gateway that has gone away asks again.
+        let _ = ask.reply.send(reply);
+    }
+
+    fn led(&self, now: Moment) -> Option<Leadership> {
+        self.leadership.borrow().filter(|led| led.holds(now))
+    }
+
+    fn read_replica(&mut self) {
+        let Source::Replica(replica) = &self.source else {
+            return;
+        };
+        self.written = replica.read(written);
+        self.objects_due = true;
+        if self.led(self.now()).is_none() {
+            return;
+        }
+        for (function, problem) in self.written.skipped.clone() {
+            warn!(function, problem, "function skipped");
+            let message = format!("function {function} is skipped: {problem}");
+            self.warn_about_us("FunctionSkipped", message);
+        }
+    }
+
+    fn step_if_due(&mut self) {
+        let now = self.now();
+        let timed = self.wake.is_some_and(|wake| wake <= now);
+        let looked = now >= self.looked + LOOKED_EVERY;
+        if now < self.not_before || !(self.plan_due || self.objects_due || timed || looked) {
+            return;
+        }
+        let began = Instant::now();
+        self.plan_due = false;
+        self.wake = None;
+        self.looked = now;
+        self.step(now);
+        self.not_before = self.now() + PAUSE_MIN.max(began.elapsed() * PAUSE_FACTOR);
+    }
+
+    fn step(&mut self, now: Moment) {
+        self.state.forget(now);
+        let led = self.led(now);
+        let waiting_for = match led {
+            None => Some("the lease".to_owned()),
+            Some(_) if !self.state.complete() => {
+                Some("lists of pods, functions and pools".to_owned())
+            }
+            Some(_) => None,
+        };
+        if let (Some(led), None) = (led, &waiting_for) {
+            self.write_objects(now, led.fence);
+            self.write_plan(now, led);
+        }
+        self.publish(now, led, waiting_for);
+    }
+
+    /// At most this many more requests may be sent now.
+    fn slots(&self) -> u32 {
+        u32::try_from(IN_FLIGHT_MAX.saturating_sub(self.writes.len())).unwrap_or(0)
+    }
+
+    fn write_plan(&mut self, now: Moment, led: Leadership) {
+        let ready: Vec<Owner> = self
+            .unsaid
+            .extract_if(.., |(at, _)| *at <= now)
+            .map(|(_, owner)| owner)
+            .collect();
+        for owner in ready {
+            self.state.unsaid(&owner);
+        }
+        let plausible = self.state.plausible(now < self.accepted_until);
+        if let Err(drop) = &plausible {
+            let message = format!(
+                "of the functions and pools in the cluster {drop}; no pod is deleted until they are back or the lease is annotated {ACCEPT_DELETIONS}=true"
+            );
+            self.hold(message);
+        }
+        let surplus_from = (plausible.is_ok() && !self.state.doubtful())
+            .then(|| led.since + self.settings.settle_for);
+        let slots = self.slots();
+        let budget = Budget {
+            creates: self.creates.available(now).min(slots),
+            deletes: self.deletes.available(now).min(slots),
+            patches: self.others.available(now).min(slots),
+        };
+        let began = Instant::now();
+        let planned = plan(
+            &self.state.desired,
+            &Observed {
+                now,
+                rules: self.settings.rules,
+                pods: &self.state.pods,
+                demands: &self.state.demands,
+                setbacks: &self.state.setbacks,
+                surplus_from,
+            },
+            budget,
+        );
+        metrics::histogram!("tradewind_operator_plan_seconds")
+            .record(began.elapsed().as_secs_f64());
+        self.problems = planned.problems;
+        for action in planned.actions {
+            if self.slots() == 0 {
+                break;
+            }
+            self.act(action, now, led.fence);
+        }
+        let mut wakes = vec![
+            planned.next_wakeup,
+            self.state.demands.next_change(now),
+            self.state.next_forgotten(),
+            self.unsaid.iter().map(|(at, _)| *at).min(),
+            surplus_from.filter(|from| *from > now),
+            self.wake,
+        ];
+        // With no slot left, a finished write is what is waited for.
+        if planned.short && self.slots() > 0 {
+            let buckets = [&self.creates, &self.deletes, &self.others];
+            let tokens = buckets.map(|bucket| bucket.next_token(now));
+            wakes.extend(tokens.into_iter().filter(|at| *at > now).map(Some));
+        }
+        self.wake = wakes.into_iter().flatten().min();
+    }
+
+    fn act(&mut self, action: Action, now: Moment, fence: u64) {
+        match &action {
+            Action::Create { .. } => {}
+            Action::Delete { pod, why, .. } => {
+                self.note_failed(pod, *why, now);
+                self.state.deleting(pod);
+            }
+            Action::Resize { pod, .. } | Action::Label { pod, .. } => self.state.patching(pod),
+            Action::State { owner, condition } => {
+                let stated = Stated {
+                    generation: condition.generation,
+                    ready: condition.trouble.is_none(),
+                    reason: condition.reason(),
+                };
+                self.state.stating(owner, stated);
+                if let Some(trouble) = &condition.trouble {
+                    let reason = trouble.reason.to_string();
+                    self.warn_about(owner, &reason, trouble.message.clone());
+                }
+            }
+        }
+        let write = match action {
+            Action::Create {
+                owner,
+                memory_mb,
+                dedicated,
+            } => self.make(owner, memory_mb, dedicated, now, fence),
+            other => Write::of(other),
+        };
+        let Some(mut write) = write else { return };
+        if let Write::Resize {
+            pod,
+            memory_mb,
+            labels_only,
+            ..
+        } = &mut write
+        {
+            let held = self.state.pods.get(pod).map(|pod| pod.memory_mb);
+            *labels_only = held == Some(*memory_mb);
+        }
+        self.send(write, fence);
+    }
+
+    fn send(&mut self, write: Write, fence: u64) {
+        match write.sort() {
+            Sort::Create => self.creates.spend(1),
+            Sort::Delete => self.deletes.spend(1),
+            Sort::Other => self.others.spend(1),
+        }
+        self.writes.spawn(self.writer.clone().perform(write, fence));
+    }
+
+    fn note_failed(&mut self, pod: &str, why: Why, now: Moment) {
+        let Some(pod) = self.state.pods.get(pod).filter(|_| why == Why::Failed) else {
+            return;
+        };
+        // A pool is not to blame for what the function did to its pod.
+        let owner = match &pod.function {
+            Some(function) => Owner::Function(function.clone()),
+            None => pod.owner.clone(),
+        };
+        let trouble = pod.trouble.clone().unwrap_or_else(|| Trouble {
+            reason: Reason::FunctionExited,
+            message: "a pod of it ended".to_owned(),
+        });
+        debug!(owner = owner.name(), reason = %trouble.reason, "pod failed");
+        self.state.setbacks.ended(owner, trouble, now);
+    }
+
+    /// `None` if the owner is gone again.
+    fn make(
+        &mut self,
+        owner: Owner,
+        memory_mb: u64,
+        dedicated: Option<String>,
+        now: Moment,
+        fence: u64,
+    ) -> Option<Write> {
+        let name = pod_name(owner.name());
+        let made = Made {
+            name: name.clone(),
+            memory_mb,
+            dedicated: dedicated.as_deref(),
+            fence,
+        };
+        let settings = &self.settings.pods;
+        let (pod, expected) = match &owner {
+            Owner::Function(function) => {
+                let object = self.state.functions.get(function)?.object.as_ref().ok()?;
+                let desired = self.state.desired.functions.get(function)?;
+                let stands_for = Some(desired.settings.clone());
+                let pod = image_pod(object, settings, &made)?;
+                let (uid, template) = (&desired.uid, &desired.template);
+                (
+                    pod,
+                    asked_for(&owner, uid, stands_for, memory_mb, None, template, now),
+                )
+            }
+            Owner::Pool(pool) => {
+                let object = self.state.pools.get(pool)?.object.as_ref().ok()?;
+                let desired = self.state.desired.pools.get(pool)?;
+                let pod = pool_pod(object, settings, &made);
+                let (uid, template) = (&desired.uid, &desired.template);
+                let dedicated = dedicated.clone();
+                (
+                    pod,
+                    asked_for(&owner, uid, None, memory_mb, dedicated, template, now),
+                )
+            }
+        };
+        self.state.creating(name, expected);
+        let pod = Box::new(pod);
+        Some(Write::Create { owner, pod })
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = self.now();
+        let bucket = match done.write.sort() {
+            Sort::Create => &mut self.creates,
+            Sort::Delete => &mut self.deletes,
+            Sort::Other => &mut self.others,
+        };
+        match done.outcome {
+            Some(outcome) => bucket.learn(outcome, now),
+            None => bucket.unspend(),
+        }
+        if let Err(Refusal::Lost(problem)) = &done.result {
+            let (verb, resource) = done.write.verb_and_resource();
+            debug!(verb, resource, error = problem, "a write got no answer");
+        }
+        match done.write {
+            Write::Create { owner, pod } => self.create_done(owner, &pod, done.result, now),
+            Write::Delete { pod, why, .. } => match done.result {
+                Ok(_) | Err(Refusal::Gone) => {
+                    metrics::counter!("tradewind_operator_pods_deleted_total",
+                        "why" => why.label())
+                    .increment(1);
+                }
+                Err(refusal) => {
+                    self.state.not_deleted(&pod);
+                    self.note_refused(&Owner::Function(pod), refusal, now);
+                }
+            },
+            Write::Resize {
+                pod,
+                memory_mb,
+                settings,
+                labels_only,
+                ..
+            } => match done.result {
+                Ok(_) => self.state.patched(&pod, |pod| {
+                    pod.memory_mb = memory_mb;
+                    if settings.is_some() {
+                        pod.settings = settings;
+                    }
+                }),
+                Err(Refusal::Refused(trouble)) if !labels_only => {
+                    info!(
+                        pod,
+                        problem = trouble.message,
+                        "cannot be resized, and is replaced"
+                    );
+                    self.state.not_resizable(&pod);
+                }
+                Err(Refusal::Gone) if !labels_only => self.state.not_resizable(&pod),
+                Err(_) => self.state.patched(&pod, |_| {}),
+            },
+            Write::Label {
+                pod,
+                function,
+                settings,
+                ..
+            } => {
+                let labelled = done.result.is_ok();
+                self.state.patched(&pod, |pod| {
+                    if labelled {
+                        pod.function = Some(function);
+                        pod.settings = Some(settings);
+                    }
+                });
+            }
+            Write::State { owner, .. } => match done.result {
+                Ok(Answer::Object(object)) => {
+                    let version = crate::cluster::version(&object.metadata);
+                    self.state.said(&owner, version);
+                }
+                Ok(_) => {}
+                Err(refusal) => {
+                    if let Refusal::Refused(trouble) = &refusal {
+                        self.warn_about_us(&trouble.reason.to_string(), trouble.message.clone());
+                    }
+                    self.unsaid.push((now + TRIED_AGAIN_AFTER, owner));
+                }
+            },
+            Write::ApplyFunction { name, object } => {
+                self.writing.remove(&name);
+                self.function_applied(name, &object, done.result, now);
+            }
+            Write::ApplySecret { function, object } => {
+                let secret = object.metadata.name.clone().unwrap_or_default();
+                self.writing.remove(&secret);
+                match done.result {
+                    Ok(_) => {
+                        if let Some(secrets) = &mut self.state.secrets {
+                            secrets.insert(secret, function);
+                        }
+                    }
+                    Err(refusal) => {
+                        self.resting.insert(secret, now + TRIED_AGAIN_AFTER);
+                        self.note_refused(&Owner::Function(function), refusal, now);
+                    }
+                }
+                self.objects_due = true;
+            }
+            Write::DeleteFunction { name, .. } | Write::DeleteSecret { name } => {
+                self.writing.remove(&name);
+                // Until the watch shows that it is gone.
+                self.resting.insert(name.clone(), now + TRIED_AGAIN_AFTER);
+                if let Err(refusal) = done.result {
+                    self.note_refused(&Owner::Function(name), refusal, now);
+                }
+                self.objects_due = true;
+            }
+        }
+        self.plan_due = true;
+    }
+
+    fn create_done(
+        &mut self,
+        owner: Owner,
+        pod: &k8s_openapi::api::core::v1::Pod,
+        result: Result<Answer, Refusal>,
+        now: Moment,
+    ) {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        match result {
+            Ok(answer) => {
+                let kind = match &owner {
+                    Owner::Function(_) => "image",
+                    Owner::Pool(_) => "pool",
+                };
+                metrics::counter!("tradewind_operator_pods_created_total", "kind" => kind)
+                    .increment(1);
+                if let Answer::Uid(uid) = answer {
+                    self.state.created(name, uid);
+                }
+                self.state.setbacks.made(&owner);
+            }
+            Err(Refusal::Lost(_)) => self.state.not_created(name, true, now),
+            Err(refusal) => {
+                self.state.not_created(name, false, now);
+                let trouble = match refusal {
+                    Refusal::Refused(trouble) => trouble,
+                    Refusal::Gone => Trouble {
+                        reason: Reason::ApiRefused,
+                        message: format!(
+                            "the namespace {} or what a pod of it needs is not there",
+                            self.settings.namespace
+                        ),
+                    },
+                    Refusal::Conflict | Refusal::Throttled { .. } | Refusal::Lost(_) => return,
+                };
+                self.state.setbacks.refused(owner, trouble, now);
+            }
+        }
+    }
+
+    /// A refusal of something that has no condition of its own.
+    fn note_refused(&mut self, owner: &Owner, refusal: Refusal, _now: Moment) {
+        if let Refusal::Refused(trouble) = refusal {
+            warn!(object = owner.name(), reason = %trouble.reason, problem = trouble.message, "write refused");
+            self.warn_about_us(&trouble.reason.to_string(), trouble.message);
+        }
+    }
+
+    fn function_applied(
+        &mut self,
+        name: String,
+        sent: &Function,
+        result: Result<Answer, Refusal>,
+        now: Moment,
+    ) {
+        self.objects_due = true;
+        let owner = Owner::Function(name.clone());
+        match result {
+            Ok(Answer::Object(object)) => {
+                let object = Arc::unwrap_or_clone(object);
+                let Some((name, meta, object)) = read::<Function>(object) else {
+                    return;
+                };
+                let as_sent = object.as_ref().is_ok_and(|stored| stored.spec == sent.spec);
+                if !as_sent {
+                    self.resting.insert(name.clone(), now + PRUNED_AGAIN_AFTER);
+                    let lacking = self.state.lacking.join(", ");
+                    let message = format!(
+                        "the server stored it otherwise than it was sent, its definition lacks {lacking}; install the resource definitions of this version"
+                    );
+                    self.warn_about(
+                        &owner,
+                        &Reason::ResourceDefinitionOutdated.to_string(),
+                        message,
+                    );
+                }
+                self.state.function_put(name, Record { meta, object });
+            }
+            Ok(_) => {}
+            Err(Refusal::Conflict | Refusal::Throttled { .. }) => {}
+            Err(refusal) => {
+                self.resting.insert(name, now + TRIED_AGAIN_AFTER);
+                if let Refusal::Refused(trouble) = refusal {
+                    warn!(object = owner.name(), reason = %trouble.reason, problem = trouble.message, "write refused");
+                    self.warn_about(&owner, &trouble.reason.to_string(), trouble.message);
+                }
+            }
+        }
+    }
+
+    /// Brings `Function` objects and their Secrets in step with the replica.
+    fn write_objects(&mut self, now: Moment, fence: u64) {
+        if !self.objects_due || !matches!(self.source, Source::Replica(_)) {
+            self.objects_due = false;
+            return;
+        }
+        if self.state.undefined(Kind::Functions) || !self.written.known {
+            self.objects_due = false;
+            return;
+        }
+        self.resting.retain(|_, until| *until > now);
+        let mut room = self.others.available(now).min(self.slots());
+        let mut left = false;
+        let mut later: Option<Moment> = None;
+        let names: Vec<String> = self.written.functions.keys().cloned().collect();
+        for name in names {
+            let Some(write) = self.object_write(&name, &mut later) else {
+                continue;
+            };
+            if room == 0 {
+                left = true;
+                break;
+            }
+            room -= 1;
+            self.begin_object(write, fence);
+        }
+        self.delete_objects(now, fence, &mut room, &mut left, &mut later);
+        self.objects_due = false;
+        if left && self.slots() > 0 {
+            // Not at once: there is no token.
+            later = Some(
+                later
+                    .map_or(Moment::MAX, |at| at)
+                    .min(self.others.next_token(now)),
+            );
+        }
+        if left || later.is_some() {
+            let at = later.unwrap_or(now).max(now);
+            self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+            self.objects_due = left;
+            if left {
+                self.not_before = self.not_before.max(at);
+            }
+        }
+    }
+
+    fn begin_object(&mut self, write: Write, fence: u64) {
+        let key = match &write {
+            Write::ApplyFunction { name, .. }
+            | Write::DeleteFunction { name, .. }
+            | Write::DeleteSecret { name } => name.clone(),
+            Write::ApplySecret { object, .. } => object.metadata.name.clone().unwrap_or_default(),
+            _ => return,
+        };
+        self.writing.insert(key);
+        self.send(write, fence);
+    }
+
+    /// What one function's objects lack, if they may be written now.
+    fn object_write(&mut self, name: &str, later: &mut Option<Moment>) -> Option<Write> {
+        let wanted = &self.written.functions[name];
+        let record = self.state.functions.get(name);
+        let rests = |key: &str, later: &mut Option<Moment>| {
+            if let Some(until) = self.resting.get(key) {
+                *later = Some(later.map_or(*until, |at| at.min(*until)));
+                return true;
+            }
+            self.writing.contains(key)
+        };
+        if let Some(secret) = &wanted.spec.config_secret
+            && let Some(record) = record
+            && let Some(secrets) = &self.state.secrets
+            && !secrets.contains_key(secret)
+            && !rests(secret, later)
+        {
+            let owner = OwnerReference {
+                api_version: Function::api_version(&()).into_owned(),
+                kind: Function::kind(&()).into_owned(),
+                name: name.to_owned(),
+                uid: record.meta.uid.clone(),
+                controller: Some(true),
+                block_owner_deletion: None,
+            };
+            let namespace = &self.settings.namespace;
+            return Some(Write::ApplySecret {
+                function: name.to_owned(),
+                object: Box::new(secret_object(name, namespace, owner, wanted)?),
+            });
+        }
+        let differs = match record {
+            None => true,
+            Some(record) => {
+                !record.meta.managed
+                    || record
+                        .object
+                        .as_ref()
+                        .map_or(true, |object| object.spec != wanted.spec)
+            }
+        };
+        if !differs || rests(name, later) {
+            return None;
+        }
+        let object = function_object(name, &self.settings.namespace, wanted);
+        let wanted = Arc::new(wanted.clone());
+        let ours = self.applied.insert(name.to_owned(), Arc::clone(&wanted));
+        let same_revision = record
+            .and_then(|record| record.object.as_ref().ok())
+            .is_some_and(|object| object.spec.revision == wanted.spec.revision);
+        let drifted = record.is_some() && (ours.as_ref() == Some(&wanted) || same_revision);
+        let owner = Owner::Function(name.to_owned());
+        if drifted {
+            info!(function = name, "changed by somebody else, and put back");
+            self.warn_about(
+                &owner,
+                "ManagedFieldsRestored",
+                "somebody changed what Tradewind manages, and it was put back; change the function through Fn's API".to_owned(),
+            );
+        }
+        for note in wanted.notes.clone() {
+            warn!(function = name, note, "not taken as it is");
+            self.warn_about(&owner, "NotTaken", note);
+        }
+        Some(Write::ApplyFunction {
+            name: name.to_owned(),
+            object: Box::new(object),
+        })
+    }
+
+    /// Functions that are not placed here any more, and Secrets that nothing names.
+    fn delete_objects(
+        &mut self,
+        now: Moment,
+        fence: u64,
+        room: &mut u32,
+        left: &mut bool,
+        later: &mut Option<Moment>,
+    ) {
+        let functions = &self.state.functions;
+        let written = &self.written;
+        self.applied
+            .retain(|name, _| written.functions.contains_key(name));
+        let managed = functions
+            .values()
+            .filter(|record| record.meta.managed)
+            .count();
+        let doomed: BTreeMap<String, (String, Duration)> = functions
+            .iter()
+            .filter(|(name, record)| {
+                // An object of a newer revision than the replica's is none that it has deleted.
+                let known = record
+                    .object
+                    .as_ref()
+                    .map_or(true, |object| object.spec.revision <= written.revision);
+                record.meta.managed && known && !written.functions.contains_key(*name)
+            })
+            .map(|(name, record)| {
+                let timeout = record
+                    .object
+                    .as_ref()
+                    .map_or(0, |object| object.spec.timeout_secs);
+                let drain = Duration::from_secs(u64::from(timeout.unsigned_abs())) + DRAIN_MARGIN;
+                (name.clone(), (record.meta.uid.clone(), drain))
+            })
+            .collect();
+        self.doomed.retain(|name, _| doomed.contains_key(name));
+        let mass = doomed.len() > 10 && doomed.len() > managed / 2;
+        if mass && now >= self.accepted_until {
+            let message = format!(
+                "{} of {managed} Function objects are to be deleted at once; they are kept until the lease is annotated {ACCEPT_DELETIONS}=true",
+                doomed.len()
+            );
+            self.hold(message);
+        } else {
+            for (name, (uid, drain)) in doomed {
+                let since = *self.doomed.entry(name.clone()).or_insert(now);
+                let busy = self.state.demands.holds(&name, now);
+                if busy && now < since + drain {
+                    earlier(later, now + Duration::from_secs(1));
+                    continue;
+                }
+                if self.writing.contains(&name) || self.resting.contains_key(&name) {
+                    continue;
+                }
+                if *room == 0 {
+                    *left = true;
+                    break;
+                }
+                *room -= 1;
+                info!(function = name, "not placed here any more, deleted");
+                self.begin_object(Write::DeleteFunction { name, uid }, fence);
+            }
+        }
+        let named: HashSet<&str> =
+            self.written
+                .functions
+                .values()
+                .filter_map(|wanted| wanted.spec.config_secret.as_deref())
+                .chain(self.state.functions.values().filter_map(|record| {
+                    record.object.as_ref().ok()?.spec.config_secret.as_deref()
+                }))
+                .collect();
+        let idle: Vec<String> = self
+            .state
+            .secrets
+            .iter()
+            .flatten()
+            .map(|(secret, _)| secret)
+            .filter(|secret| !named.contains(secret.as_str()))
+            .cloned()
+            .collect();
+        self.idle_secrets.retain(|secret, _| idle.contains(secret));
+        for secret in idle {
+            let since = *self.idle_secrets.entry(secret.clone()).or_insert(now);
+            if now < since + SECRET_KEPT {
+                earlier(later, since + SECRET_KEPT);
+                continue;
+            }
+            if self.writing.contains(&secret) || self.resting.contains_key(&secret) {
+                continue;
+            }
+            if *room == 0 {
+                *left = true;
+                return;
+            }
+            *room -= 1;
+            self.begin_object(Write::DeleteSecret { name: secret }, fence);
+        }
+    }
+
+    fn hold(&mut self, message: String) {
+        if self.held.as_ref() != Some(&message) {
+            error!(message, "a mass deletion is held");
+        }
+        self.warn_about_us("MassDeletionHeld", message.clone());
+        self.held = Some(message);
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "gauges of counts that are far below 2^53"
+    )]
+    fn publish(&mut self, now: Moment, led: Option<Leadership>, waiting_for: Option<String>) {
+        let live = |phase: Phase| {
+            self.state
+                .counted(|pod| pod.phase == phase && !pod.deleting)
+        };
+        let pods = PodCounts {
+            pending: live(Phase::Pending),
+            running: live(Phase::Running),
+            ended: live(Phase::Ended) + live(Phase::Broken),
+            deleting: self.state.counted(|pod| pod.deleting),
+        };
+        for (phase, count) in [
+            ("pending", pods.pending),
+            ("running", pods.running),
+            ("ended", pods.ended),
+            ("deleting", pods.deleting),
+        ] {
+            metrics::gauge!("tradewind_operator_pods", "phase" => phase).set(count as f64);
+        }
+        let held = self.held.take();
+        let gauges = [
+            (
+                "tradewind_operator_leading",
+                f64::from(u8::from(led.is_some())),
+            ),
+            (
+                "tradewind_operator_functions",
+                self.state.functions.len() as f64,
+            ),
+            ("tradewind_operator_pools", self.state.pools.len() as f64),
+            (
+                "tradewind_operator_gateways",
+                self.state.demands.gateways(now) as f64,
+            ),
+            ("tradewind_operator_problems", self.problems.len() as f64),
+            (
+                "tradewind_operator_functions_skipped",
+                self.written.skipped.len() as f64,
+            ),
+            (
+                "tradewind_operator_deletions_held",
+                f64::from(u8::from(held.is_some())),
+            ),
+            ("tradewind_operator_creates_per_sec", self.creates.rate()),
+            ("tradewind_operator_deletes_per_sec", self.deletes.rate()),
+            ("tradewind_operator_writes_per_sec", self.others.rate()),
+        ];
+        for (name, value) in gauges {
+            metrics::gauge!(name).set(value);
+        }
+        let status = Status {
+            identity: self.settings.identity.clone(),
+            leading: led.is_some(),
+            fence: led.map(|led| led.fence),
+            waiting_for,
+            functions: self.state.functions.len(),
+            pools: self.state.pools.len(),
+            pods,
+            gateways: self.state.demands.gateways(now),
+            problems: self
+                .problems
+                .iter()
+                .map(|problem| ProblemStatus {
+                    function: problem.function.clone(),
+                    reason: problem.reason.clone(),
+                    message: problem.message.clone(),
+                })
+                .collect(),
+            writes_in_flight: self.writes.len(),
+            creates_per_sec: self.creates.rate(),
+            deletes_per_sec: self.deletes.rate(),
+            writes_per_sec: self.others.rate(),
+            deletions_held: held,
+            revision: self.written.known.then_some(self.written.revision),
+        };
+        self.status.send_replace(status);
+    }
+}
+
+fn earlier(later: &mut Option<Moment>, at: Moment) {
+    *later = Some(later.map_or(at, |other| other.min(at)));
+}
+
+/// When the replica's functions have changed. Never without a replica.
+async fn moved(
+    position: &mut Option<watch::Receiver<Position>>,
+) -> Result<(), watch::error::RecvError> {
+    let Some(position) = position else {
+        return std::future::pending().await;
+    };
+    let functions = position.borrow_and_update().functions;
+    position
+        .wait_for(|now| now.functions != functions)
+        .await
+        .map(|_| ())
+}
+
+/// The owner's name and six letters: that two of an owner's 1,000 pods have the same is once in
+/// some thousand creations, and then refused by the server and tried again.
+fn pod_name(owner: &str) -> String {
+    // As Kubernetes does for its own: no vowels, so no words.
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut rng = rand::rng();
+    let suffix: String = (0..6)
+        .map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())]))
+        .collect();
+    // A pod's name is its host name as well, which has 63 characters.
+    let owner = &owner[..owner.len().min(56)];
+    format!("{}-{suffix}", owner.trim_end_matches(['-', '.']))
+}

@@ -1,0 +1,170 @@
+//! What the API server's refusals mean, and what to do about them.
+
+use std::time::Duration;
+
+use crate::plan::{Reason, Trouble};
+
+/// Why a write was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The object is not there, or another by that name is.
+    Gone,
+    /// Somebody was faster. What is wanted now shows in what is seen next.
+    Conflict,
+    /// Too much is asked of the server.
+    Throttled { retry_after: Option<Duration> },
+    /// It would be refused again.
+    Refused(Trouble),
+    /// Nobody knows whether it was done.
+    Lost(String),
+}
+
+impl Refusal {
+    /// For a metric's label.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Conflict => "conflict",
+            Self::Throttled { .. } => "throttled",
+            Self::Refused(_) => "refused",
+            Self::Lost(_) => "lost",
+        }
+    }
+}
+
+/// Reads `error` as the answer to a write: `verb` and `resource` as roles name them.
+#[must_use]
+pub fn refusal(error: &kube::Error, verb: &str, resource: &str) -> Refusal {
+    let status = match error {
+        kube::Error::Api(status) => status,
+        kube::Error::SerdeError(error) => {
+            return Refusal::Refused(Trouble {
+                reason: Reason::ResourceDefinitionOutdated,
+                message: format!(
+                    "the server stored {resource} otherwise than it was sent ({error}); \
+                     install the resource definitions of this version"
+                ),
+            });
+        }
+        other => return Refusal::Lost(other.to_string()),
+    };
+    let said = &status.message;
+    let refused = |reason, message| Refusal::Refused(Trouble { reason, message });
+    match status.code {
+        404 if said.contains("namespace") => refused(
+            Reason::ApiRefused,
+            format!("{said}; create the namespace, or correct the operator's `namespace`"),
+        ),
+        404 if said.contains("could not find the requested resource") => refused(
+            Reason::ResourceDefinitionOutdated,
+            format!(
+                "the server does not know {resource}; install the resource definitions of this version"
+            ),
+        ),
+        404 => Refusal::Gone,
+        409 => Refusal::Conflict,
+        429 | 503 => {
+            let seconds = status
+                .details
+                .as_ref()
+                .map_or(0, |details| details.retry_after_seconds);
+            Refusal::Throttled {
+                retry_after: (seconds > 0).then(|| Duration::from_secs(seconds.into())),
+            }
+        }
+        403 if said.contains("exceeded quota") => refused(
+            Reason::QuotaExceeded,
+            format!(
+                "{said}; raise the namespace's ResourceQuota, or have fewer or smaller instances"
+            ),
+        ),
+        401 | 403 if status.code == 401 || said.contains("cannot ") => refused(
+            Reason::Forbidden,
+            format!("the operator may not {verb} {resource}; add it to its Role ({said})"),
+        ),
+        403 => refused(
+            Reason::Forbidden,
+            format!("an admission rule of the cluster refuses {resource}: {said}"),
+        ),
+        400 | 422 => refused(
+            Reason::InvalidSpec,
+            format!("the server finds it invalid: {said}; correct the function or the pool"),
+        ),
+        code if code >= 500 => Refusal::Lost(format!("{code} {said}")),
+        code => refused(
+            Reason::ApiRefused,
+            format!("the server answered {code}: {said}"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        for (code, said, want, names) in [
+            (
+                403,
+                "pods \"fn-a-x\" is forbidden: exceeded quota: small, requested: pods=1",
+                Reason::QuotaExceeded,
+                "ResourceQuota",
+            ),
+            (
+                403,
+                "pods is forbidden: User \"operator\" cannot create resource \"pods\" in API group \"\"",
+                Reason::Forbidden,
+                "create pods",
+            ),
+            (
+                403,
+                "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\"",
+                Reason::Forbidden,
+                "admission",
+            ),
+            (
+                422,
+                "Pod \"x\" is invalid: spec",
+                Reason::InvalidSpec,
+                "correct",
+            ),
+            (
+                404,
+                "the server could not find the requested resource",
+                Reason::ResourceDefinitionOutdated,
+                "definitions",
+            ),
+            (
+                404,
+                "namespaces \"tradewind\" not found",
+                Reason::ApiRefused,
+                "create the namespace",
+            ),
+        ] {
+            let error = kube::Error::Api(Status::failure(said, "").with_code(code).boxed());
+            let Refusal::Refused(trouble) = refusal(&error, "create", "pods") else {
+                panic!("{code} {said} is a refusal");
+            };
+            assert_eq!(trouble.reason, want, "{said}");
+            assert!(trouble.message.contains(names), "{}", trouble.message);
+        }
+    }
+
+    #[test]
+    fn what_will_pass_is_no_refusal() {
+        for (code, want) in [
+            (404, Refusal::Gone),
+            (409, Refusal::Conflict),
+            (429, Refusal::Throttled { retry_after: None }),
+            (503, Refusal::Throttled { retry_after: None }),
+            (500, Refusal::Lost("500 x".to_owned())),
+        ] {
+            let error = kube::Error::Api(Status::failure("x", "").with_code(code).boxed());
+            assert_eq!(refusal(&error, "create", "pods"), want, "{code}");
+        }
+    }
+}

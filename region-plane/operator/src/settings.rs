@@ -1,0 +1,78 @@
+//! What an operator is told at start.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::plan::Rules;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Every object of the region is in this one.
+    pub namespace: String,
+    /// Who holds the lease; unique to the process.
+    pub identity: String,
+    /// The name of the Lease that the processes contend for.
+    pub lease_name: String,
+    pub lease_ttl: Duration,
+    /// After getting the lease, no pod is surplus for this long: gateways have yet to speak up.
+    pub settle_for: Duration,
+    /// Pods made, pods deleted, and other writes, each a second at most.
+    pub creates_per_sec: u32,
+    pub deletes_per_sec: u32,
+    pub writes_per_sec: u32,
+    pub rules: Rules,
+    pub pods: PodSettings,
+}
+
+/// What every pod has in common.
+#[derive(Debug, Clone)]
+pub struct PodSettings {
+    pub runner_image: String,
+    /// `IfNotPresent`, `Always` or `Never`.
+    pub image_pull_policy: String,
+    pub image_pull_secrets: Vec<String>,
+    /// None if empty.
+    pub priority_class: String,
+    /// Spread over zones and nodes.
+    pub topology_spread: bool,
+    pub node_selector: BTreeMap<String, String>,
+    /// Thousandths of a core that an image function's container asks for.
+    pub function_cpu_millis: u32,
+    pub runner_cpu_millis: u32,
+    pub runner_memory_mb: u64,
+    pub termination_grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            namespace: "tradewind".to_owned(),
+            identity: "tradewind-operator".to_owned(),
+            lease_name: "tradewind-operator".to_owned(),
+            lease_ttl: Duration::from_secs(15),
+            settle_for: Duration::from_secs(10),
+            creates_per_sec: 20,
+            deletes_per_sec: 20,
+            writes_per_sec: 100,
+            rules: Rules::default(),
+            pods: PodSettings::default(),
+        }
+    }
+}
+
+impl Default for PodSettings {
+    fn default() -> Self {
+        Self {
+            runner_image: "localhost/tradewind/runner:dev".to_owned(),
+            image_pull_policy: "IfNotPresent".to_owned(),
+            image_pull_secrets: Vec::new(),
+            priority_class: String::new(),
+            topology_spread: true,
+            node_selector: BTreeMap::new(),
+            function_cpu_millis: 100,
+            runner_cpu_millis: 10,
+            runner_memory_mb: 32,
+            termination_grace: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! Writes to the API server: one request each, with a time limit, and no retry. What failed is
+//! planned again from what is seen then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as Stated, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
+};
+use kube::{Api, Client};
+use region_plane_resources::{Function, WarmPool, labels};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::bucket::Outcome;
+use crate::lease::Leadership;
+use crate::plan::{Action, Condition, Owner, Why};
+use crate::refusal::{Refusal, refusal};
+use crate::template::megabytes;
+
+/// An API server that takes longer than this for one object is not going to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub enum Write {
+    Create {
+        owner: Owner,
+        pod: Box<Pod>,
+    },
+    Delete {
+        pod: String,
+        uid: String,
+        why: Why,
+    },
+    Resize {
+        pod: String,
+        uid: String,
+        memory_mb: u64,
+        settings: Option<String>,
+        /// Its resources are as they should be, and only labels are not.
+        labels_only: bool,
+    },
+    Label {
+        pod: String,
+        uid: String,
+        function: String,
+        settings: String,
+    },
+    State {
+        owner: Owner,
+        condition: Condition,
+    },
+    ApplyFunction {
+        name: String,
+        object: Box<Function>,
+    },
+    ApplySecret {
+        function: String,
+        object: Box<Secret>,
+    },
+    DeleteFunction {
+        name: String,
+        uid: String,
+    },
+    DeleteSecret {
+        name: String,
+    },
+}
+
+/// Which bucket a write is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    Create,
+    Delete,
+    Other,
+}
+
+impl Write {
+    #[must_use]
+    pub fn sort(&self) -> Sort {
+        match self {
+            Self::Create { .. } => Sort::Create,
+            Self::Delete { .. } => Sort::Delete,
+            _ => Sort::Other,
+        }
+    }
+
+    /// As roles name them.
+    #[must_use]
+    pub fn verb_and_resource(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Create { .. } => ("create", "pods"),
+            Self::Delete { .. } => ("delete", "pods"),
+            Self::Resize {
+                labels_only: false, ..
+            } => ("patch", "pods/resize"),
+            Self::Resize { .. } | Self::Label { .. } => ("patch", "pods"),
+            Self::State {
+                owner: Owner::Function(_),
+                ..
+            } => ("patch", "functions/status"),
+            Self::State { .. } => ("patch", "warmpools/status"),
+            Self::ApplyFunction { .. } => ("patch", "functions"),
+            Self::ApplySecret { .. } => ("patch", "secrets"),
+            Self::DeleteFunction { .. } => ("delete", "functions"),
+            Self::DeleteSecret { .. } => ("delete", "secrets"),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Done {
+    pub write: Write,
+    pub result: Result<Answer, Refusal>,
+    /// `None` if it was not sent.
+    pub outcome: Option<Outcome>,
+}
+
+#[derive(Debug)]
+pub enum Answer {
+    Nothing,
+    Uid(String),
+    Object(Arc<DynamicObject>),
+}
+
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    namespace: String,
+    start: Instant,
+    leadership: watch::Receiver<Option<Leadership>>,
+}
+
+impl Writer {
+    #[must_use]
+    pub fn new(
+        client: Client,
+        namespace: String,
+        start: Instant,
+        leadership: watch::Receiver<Option<Leadership>>,
+    ) -> Self {
+        Self {
+            client,
+            namespace,
+            start,
+            leadership,
+        }
+    }
+
+    /// Does `write` if `fence` is still that of the leader, which is us.
+    pub async fn perform(self, write: Write, fence: u64) -> Done {
+        let now = self.start.elapsed();
+        let leads = self
+            .leadership
+            .borrow()
+            .is_some_and(|held| held.fence == fence && held.holds(now));
+        if !leads {
+            return Done {
+                write,
+                result: Err(Refusal::Conflict),
+                outcome: None,
+            };
+        }
+        let (verb, resource) = write.verb_and_resource();
+        let began = Instant::now();
+        let result = match timeout(PATIENCE, self.send(&write)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(refusal(&error, verb, resource)),
+            Err(_) => Err(Refusal::Lost("no answer in time".to_owned())),
+        };
+        let took = began.elapsed();
+        let label = result.as_ref().err().map_or("done", Refusal::label);
+        metrics::counter!("tradewind_operator_writes_total",
+            "verb" => verb, "resource" => resource, "result" => label)
+        .increment(1);
+        metrics::histogram!("tradewind_operator_write_seconds", "verb" => verb)
+            .record(took.as_secs_f64());
+        let outcome = match &result {
+            Err(Refusal::Throttled { retry_after }) => Outcome::Throttled {
+                retry_after: *retry_after,
+            },
+            Err(Refusal::Lost(_)) => Outcome::Lost,
+            _ => Outcome::Answered { took },
+        };
+        Done {
+            write,
+            result,
+            outcome: Some(outcome),
+        }
+    }
+
+    async fn send(&self, write: &Write) -> Result<Answer, kube::Error> {
+        let pods = || Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        let secrets = || Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
+        let ours = PatchParams::apply(labels::OPERATOR_MANAGER);
+        let merging = PatchParams {
+            field_manager: Some(labels::OPERATOR_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let replica = PatchParams::apply(labels::REPLICA_MANAGER).force();
+        match write {
+            Write::Create { pod, .. } => {
+                let params = PostParams {
+                    field_manager: Some(labels::OPERATOR_MANAGER.to_owned()),
+                    ..PostParams::default()
+                };
+                let made = pods().create(&params, pod).await?;
+                Ok(Answer::Uid(made.metadata.uid.unwrap_or_default()))
+            }
+            Write::Delete { pod, uid, .. } => {
+                pods().delete(pod, &only(uid)).await?;
+                Ok(Answer::Nothing)
+            }
+            Write::Resize {
+                pod,
+                uid,
+                memory_mb,
+                settings,
+                labels_only,
+            } => {
+                let memory = megabytes(*memory_mb);
+                if !labels_only {
+                    let resources = json!({
+                        "requests": { "memory": memory }, "limits": { "memory": memory },
+                    });
+                    let container = json!({
+                        "name": labels::FUNCTION_CONTAINER, "resources": resources,
+                    });
+                    let patch = json!({
+                        "metadata": { "uid": uid }, "spec": { "containers": [container] },
+                    });
+                    pods()
+                        .patch_subresource("resize", pod, &merging, &Patch::Strategic(patch))
+                        .await?;
+                }
+                let mut labels = serde_json::Map::new();
+                labels.insert(labels::MEMORY_MB.to_owned(), memory_mb.to_string().into());
+                if let Some(settings) = settings {
+                    labels.insert(labels::SETTINGS.to_owned(), settings.clone().into());
+                }
+                let patch = json!({ "metadata": { "uid": uid, "labels": labels } });
+                pods().patch(pod, &merging, &Patch::Merge(patch)).await?;
+                Ok(Answer::Nothing)
+            }
+            Write::Label {
+                pod,
+                uid,
+                function,
+                settings,
+            } => {
+                let labels = json!({ labels::FUNCTION: function, labels::SETTINGS: settings });
+                let patch = json!({ "metadata": { "uid": uid, "labels": labels } });
+                pods().patch(pod, &merging, &Patch::Merge(patch)).await?;
+                Ok(Answer::Nothing)
+            }
+            Write::State { owner, condition } => {
+                let patch = status(owner, condition);
+                let api = match owner {
+                    Owner::Function(_) => self.dynamic::<Function>(),
+                    Owner::Pool(_) => self.dynamic::<WarmPool>(),
+                };
+                let object = api
+                    .patch_status(owner.name(), &ours.force(), &Patch::Apply(patch))
+                    .await?;
+                Ok(Answer::Object(Arc::new(object)))
+            }
+            Write::ApplyFunction { name, object } => {
+                let stored = self
+                    .dynamic::<Function>()
+                    .patch(name, &replica, &Patch::Apply(object))
+                    .await?;
+                Ok(Answer::Object(Arc::new(stored)))
+            }
+            Write::ApplySecret { object, .. } => {
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                secrets()
+                    .patch(name, &replica, &Patch::Apply(object))
+                    .await?;
+                Ok(Answer::Nothing)
+            }
+            Write::DeleteFunction { name, uid } => {
+                self.dynamic::<Function>().delete(name, &only(uid)).await?;
+                Ok(Answer::Nothing)
+            }
+            Write::DeleteSecret { name } => {
+                secrets().delete(name, &DeleteParams::default()).await?;
+                Ok(Answer::Nothing)
+            }
+        }
+    }
+
+    /// So that an answer under an older definition is still one.
+    fn dynamic<K: kube::Resource<DynamicType = ()>>(&self) -> Api<DynamicObject> {
+        let kind = ApiResource::erase::<K>(&());
+        Api::namespaced_with(self.client.clone(), &self.namespace, &kind)
+    }
+}
+
+/// Never another object that has come by the same name.
+fn only(uid: &str) -> DeleteParams {
+    DeleteParams::background().preconditions(Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    })
+}
+
+/// What is applied as an object's status.
+#[must_use]
+pub fn status(owner: &Owner, condition: &Condition) -> serde_json::Value {
+    let kind = match owner {
+        Owner::Function(_) => "Function",
+        Owner::Pool(_) => "WarmPool",
+    };
+    let stated = Stated {
+        type_: "Ready".to_owned(),
+        status: match condition.trouble {
+            None => "True".to_owned(),
+            Some(_) => "False".to_owned(),
+        },
+        reason: condition.reason(),
+        message: condition.message().to_owned(),
+        observed_generation: Some(condition.generation),
+        last_transition_time: Time(Timestamp::now()),
+    };
+    json!({
+        "apiVersion": format!("{}/{}", region_plane_resources::GROUP, region_plane_resources::VERSION),
+        "kind": kind,
+        "metadata": { "name": owner.name() },
+        "status": { "observedGeneration": condition.generation, "conditions": [stated] },
+    })
+}
+
+impl Write {
+    /// What the plan says, ready to be sent, but for pods that are to be made.
+    #[must_use]
+    pub fn of(action: Action) -> Option<Self> {
+        Some(match action {
+            Action::Create { .. } => return None,
+            Action::Delete { pod, uid, why } => Self::Delete { pod, uid, why },
+            Action::Resize {
+                pod,
+                uid,
+                memory_mb,
+                settings,
+            } => Self::Resize {
+                pod,
+                uid,
+                memory_mb,
+                settings,
+                labels_only: false,
+            },
+            Action::Label {
+                pod,
+                uid,
+                function,
+                settings,
+            } => Self::Label {
+                pod,
+                uid,
+                function,
+                settings,
+            },
+            Action::State { owner, condition } => Self::State { owner, condition },
+        })
+    }
+}

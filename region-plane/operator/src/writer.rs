@@ -1,0 +1,223 @@
+//! What `Function` objects there should be, by the metadata replica.
+//!
+//! Pure. A function's configuration is in a Secret that is never changed: its name carries a hash
+//! of what it holds, so a pod gets what was meant when it was made, and whether a Secret is right is
+//! known from its name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api_types::{App, Fn};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use region_plane_replica::Held;
+use region_plane_resources::{Function, FunctionSpec, Scaling, labels, object_name, settings_text};
+use sha2::{Digest as _, Sha256};
+
+/// Annotation of an app or a function: `{"min":0,"max":100}` instances. The function's wins.
+pub const SCALING_ANNOTATION: &str = "tradewind.dev/scaling";
+
+/// What the replica holds, as objects.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Whether the replica knows anything at all: an empty one says nothing about what should not
+    /// be there.
+    pub known: bool,
+    /// Newest change it reflects.
+    pub revision: i64,
+    pub functions: BTreeMap<String, Wanted>,
+    /// Functions that cannot be objects, and why.
+    pub skipped: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    pub spec: FunctionSpec,
+    pub config: BTreeMap<String, String>,
+    /// What of it could not be taken as it is.
+    pub notes: Vec<String>,
+}
+
+/// Of everything that is placed here.
+#[must_use]
+pub fn written(held: &Held) -> Written {
+    let mut written = Written {
+        known: held.meta().is_some(),
+        revision: held.revision().0.try_into().unwrap_or(i64::MAX),
+        ..Written::default()
+    };
+    for function in held.here().fns() {
+        let Some(app) = held.here().app(&function.app_id) else {
+            continue;
+        };
+        match object_name(&function.id) {
+            None => written.skipped.push((
+                function.id.to_string(),
+                "its id cannot be the name of an object".to_owned(),
+            )),
+            Some(name) if written.functions.contains_key(&name) => written.skipped.push((
+                function.id.to_string(),
+                "another function's id differs from its only in case".to_owned(),
+            )),
+            Some(name) => {
+                let wanted = wanted(&name, app, function);
+                written.functions.insert(name, wanted);
+            }
+        }
+    }
+    written
+}
+
+fn wanted(name: &str, app: &App, function: &Fn) -> Wanted {
+    let mut notes = Vec::new();
+    let annotations = [&function.annotations, &app.annotations];
+    let stated = annotations
+        .into_iter()
+        .find_map(|annotations| annotations.get(SCALING_ANNOTATION));
+    let scaling = match stated.map(|json| scaling(json)) {
+        None => Scaling::default(),
+        Some(Ok(scaling)) => scaling,
+        Some(Err(problem)) => {
+            notes.push(format!(
+                "{SCALING_ANNOTATION} is ignored: {problem}; expected {{\"min\":0,\"max\":100}}"
+            ));
+            Scaling::default()
+        }
+    };
+    let mut config = app.config.clone();
+    config.extend(function.config.clone());
+    let unfit: BTreeSet<String> = config
+        .iter()
+        .filter(|(key, value)| !is_variable(key) || value.contains('\0'))
+        .map(|(key, _)| key.clone())
+        .collect();
+    if !unfit.is_empty() {
+        config.retain(|key, _| !unfit.contains(key));
+        notes.push(format!(
+            "configuration that cannot be an environment variable is left out: {unfit:?}"
+        ));
+    }
+    let bundle = function.bundle();
+    let image = bundle.is_none().then(|| function.image.clone());
+    // A bundle's configuration goes to its pod with the claim.
+    let config = match image {
+        Some(_) => config,
+        None => BTreeMap::new(),
+    };
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let spec = FunctionSpec {
+        revision: number(app.revision.0.max(function.revision.0)),
+        app_id: app.id.to_string(),
+        app_name: app.name.clone(),
+        fn_id: function.id.to_string(),
+        fn_name: function.name.clone(),
+        image,
+        bundle: bundle.map(|bundle| bundle.digest.to_string()),
+        memory_mb: number(function.memory),
+        timeout_secs: function.timeout_secs.try_into().unwrap_or(i32::MAX),
+        idle_timeout_secs: function.idle_timeout_secs.try_into().unwrap_or(i32::MAX),
+        config_secret: secret_name(name, &config),
+        scaling,
+        shape: match function.shape.is_empty() {
+            true => app.shape.clone(),
+            false => function.shape.clone(),
+        },
+        settings: settings_text(region_plane_replica::settings(app, function)),
+    };
+    Wanted {
+        spec,
+        config,
+        notes,
+    }
+}
+
+fn scaling(json: &str) -> Result<Scaling, String> {
+    let scaling: Scaling = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    let max = 10_000;
+    if scaling.min < 0 || scaling.max < 1 || scaling.min > max || scaling.max > max {
+        return Err(format!("min is 0 to {max}, max 1 to {max}"));
+    }
+    if scaling.min > scaling.max {
+        return Err(format!("min {} exceeds max {}", scaling.min, scaling.max));
+    }
+    Ok(scaling)
+}
+
+/// What both a Secret's key and a container's variable may be.
+fn is_variable(key: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    key.len() <= 253
+        && key.bytes().all(word)
+        && !key.starts_with(|first: char| first.is_ascii_digit())
+        && !matches!(key, "" | "." | "..")
+        && !key.starts_with("..")
+}
+
+fn secret_name(function: &str, config: &BTreeMap<String, String>) -> Option<String> {
+    if config.is_empty() {
+        return None;
+    }
+    let mut digest = Sha256::new();
+    for (key, value) in config {
+        for text in [key, value] {
+            digest.update((text.len() as u64).to_be_bytes());
+            digest.update(text);
+        }
+    }
+    let digest = digest.finalize();
+    let head: [u8; 5] = *digest.first_chunk().expect("SHA-256 has 32 bytes");
+    let hash = head.iter().fold(String::new(), |mut text, byte| {
+        text.push_str(&format!("{byte:02x}"));
+        text
+    });
+    Some(format!("{function}-{hash}"))
+}
+
+/// As it is applied: what we manage, and nothing else.
+#[must_use]
+pub fn function_object(name: &str, namespace: &str, wanted: &Wanted) -> Function {
+    let mut object = Function::new(name, wanted.spec.clone());
+    object.metadata.namespace = Some(namespace.to_owned());
+    object.metadata.labels = Some(managed());
+    object
+}
+
+#[must_use]
+pub fn secret_object(
+    function: &str,
+    namespace: &str,
+    owner: OwnerReference,
+    wanted: &Wanted,
+) -> Option<Secret> {
+    let mut labels = managed();
+    labels.insert(labels::FUNCTION.to_owned(), function.to_owned());
+    Some(Secret {
+        metadata: ObjectMeta {
+            name: Some(wanted.spec.config_secret.clone()?),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(labels),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        immutable: Some(true),
+        data: Some(
+            wanted
+                .config
+                .iter()
+                .map(|(key, value)| (key.clone(), ByteString(value.clone().into_bytes())))
+                .collect(),
+        ),
+        ..Secret::default()
+    })
+}
+
+fn managed() -> BTreeMap<String, String> {
+    [(
+        labels::MANAGED_BY.to_owned(),
+        labels::MANAGED_BY_VALUE.to_owned(),
+    )]
+    .into()
+}
+
+#[cfg(test)]
+mod tests;
