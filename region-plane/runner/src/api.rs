@@ -51,7 +51,10 @@ pub async fn answer(
         (&Method::GET, "/metrics") => text(metrics(&instance)),
         (method, path) => match path.strip_prefix(BUNDLE_PATH) {
             Some(digest) if method == Method::PUT => put(&instance, digest, request).await,
-            _ => trouble(StatusCode::NOT_FOUND, format!("there is no {method} {path}")),
+            _ => trouble(
+                StatusCode::NOT_FOUND,
+                format!("there is no {method} {path}"),
+            ),
         },
     };
     Ok(answer)
@@ -202,7 +205,10 @@ impl Drop for Coming<'_> {
 async fn call(instance: &Arc<Instance>, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
     let mut headers = head.headers;
-    let Some(timeout) = headers.remove(TIMEOUT_MS).and_then(|value| milliseconds(&value)) else {
+    let Some(timeout) = headers
+        .remove(TIMEOUT_MS)
+        .and_then(|value| milliseconds(&value))
+    else {
         let message = format!("{TIMEOUT_MS} must be a number of milliseconds");
         return trouble(StatusCode::BAD_REQUEST, message);
     };

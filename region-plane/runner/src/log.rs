@@ -152,7 +152,10 @@ mod tests {
         let log = Log::default();
         let (read, ()) = tokio::join!(log.next(), async { log.push(printed("now", true)) });
         assert_eq!(read, line("now"));
-        assert_eq!(log.next().await, line("(printed more than is kept of a call)"));
+        assert_eq!(
+            log.next().await,
+            line("(printed more than is kept of a call)")
+        );
     }
 
     #[test]

@@ -51,7 +51,11 @@ fn main() -> ExitCode {
             .map(|never| match never {})
             .map_err(anyhow::Error::from),
         Some(Mode::Help) => say(&format!("{USAGE}{VARIABLES}\n")),
-        Some(Mode::Version) => say(concat!("tradewind-runner ", env!("CARGO_PKG_VERSION"), "\n")),
+        Some(Mode::Version) => say(concat!(
+            "tradewind-runner ",
+            env!("CARGO_PKG_VERSION"),
+            "\n"
+        )),
         None => {
             eprintln!("{NAME}: no such command; see {NAME} --help");
             return ExitCode::from(BAD_USAGE);

@@ -128,9 +128,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, instance: Arc<Instance>
         debug!(%error, %peer, "no TCP_NODELAY");
     }
     let shutdown = instance.shutdown().clone();
-    let service = hyper::service::service_fn(move |request| {
-        api::answer(Arc::clone(&instance), request)
-    });
+    let service =
+        hyper::service::service_fn(move |request| api::answer(Arc::clone(&instance), request));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()

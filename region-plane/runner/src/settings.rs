@@ -203,7 +203,10 @@ mod tests {
         assert_eq!(settings.lease, Duration::from_secs(15));
         assert_eq!(
             settings.listen.addresses(),
-            ["[::]:8090".parse().unwrap(), "0.0.0.0:8090".parse().unwrap()]
+            [
+                "[::]:8090".parse().unwrap(),
+                "0.0.0.0:8090".parse().unwrap()
+            ]
         );
         assert_eq!(
             read(&[]).unwrap_err(),
@@ -224,7 +227,13 @@ mod tests {
         ])
         .unwrap_err();
         let mentioned = [
-            "KIND", "LISTEN", "CODE_DIR", "BODY_BYTES_MAX", "LEASE_MS", "LOG", "LEASE:",
+            "KIND",
+            "LISTEN",
+            "CODE_DIR",
+            "BODY_BYTES_MAX",
+            "LEASE_MS",
+            "LOG",
+            "LEASE:",
         ];
         assert_eq!(problems.len(), mentioned.len(), "{problems:?}");
         for (problem, name) in problems.iter().zip(mentioned) {

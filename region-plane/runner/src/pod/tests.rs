@@ -259,11 +259,7 @@ fn a_call_is_refused_where_nothing_would_reach_the_function() {
         .unwrap();
     pod.begin_call("2").unwrap();
     pod.enter_call("2").unwrap();
-    assert_eq!(
-        pod.begin_call("2"),
-        Err(CallFailure::Busy),
-        "one is inside"
-    );
+    assert_eq!(pod.begin_call("2"), Err(CallFailure::Busy), "one is inside");
     let broken = CallEnd::Broken {
         reason: "Timed out".to_owned(),
     };
@@ -356,9 +352,11 @@ impl Driven {
             }
             Act::Attend { claim } => {
                 let attended = pod.attend(&claim.to_string()).is_ok();
-                prop_assert_eq!(attended, pod.holder().is_some_and(|holder| {
-                    holder.claim == claim.to_string()
-                }));
+                prop_assert_eq!(
+                    attended,
+                    pod.holder()
+                        .is_some_and(|holder| { holder.claim == claim.to_string() })
+                );
                 prop_assert!(!attended || pod.expires().is_none());
             }
             Act::Leave { claim } => pod.leave(&claim.to_string(), self.now),
@@ -371,13 +369,16 @@ impl Driven {
                 }
             }
             Act::BundleEnds { claim, whole } => {
-                let ours = self.putting.take_if(|putting| *putting == claim.to_string());
+                let ours = self
+                    .putting
+                    .take_if(|putting| *putting == claim.to_string());
                 match ours {
                     Some(claim) if whole => {
                         let launched = pod.launch(&claim).is_ok();
-                        prop_assert_eq!(launched, before.claim.is_some_and(|holder| {
-                            holder.claim == claim
-                        }));
+                        prop_assert_eq!(
+                            launched,
+                            before.claim.is_some_and(|holder| { holder.claim == claim })
+                        );
                     }
                     Some(claim) => pod.bundle_failed(&claim),
                     None => {}

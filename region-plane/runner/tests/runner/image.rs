@@ -1,0 +1,305 @@
+use std::os::unix::fs::symlink;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use region_plane_runner::protocol::CALL_BODY_BYTES_MAX;
+
+use super::*;
+
+/// A runner, claimed as `1`, with the fake function ready.
+async fn with_fake(settings: &[(&str, &str)]) -> (Runner, Process) {
+    let runner = Runner::start("image", settings);
+    let function = runner.function(&fake_function(), &[]);
+    runner.claim(&claim("1", "fn-a", None)).await;
+    runner.ready("1").await;
+    (runner, function)
+}
+
+/// A function that answers when the test wants it to.
+struct Slow {
+    listener: UnixListener,
+}
+
+impl Slow {
+    fn listen(runner: &Runner) -> Self {
+        let listener = UnixListener::bind(runner.sockets().join("phonylsnr.sock")).unwrap();
+        symlink("phonylsnr.sock", runner.sockets().join("lsnr.sock")).unwrap();
+        Self { listener }
+    }
+
+    /// The connection of the next call, once all of it is here.
+    async fn called(&self) -> UnixStream {
+        let listener = self.listener.try_clone().unwrap();
+        let called = tokio::task::spawn_blocking(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"ping") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream
+        });
+        timeout(LONG, called).await.expect("a call").unwrap()
+    }
+}
+
+fn answer(mut stream: &UnixStream) {
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_image_is_starting_until_its_function_listens() {
+    let runner = Runner::start("image", &[]);
+    runner.claim(&claim("1", "fn-a", None)).await;
+    let mut events = runner.events("1").await;
+    events.until_phase(Phase::Starting).await;
+    let early = runner.ready_within("1", 1).await;
+    assert_eq!(early.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(runner.call("1", "").await.call_error(), Some("busy"));
+    assert_eq!(
+        runner.state().await.phase,
+        Phase::Starting,
+        "it may be pulled yet"
+    );
+
+    let _function = runner.function(&fake_function(), &[]);
+    events.until_phase(Phase::Ready).await;
+    let answer = runner.call("1", "").await;
+    assert_eq!(
+        (answer.status, answer.text()),
+        (StatusCode::OK, "ping".to_owned())
+    );
+
+    let headers = runner.call("1", "headers").await.text();
+    for (line, there) in [
+        ("fn-call-id: \"CALL\"", true),
+        ("host: \"localhost\"", true),
+        ("tradewind-claim", false),
+        ("tradewind-timeout-ms", false),
+    ] {
+        assert_eq!(headers.contains(line), there, "{line} in\n{headers}");
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_was_faster_than_its_runner_is_seen() {
+    let runner = Runner::start("image", &[]);
+    let _function = Slow::listen(&runner);
+    runner.until(|state| state.phase == Phase::Ready).await;
+    drop(runner.process);
+    // Another runner with the same folder, as if it had started later.
+    let sockets = runner.folders.path().join("s");
+    let settings = [("TRADEWIND_RUNNER_SOCKET_DIR", sockets.to_str().unwrap())];
+    let mut later = Runner::start("image", &settings);
+    later.until(|state| state.phase == Phase::Ready).await;
+    later.process.signal(Signal::TERM);
+    assert!(later.process.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_bad_link_is_a_failure_with_its_reason() {
+    let runner = Runner::start("image", &[]);
+    runner.claim(&claim("1", "fn-a", None)).await;
+    let _function = runner.function(&fake_function(), &[("BEHAVIOUR", "absolute-link")]);
+    let answer = runner.ready_within("1", 30_000).await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert!(
+        answer
+            .message()
+            .contains("not a name in the same directory"),
+        "{}",
+        answer.message()
+    );
+    runner.release("1").await;
+    let refused = runner.post(CLAIM_PATH, &claim("2", "fn-a", None)).await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn failures_of_calls_are_told_apart_and_some_end_the_instance() {
+    for (behave, timeout_ms, status, failure, over) in [
+        ("error", 30_000, 502, "function_failed", false),
+        ("answer-bytes 1001", 30_000, 502, "body_too_large", true),
+        ("hang", 200, 504, "timed_out", true),
+        ("crash", 30_000, 502, "broken", true),
+    ] {
+        let settings = [("TRADEWIND_RUNNER_RESPONSE_BODY_BYTES_MAX", "1000")];
+        let (runner, _function) = with_fake(&settings).await;
+        let answer = runner.call_within("1", behave, timeout_ms).await;
+        assert_eq!(answer.status.as_u16(), status, "{behave}");
+        assert_eq!(answer.call_error(), Some(failure), "{behave}");
+        let next = runner.call("1", "").await;
+        let state = runner.state().await;
+        if over {
+            assert_eq!(next.call_error(), Some("gone"), "{behave}");
+            assert!(state.phase.is_over(), "{behave}: {state:?}");
+            assert!(state.reason.is_some(), "{behave}");
+        } else {
+            assert_eq!(next.text(), "ping", "{behave}");
+            assert_eq!(state.phase, Phase::Ready, "{behave}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_status_of_its_own_is_passed_on() {
+    let runner = Runner::start("image", &[]);
+    let raw = [
+        ("BEHAVIOUR", "raw"),
+        ("RESPONSE", "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"),
+    ];
+    let _function = runner.function(&fake_function(), &raw);
+    runner.claim(&claim("1", "fn-a", None)).await;
+    runner.ready("1").await;
+    let answer = runner.call("1", "").await;
+    assert_eq!(answer.call_error(), Some("invalid_status"));
+    assert_eq!(answer.json::<Trouble>().status, Some(500));
+}
+
+#[tokio::test]
+async fn a_function_that_died_idle_is_found_gone_by_the_call_it_did_not_get() {
+    let (runner, mut function) = with_fake(&[]).await;
+    function.signal(Signal::KILL);
+    function.ended().await;
+    let answer = runner.call("1", "").await;
+    assert_eq!(answer.status, StatusCode::GONE);
+    assert_eq!(answer.call_error(), Some("gone"));
+    assert_eq!(runner.state().await.phase, Phase::Gone);
+}
+
+#[tokio::test]
+async fn one_call_is_inside_at_a_time() {
+    let runner = Runner::start("image", &[]);
+    let function = Slow::listen(&runner);
+    runner.claim(&claim("1", "fn-a", None)).await;
+    runner.ready("1").await;
+    let (first, ()) = tokio::join!(runner.call("1", ""), async {
+        let stream = function.called().await;
+        assert!(runner.state().await.running);
+        assert_eq!(runner.call("1", "").await.call_error(), Some("busy"));
+        answer(&stream);
+    });
+    assert_eq!(first.text(), "pong");
+}
+
+#[tokio::test]
+async fn a_call_whose_gateway_left_goes_on_and_the_instance_serves_the_next() {
+    let runner = Runner::start("image", &[]);
+    let function = Slow::listen(&runner);
+    runner.claim(&claim("1", "fn-a", None)).await;
+    runner.ready("1").await;
+    let stream = tokio::select! {
+        _ = runner.call("1", "") => panic!("nobody answered it"),
+        stream = function.called() => stream,
+    };
+    assert!(runner.state().await.running);
+    answer(&stream);
+    runner.until(|state| !state.running).await;
+    drop(stream);
+    let (next, ()) = tokio::join!(runner.call("1", ""), async {
+        answer(&function.called().await);
+    });
+    assert_eq!(next.text(), "pong");
+}
+
+#[tokio::test]
+async fn bodies_of_requests_are_bounded() {
+    let (runner, _function) = with_fake(&[]).await;
+    let answer = runner.raw(&format!(
+        "POST {CALL_PATH} HTTP/1.1\r\nHost: r\r\nTradewind-Claim: 1\r\nTradewind-Timeout-Ms: 9999\r\n\
+         Content-Length: {}\r\n\r\n",
+        CALL_BODY_BYTES_MAX + 1
+    ));
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let large = vec![b' '; 5 << 20];
+    let answer = runner
+        .ask(
+            runner
+                .request("POST", CLAIM_PATH)
+                .body(Full::from(large))
+                .unwrap(),
+        )
+        .await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(runner.call("1", "").await.text(), "ping", "it is not stuck");
+}
+
+#[tokio::test]
+async fn a_large_call_passes_both_ways() {
+    let (runner, _function) = with_fake(&[]).await;
+    let body = Bytes::from(vec![b'x'; 6 << 20]);
+    let request = runner
+        .request("POST", CALL_PATH)
+        .header(CLAIM, "1")
+        .header(TIMEOUT_MS, 30_000)
+        .body(Full::new(body.clone()))
+        .unwrap();
+    let answer = runner.ask(request).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.body == body);
+}
+
+#[tokio::test]
+async fn a_claim_is_dropped_when_its_gateway_is_silent_and_the_pod_stays_hot() {
+    // Longer than any pause a busy machine makes between two requests.
+    let runner = Runner::start("image", &[("TRADEWIND_RUNNER_LEASE_MS", "2000")]);
+    let _function = runner.function(&fake_function(), &[]);
+    runner.until(|state| state.phase == Phase::Ready).await;
+    runner.claim(&claim("2", "fn-a", None)).await;
+    let mut events = runner.events("2").await;
+    events.until_phase(Phase::Ready).await;
+    drop(events);
+    let state = runner.until(|state| state.claim.is_none()).await;
+    assert_eq!(state.phase, Phase::Ready);
+    assert_eq!(runner.call("2", "").await.call_error(), Some("not_claimed"));
+    let ready = runner.ready_within("2", 1_000).await;
+    assert_eq!(ready.status, StatusCode::CONFLICT);
+    let claimed = runner.claim(&claim("3", "fn-a", None)).await;
+    assert_eq!(claimed.phase, Phase::Ready);
+}
+
+#[tokio::test]
+async fn a_termination_waits_for_the_call_inside_and_takes_no_other() {
+    let mut runner = Runner::start("image", &[("TRADEWIND_RUNNER_GRACE_MS", "30000")]);
+    let function = Slow::listen(&runner);
+    runner.claim(&claim("1", "fn-a", None)).await;
+    runner.ready("1").await;
+    let mut events = runner.events("1").await;
+    let (address, terminated) = (
+        runner.address,
+        Pid::from_raw(i32::try_from(runner.process.0.id()).unwrap()).unwrap(),
+    );
+    let (answered, ()) = tokio::join!(runner.call("1", ""), async {
+        let stream = function.called().await;
+        kill_process(terminated, Signal::TERM).unwrap();
+        while events.next().await.is_some() {}
+        let refused = async {
+            while tokio::net::TcpStream::connect(address).await.is_ok() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LONG, refused).await.expect("its port is closed");
+        answer(&stream);
+    });
+    assert_eq!(answered.text(), "pong");
+    assert!(runner.process.ended().await.success());
+}
+
+#[tokio::test]
+async fn people_can_ask_too() {
+    let (runner, _function) = with_fake(&[]).await;
+    runner.call("1", "").await;
+    let health = runner.raw("GET /healthz HTTP/1.1\r\nHost: r\r\n\r\n");
+    assert!(health.ends_with("ok\n"), "{health}");
+    let metrics = runner.get("/metrics").await.text();
+    for line in [
+        "tradewind_runner_calls_total 1",
+        "tradewind_runner_claimed 1",
+        "tradewind_runner_ready 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
+    assert_eq!(runner.get("/v2/state").await.status, StatusCode::NOT_FOUND);
+}
