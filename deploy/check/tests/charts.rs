@@ -333,11 +333,21 @@ fn function_pods_are_reached_by_the_gateway_alone() {
     );
     // The global plane is on private addresses and obeys whoever reaches it.
     let outside = &policy["egress"][0]["to"];
-    for range in ["10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"] {
+    for range in [
+        "10.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+    ] {
         let blocked = outside[0]["ipBlock"]["except"].as_array().unwrap();
         assert!(blocked.contains(&json!(range)), "{range}");
     }
-    assert!(outside[1]["ipBlock"]["except"].as_array().unwrap().contains(&json!("fc00::/7")));
+    assert!(
+        outside[1]["ipBlock"]["except"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("fc00::/7"))
+    );
     for workload in workloads(&objects) {
         assert_ne!(
             workload["spec"]["template"]["metadata"]["labels"][labels::MANAGED_BY],
