@@ -58,13 +58,13 @@ pub enum Purpose {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// Its runner cannot be asked yet.
     Coming,
     Running(IpAddr),
-    /// Its function exited by itself.
-    Ended,
+    /// Its function exited by itself, in this way.
+    Ended(String),
     /// It is being taken away, or was.
     Leaving,
 }
@@ -86,9 +86,10 @@ pub struct Effects {
 }
 
 /// How a start or an instance lost its pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loss {
-    FunctionExited,
+    /// In this way.
+    FunctionExited(String),
     PodLeaves,
 }
 
@@ -133,6 +134,8 @@ struct Known {
     pod: Pod,
     loaded: Option<Loaded>,
     taken_by: Option<StartId>,
+    /// The last list did not have it.
+    unlisted: bool,
     /// No instance is to be made of it again.
     finished: bool,
     refusals: u32,
@@ -196,6 +199,10 @@ impl Claims {
     }
 
     /// These are all pods there are.
+    ///
+    /// A list can be wrong where an event cannot, as from a server that has not caught up. So one
+    /// that is missing is only forgotten if no start has it: a pod that is really gone breaks its
+    /// connection, and one that is not answers its calls.
     pub fn pods_listed(&mut self, pods: Vec<Pod>) -> Effects {
         let mut effects = Effects::default();
         let listed: BTreeSet<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
@@ -206,7 +213,11 @@ impl Claims {
             .cloned()
             .collect();
         for name in gone {
-            self.forget(&name, &mut effects);
+            if self.pods[&name].taken_by.is_none() {
+                self.forget(&name, &mut effects);
+            } else {
+                self.change(&name, |known| known.unlisted = true);
+            }
         }
         for pod in pods {
             self.see(pod, &mut effects);
@@ -260,6 +271,7 @@ impl Claims {
                 Refusal::Holds(pair) => self.rest(now, &name, Some(pair)),
                 Refusal::Over => self.finish(&name),
             }
+            self.forget_if_unlisted(&name);
         }
         if let Some(start) = self.starts.get_mut(&id) {
             start.at = At::Waiting;
@@ -278,6 +290,7 @@ impl Claims {
             if fate == Fate::Finished {
                 self.finish(&name);
             }
+            self.forget_if_unlisted(&name);
             self.offer(&name, &mut effects);
         }
         effects
@@ -366,9 +379,9 @@ impl Claims {
         {
             self.forget(&name, effects);
         }
-        let loss = match pod.standing {
+        let loss = match &pod.standing {
             Standing::Coming | Standing::Running(_) => None,
-            Standing::Ended => Some(Loss::FunctionExited),
+            Standing::Ended(how) => Some(Loss::FunctionExited(how.clone())),
             Standing::Leaving => Some(Loss::PodLeaves),
         };
         self.pods.entry(name.clone()).or_insert_with(|| Known {
@@ -379,6 +392,7 @@ impl Claims {
             },
             loaded: None,
             taken_by: None,
+            unlisted: false,
             finished: false,
             refusals: 0,
             resting_until: None,
@@ -399,6 +413,7 @@ impl Claims {
                 });
             }
             known.pod = pod;
+            known.unlisted = false;
         });
         if let (Some(loss), Some(holder)) = (loss, self.pods[&name].taken_by) {
             self.bereave(holder, loss, effects);
@@ -417,6 +432,12 @@ impl Claims {
         self.finished.remove(name);
         if let Some(until) = self.pods.remove(name).and_then(|known| known.resting_until) {
             self.resting.remove(&(until, name.to_owned()));
+        }
+    }
+
+    fn forget_if_unlisted(&mut self, name: &str) {
+        if self.pods.get(name).is_some_and(|known| known.unlisted) {
+            self.forget(name, &mut Effects::default());
         }
     }
 
@@ -600,6 +621,7 @@ impl Known {
         let free = matches!(self.pod.standing, Standing::Running(_))
             && self.taken_by.is_none()
             && !self.finished
+            && !self.unlisted
             && self.resting_until.is_none();
         free.then(|| match (&self.pod.purpose, &self.loaded) {
             (Purpose::Image(pair), _) => Slot::Image(pair.clone()),

@@ -15,6 +15,9 @@ use crate::seats::Seats;
 /// What changes within this is told at once: a burst of calls starts many instances.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// Telling takes a fifth of the time at most, however many instances there are to tell of.
+const GATHER_OF_TELLING: u32 = 4;
+
 /// An operator answers from its memory.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
@@ -58,12 +61,14 @@ pub async fn tell(
     };
     let mut sequence = 0;
     let mut next = Instant::now();
+    let mut gather = GATHER;
     loop {
         tokio::select! {
-            () = seats.demand_changed.notified() => sleep(GATHER).await,
+            () = seats.demand_changed.notified() => sleep(gather).await,
             () = sleep_until(next) => {}
         }
-        next = Instant::now() + TOLD_EVERY;
+        let began = Instant::now();
+        next = began + TOLD_EVERY;
         sequence += 1;
         let snapshot = seats.demand();
         let demand = Demand {
@@ -80,6 +85,7 @@ pub async fn tell(
             sizing
                 .send_if_modified(|sizing| std::mem::replace(sizing, reply.sizing) != reply.sizing);
         }
+        gather = (began.elapsed() * GATHER_OF_TELLING).clamp(GATHER, TOLD_EVERY);
     }
 }
 

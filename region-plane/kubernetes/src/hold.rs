@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use region_plane_runner::protocol::Event;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -16,6 +16,13 @@ use crate::runner::{Runner, RunnerError};
 /// claim of a gateway that it does not hear, so that no two gateways believe in one pod.
 const SILENCE_MAX: Duration = Duration::from_secs(12);
 
+/// What an instance has printed takes milliseconds to get here; a stop waits until nothing has come
+/// for this long, so that the last words of one that crashed are in the log.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// One that prints for ever is not listened to for longer.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
+
 /// Between attempts to connect anew.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -25,6 +32,7 @@ pub struct Hold {
     claim: String,
     over: CancellationToken,
     lost: CancellationToken,
+    ended: CancellationToken,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
 }
@@ -38,22 +46,32 @@ impl Hold {
         tasks: &TaskTracker,
         closing: &CancellationToken,
     ) -> Self {
-        let stop = closing.child_token();
+        let stop = CancellationToken::new();
         let hold = Self {
             claim: claim.clone(),
             over: CancellationToken::new(),
             lost: CancellationToken::new(),
+            ended: CancellationToken::new(),
             _stop_on_drop: stop.clone().drop_guard(),
             stop: stop.clone(),
         };
-        let (over, lost) = (hold.over.clone(), hold.lost.clone());
+        let (over, lost, ended) = (hold.over.clone(), hold.lost.clone(), hold.ended.clone());
+        let closing = closing.clone();
         tasks.spawn(async move {
+            let keeper = Keeper {
+                runner: &runner,
+                claim: &claim,
+                names: &names,
+                over: &over,
+                stop: &stop,
+            };
             tokio::select! {
-                () = keep(&runner, &claim, &names, &over) => {}
-                () = stop.cancelled() => {}
+                () = keeper.keep() => {}
+                () = closing.cancelled() => {}
             }
             over.cancel();
             lost.cancel();
+            ended.cancel();
         });
         hold
     }
@@ -64,7 +82,13 @@ impl Hold {
 
     /// Calls that run are cut off.
     pub fn stop(&self) {
+        self.lost.cancel();
         self.stop.cancel();
+    }
+
+    /// Cancelled once nothing more is read of what it prints: the claim may be released then.
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     /// Returns once the instance can take no more calls. One that runs may still be answered.
@@ -78,87 +102,105 @@ impl Hold {
     }
 }
 
-/// Returns once the runner has been silent for too long.
-///
-/// A call that runs fails with its connection if the runner's process or pod goes; one that is
-/// stopping answers it first. Only a node that is gone breaks no connection.
-async fn keep(runner: &Runner, claim: &str, names: &Names, over: &CancellationToken) {
-    let mut heard = Instant::now();
-    loop {
-        let broken = listen(runner, claim, names, over, &mut heard).await;
-        let is_over = match &broken {
-            // Nobody listens any more, and no other process takes its place in the pod.
-            RunnerError::Connect { source, .. } => {
-                source.kind() == std::io::ErrorKind::ConnectionRefused
-            }
-            // The claim is another's, or nobody's.
-            RunnerError::Refused { .. } => true,
-            RunnerError::Exchange { .. }
-            | RunnerError::TimedOut
-            | RunnerError::Unreadable { .. }
-            | RunnerError::TooLarge
-            | RunnerError::ReadBundle { .. } => false,
-        };
-        if is_over {
-            if !over.is_cancelled() {
+struct Keeper<'a> {
+    runner: &'a Runner,
+    claim: &'a str,
+    names: &'a Names,
+    over: &'a CancellationToken,
+    stop: &'a CancellationToken,
+}
+
+impl Keeper<'_> {
+    /// Returns once it is stopped, or the runner has been silent for too long.
+    ///
+    /// A call that runs fails with its connection if the runner's process or pod goes; one that is
+    /// stopping answers it first. Only a node that is gone breaks no connection.
+    async fn keep(&self) {
+        let mut heard = Instant::now();
+        while !self.stop.is_cancelled() && heard.elapsed() < SILENCE_MAX {
+            let broken = match self.listen(&mut heard).await {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            let is_over = match &broken {
+                // Nobody listens any more, and no other process takes its place in the pod.
+                RunnerError::Connect { source, .. } => {
+                    source.kind() == std::io::ErrorKind::ConnectionRefused
+                }
+                // The claim is another's, or nobody's.
+                RunnerError::Refused { .. } => true,
+                RunnerError::Exchange { .. }
+                | RunnerError::TimedOut
+                | RunnerError::Unreadable { .. }
+                | RunnerError::TooLarge
+                | RunnerError::ReadBundle { .. } => false,
+            };
+            let mut again = Instant::now() + PAUSE;
+            if is_over {
                 debug!(
                     error = &broken as &dyn std::error::Error,
-                    claim, "a claim is lost"
+                    claim = self.claim,
+                    "a claim is lost"
                 );
+                self.over.cancel();
+                again = heard + SILENCE_MAX;
             }
-            over.cancel();
-            sleep_until(heard + SILENCE_MAX).await;
-        }
-        if heard.elapsed() >= SILENCE_MAX {
-            return;
-        }
-        sleep(PAUSE).await;
-    }
-}
-
-/// Reads what the runner tells until it tells no more.
-async fn listen(
-    runner: &Runner,
-    claim: &str,
-    names: &Names,
-    over: &CancellationToken,
-    heard: &mut Instant,
-) -> RunnerError {
-    let opening = async {
-        runner.connect().await?;
-        runner.events(claim).await
-    };
-    let mut events = match opening.await {
-        Ok(events) => events,
-        Err(error) => return error,
-    };
-    loop {
-        match timeout_at(*heard + SILENCE_MAX, events.next()).await {
-            Err(_) | Ok(Ok(None)) => return RunnerError::TimedOut,
-            Ok(Err(error)) => return error,
-            Ok(Ok(Some(event))) => {
-                *heard = Instant::now();
-                tell(event, claim, names, over);
+            tokio::select! {
+                () = sleep_until(again) => {}
+                () = self.stop.cancelled() => {}
             }
         }
     }
-}
 
-fn tell(event: Event, claim: &str, names: &Names, over: &CancellationToken) {
-    let (app, function): (&str, &str) = (&names.app, &names.function);
-    match event {
-        Event::Phase { phase, reason } => {
-            if phase.is_over() && !over.is_cancelled() {
-                debug!(claim, ?phase, reason, "an instance is over");
-                over.cancel();
+    /// Reads what the runner tells, until it tells no more or this is stopped and has the last words.
+    async fn listen(&self, heard: &mut Instant) -> Result<(), RunnerError> {
+        let opening = async {
+            self.runner.connect().await?;
+            self.runner.events(self.claim).await
+        };
+        let mut events = tokio::select! {
+            events = opening => events?,
+            () = self.stop.cancelled() => return Ok(()),
+        };
+        let mut end = None;
+        loop {
+            let wait = match end {
+                None => *heard + SILENCE_MAX,
+                Some(end) => (Instant::now() + QUIET).min(end),
+            };
+            tokio::select! {
+                event = timeout_at(wait, events.next()) => match event {
+                    Ok(Ok(Some(event))) => {
+                        *heard = Instant::now();
+                        self.tell(event);
+                    }
+                    _ if end.is_some() => return Ok(()),
+                    Ok(Err(error)) => return Err(error),
+                    Ok(Ok(None)) | Err(_) => return Err(RunnerError::TimedOut),
+                },
+                () = self.stop.cancelled(), if end.is_none() => {
+                    end = Some(Instant::now() + LAST_WORDS_MAX);
+                }
             }
         }
-        Event::Log { log } => {
-            let call = log.call.as_deref().unwrap_or_default();
-            debug!(target: "function", app, function, call, line = log.line, "printed");
-        }
-        Event::Dropped { dropped } => {
-            warn!(target: "function", app, function, dropped, "printed faster than was read");
+    }
+
+    fn tell(&self, event: Event) {
+        let (app, function): (&str, &str) = (&self.names.app, &self.names.function);
+        match event {
+            Event::Phase { phase, reason } => {
+                if phase.is_over() && !self.over.is_cancelled() {
+                    debug!(claim = self.claim, ?phase, reason, "an instance is over");
+                    self.over.cancel();
+                }
+            }
+            Event::Log { log } => {
+                let call = log.call.as_deref().unwrap_or_default();
+                debug!(target: "function", app, function, call, line = log.line, "printed");
+            }
+            Event::Dropped { dropped } => {
+                warn!(target: "function", app, function, dropped, "printed faster than was read");
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ pub struct KubernetesSettings {
     pub namespace: String,
     /// Base URLs of the operator's processes, `http://10.0.0.7:8082`. One of them leads.
     pub operators: Vec<String>,
-    /// Unique to this process, of letters, digits and hyphens.
+    /// Unique to this process.
     pub gateway: String,
     /// How long an instance may take from having its code to being ready (Fn contract 9.2).
     pub hot_start_timeout: Duration,
@@ -77,6 +77,8 @@ impl Default for KubernetesSettings {
 #[derive(Debug)]
 pub struct KubernetesRuntime {
     settings: KubernetesSettings,
+    /// What the names of all claims begin with: the gateway's name as a word.
+    claims: String,
     seats: Arc<Seats>,
     sizing: watch::Receiver<Sizing>,
     bringing_up: Semaphore,
@@ -133,7 +135,9 @@ impl KubernetesRuntime {
         tasks.spawn(unless(shutdown.clone(), following));
         tasks.spawn(unless(shutdown.clone(), telling));
         tasks.spawn(unless(shutdown.clone(), resting));
+        let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
         Self {
+            claims: settings.gateway.replace(|letter| !is_word(letter), "-"),
             settings,
             seats,
             sizing: sized,
@@ -172,7 +176,7 @@ impl KubernetesRuntime {
         };
         let claim = Claim {
             holder: Holder {
-                claim: format!("{}.{}", self.settings.gateway, seat.next_claim()),
+                claim: format!("{}.{}", self.claims, seat.next_claim()),
                 gateway: self.settings.gateway.clone(),
                 tenant: tenant.clone(),
             },
@@ -201,7 +205,6 @@ impl KubernetesRuntime {
             }
         };
         metrics::histogram!("tradewind_region_claim_seconds").record(asked.elapsed());
-        seat.claimed();
         let hold = Hold::start(
             Arc::clone(&runner),
             claim.holder.claim.clone(),
@@ -209,6 +212,7 @@ impl KubernetesRuntime {
             &self.tasks,
             &self.closing,
         );
+        seat.claimed(hold.ended());
         let preparing = async {
             if let (true, Some((digest, file))) = (claimed.needs_bundle, &launching.bundle) {
                 self.put_bundle(&runner, &claim.holder.claim, digest, file)
@@ -230,8 +234,8 @@ impl KubernetesRuntime {
             prepared = preparing => prepared?,
             () = hold.lost() => return Err(Setback::Elsewhere(Refusal::Unavailable)),
             loss = seats::lost(&mut losses) => return Err(match loss {
-                Loss::FunctionExited => Setback::Final(StartError::Failed {
-                    source: InitFailure::Exited,
+                Loss::FunctionExited(message) => Setback::Final(StartError::Failed {
+                    source: InitFailure::Reported { message },
                 }),
                 Loss::PodLeaves => Setback::Elsewhere(Refusal::Unavailable),
             }),

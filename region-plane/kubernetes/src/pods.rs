@@ -130,15 +130,15 @@ fn standing(pod: &core::Pod) -> Standing {
     if pod.metadata.deletion_timestamp.is_some() || status.reason.is_some() {
         return Standing::Leaving;
     }
-    let function_exited = status.container_statuses.iter().flatten().any(|container| {
-        container.name == labels::FUNCTION_CONTAINER
-            && container
-                .state
-                .as_ref()
-                .is_some_and(|state| state.terminated.is_some())
-    });
-    if function_exited {
-        return Standing::Ended;
+    let exited = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .filter(|container| container.name == labels::FUNCTION_CONTAINER)
+        .find_map(|container| container.state.as_ref()?.terminated.as_ref());
+    if let Some(exited) = exited {
+        let reason = exited.reason.as_deref().unwrap_or("it exited");
+        return Standing::Ended(format!("{reason}, exit code {}", exited.exit_code));
     }
     let address = status
         .pod_ip
@@ -201,7 +201,7 @@ mod tests {
                 "running",
                 json!({}),
                 json!({"phase": "Running", "podIP": "10.0.0.1"}),
-                running,
+                running.clone(),
             ),
             (
                 "being deleted",
@@ -225,7 +225,7 @@ mod tests {
                 "the function exited",
                 json!({}),
                 terminated("function"),
-                Standing::Ended,
+                Standing::Ended("OOMKilled, exit code 137".to_owned()),
             ),
             (
                 "another container did",

@@ -68,8 +68,8 @@ pub struct Seat {
 #[derive(Debug)]
 enum Holding {
     Nothing,
-    /// The runner may think that its pod is ours.
-    Claim(Arc<Runner>, String),
+    /// The runner may think that its pod is ours. Told otherwise once the token is cancelled.
+    Claim(Arc<Runner>, String, CancellationToken),
     Ended,
 }
 
@@ -226,7 +226,7 @@ impl State {
         }
         for (start, loss) in effects.bereft {
             if let Some(told) = self.told.get(&start) {
-                debug!(?loss, "a pod is lost");
+                info!(?loss, "an instance lost its pod");
                 told.send_replace(Told::Lost(loss));
             }
         }
@@ -276,14 +276,20 @@ impl Seat {
 
     /// From now on the runner may think that its pod is ours.
     pub fn asks(&self, runner: Arc<Runner>, claim: String) {
-        *self.holding() = Holding::Claim(runner, claim);
+        let at_once = CancellationToken::new();
+        at_once.cancel();
+        *self.holding() = Holding::Claim(runner, claim, at_once);
     }
 
     pub fn was_refused(&self) {
         *self.holding() = Holding::Nothing;
     }
 
-    pub fn claimed(&self) {
+    /// The runner says that its pod is ours. It is given back only after `ended` is cancelled.
+    pub fn claimed(&self, ended: CancellationToken) {
+        if let Holding::Claim(_, _, release_after) = &mut *self.holding() {
+            *release_after = ended;
+        }
         self.seats.state().claims.claimed(self.id);
         self.seats.demand_changed.notify_one();
     }
@@ -291,8 +297,8 @@ impl Seat {
     /// Its pod is not to be had, or did not come up by no fault of the function; it wants another.
     pub fn refused(&self, refusal: Refusal) {
         let held = std::mem::replace(&mut *self.holding(), Holding::Nothing);
-        if let Holding::Claim(runner, claim) = held {
-            self.release(runner, claim, CancellationToken::new());
+        if let Holding::Claim(runner, claim, after) = held {
+            self.release(runner, claim, after, CancellationToken::new());
         }
         let mut state = self.seats.state();
         if let Some(told) = state.told.get(&self.id) {
@@ -315,8 +321,8 @@ impl Seat {
                 self.released.cancel();
                 Fate::Reusable
             }
-            Holding::Claim(runner, claim) => {
-                self.release(runner, claim, self.released.clone());
+            Holding::Claim(runner, claim, after) => {
+                self.release(runner, claim, after, self.released.clone());
                 if self.seats.handing_over.load(Ordering::Relaxed) {
                     Fate::Reusable
                 } else {
@@ -337,8 +343,15 @@ impl Seat {
         self.released.cancelled().await;
     }
 
-    fn release(&self, runner: Arc<Runner>, claim: String, done: CancellationToken) {
+    fn release(
+        &self,
+        runner: Arc<Runner>,
+        claim: String,
+        after: CancellationToken,
+        done: CancellationToken,
+    ) {
         let releasing = async move {
+            after.cancelled().await;
             if let Err(error) = runner.release(&claim).await {
                 // It drops the claim by itself, when nobody holds it any more.
                 debug!(
@@ -366,7 +379,7 @@ impl Drop for Seat {
 pub async fn lost(told: &mut watch::Receiver<Told>) -> Loss {
     match told.wait_for(|told| matches!(told, Told::Lost(_))).await {
         Ok(told) => match &*told {
-            Told::Lost(loss) => *loss,
+            Told::Lost(loss) => loss.clone(),
             Told::Waiting | Told::Offered(_) | Told::Hopeless { .. } => Loss::PodLeaves,
         },
         Err(_) => Loss::PodLeaves,

@@ -265,11 +265,10 @@ fn a_lost_pod_is_told_to_whoever_had_it_and_is_not_told_twice() {
     };
     let ended = |claims: &mut Claims| {
         claims.pod_seen(Pod {
-            standing: Standing::Ended,
+            standing: Standing::Ended("OOMKilled".to_owned()),
             ..image_pod("a", "f", 1)
         })
     };
-    let unlisted = |claims: &mut Claims| claims.pods_listed(Vec::new());
     let replaced = |claims: &mut Claims| {
         claims.pod_seen(Pod {
             uid: "other".to_owned(),
@@ -278,11 +277,14 @@ fn a_lost_pod_is_told_to_whoever_had_it_and_is_not_told_twice() {
         })
     };
     type Event<'a> = &'a dyn Fn(&mut Claims) -> Effects;
-    let cases: [(&str, Event<'_>, Loss); 5] = [
+    let cases: [(&str, Event<'_>, Loss); 4] = [
         ("gone", &gone, Loss::PodLeaves),
         ("leaving", &leaving, Loss::PodLeaves),
-        ("ended", &ended, Loss::FunctionExited),
-        ("unlisted", &unlisted, Loss::PodLeaves),
+        (
+            "ended",
+            &ended,
+            Loss::FunctionExited("OOMKilled".to_owned()),
+        ),
         ("replaced", &replaced, Loss::PodLeaves),
     ];
     for (case, event, loss) in cases {
@@ -293,11 +295,29 @@ fn a_lost_pod_is_told_to_whoever_had_it_and_is_not_told_twice() {
             if held {
                 claims.claimed(start);
             }
-            assert_eq!(event(&mut claims).bereft, [(start, loss)], "{case}");
+            assert_eq!(event(&mut claims).bereft, [(start, loss.clone())], "{case}");
             assert_eq!(event(&mut claims).bereft, [], "{case}");
             assert_eq!(claims.demand().0, [], "{case}: nothing is wanted of it");
         }
     }
+}
+
+#[test]
+fn a_pod_that_a_list_lacks_stays_with_whoever_has_it() {
+    let mut claims = with(vec![image_pod("a", "f", 1), image_pod("b", "f", 1)]);
+    let had = claims.started(StartId(1), image("f", 1)).offers[0]
+        .pod
+        .clone();
+    claims.claimed(StartId(1));
+    assert_eq!(claims.pods_listed(Vec::new()), Effects::default());
+    assert_eq!(claims.demand().1[0].pod, had);
+    // The other is not offered, and neither is this one once it is given back.
+    let effects = claims.started(StartId(2), image("f", 1));
+    assert_eq!(effects, Effects::default());
+    assert_eq!(claims.ended(StartId(1), Fate::Finished), Effects::default());
+    assert_eq!(claims.counts().pods, 0);
+    let effects = claims.pod_seen(image_pod("b", "f", 1));
+    assert_eq!(offered(&effects), [(2, "b")]);
 }
 
 #[test]
@@ -419,7 +439,7 @@ fn model_pod(number: u8, purpose: u8, standing: u8, generation: u32) -> Pod {
         node: format!("n{}", number % 3),
         standing: match standing {
             0 => Standing::Coming,
-            1 => Standing::Ended,
+            1 => Standing::Ended(String::new()),
             2 => Standing::Leaving,
             _ => Standing::Running([127, 0, 0, number].into()),
         },

@@ -120,6 +120,28 @@ async fn a_pod_that_is_deleted_answers_its_call_and_takes_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hot_and_pool_pods_serve_while_the_operator_is_away() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver_with(|settings| {
+        settings.operators = vec!["http://127.0.0.1:9".to_owned()];
+    });
+    let _pods = (
+        cluster.pool_pod("a", 128).await,
+        cluster.image_pod("b", "fn-g", 1).await,
+    );
+    let bundle = Bundle::new();
+    let pooled = soon("a start", driver.start(bundle.spec("F", 1)))
+        .await
+        .unwrap();
+    let own = soon("a start", driver.start(image_spec("G", 1)))
+        .await
+        .unwrap();
+    assert_eq!(text(&pooled, "").await, "ping");
+    assert_eq!(text(&own, "").await, "ping");
+    cluster.assert_no_writes();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn calls_and_starts_go_on_while_the_api_server_is_away() {
     let cluster = Cluster::start().await;
     let driver = cluster.driver();

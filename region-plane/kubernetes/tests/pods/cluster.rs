@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use crate::LONG;
 
 /// Who the driver is at the API server.
-const GATEWAY: &str = "gateway";
+pub const GATEWAY: &str = "gateway";
 
 const ADDRESS: &str = "tests/address";
 

@@ -4,6 +4,8 @@
 mod adopting;
 mod calls;
 mod cluster;
+mod listing;
+mod log;
 mod operator;
 mod starting;
 

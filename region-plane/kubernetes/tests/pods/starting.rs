@@ -163,7 +163,7 @@ async fn an_image_that_exits_fails_its_start_as_soon_as_the_cluster_knows() {
     let cluster = Cluster::start().await;
     let driver = cluster.driver();
     let _pod = cluster.image_pod_that("a", "fn-f", 1, "exit").await;
-    let starting = driver.start(image_spec("F", 1));
+    let starting = Box::pin(driver.start(image_spec("F", 1)));
     let ending = async {
         tokio::time::sleep(A_WHILE).await;
         let ended = chaos_tests_kube_api::cluster::Ending::Exited(1);
