@@ -7,7 +7,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
@@ -118,12 +117,13 @@ pub struct Claims {
     /// Lets gateways prefer different ones of pods that are equally good.
     salt: u64,
     pods: BTreeMap<String, Known>,
-    /// The pods a start could be offered, by what they could run.
-    free: BTreeMap<Slot, BTreeSet<String>>,
+    /// The pods a start could be offered, by what they could run and by node, best first.
+    free: BTreeMap<Slot, BTreeMap<String, BTreeSet<Ranked>>>,
     /// Pods that were refused, by when they may be offered again.
     resting: BTreeSet<(Duration, String)>,
     starts: BTreeMap<StartId, Start>,
-    waiting: BTreeSet<StartId>,
+    /// Starts that have no pod, by what could change that, in the order they came.
+    waiting: BTreeMap<Need, BTreeSet<StartId>>,
     /// Pods that starts have, by node.
     taken_on: BTreeMap<String, usize>,
     finished: BTreeSet<String>,
@@ -160,6 +160,23 @@ enum Slot {
     },
 }
 
+/// A free pod among those of its slot and node: surely hot ones come first, then those that were
+/// refused least. The number lets gateways prefer different ones.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Ranked {
+    unsure: bool,
+    refusals: u32,
+    number: u64,
+    name: String,
+}
+
+/// Which pods are worth looking at for a start.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    Image(Pair),
+    Runtime(String),
+}
+
 #[derive(Debug)]
 struct Start {
     wanted: Wanted,
@@ -192,7 +209,7 @@ impl Claims {
             free: BTreeMap::new(),
             resting: BTreeSet::new(),
             starts: BTreeMap::new(),
-            waiting: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             taken_on: BTreeMap::new(),
             finished: BTreeSet::new(),
         }
@@ -284,8 +301,8 @@ impl Claims {
     pub fn ended(&mut self, id: StartId, fate: Fate) -> Effects {
         let mut effects = Effects::default();
         let name = self.leave(id);
+        self.wait_no_longer(id);
         self.starts.remove(&id);
-        self.waiting.remove(&id);
         if let Some(name) = name {
             if fate == Fate::Finished {
                 self.finish(&name);
@@ -326,7 +343,8 @@ impl Claims {
     #[must_use]
     pub fn waiting_for(&self, function: &str, newest: StartId) -> Vec<StartId> {
         self.waiting
-            .range(..=newest)
+            .values()
+            .flat_map(|starts| starts.range(..=newest))
             .filter(|id| self.starts[*id].wanted.pair.function == function)
             .copied()
             .collect()
@@ -366,7 +384,7 @@ impl Claims {
         Counts {
             pods: self.pods.len(),
             taken: self.taken_on.values().sum(),
-            waiting: self.waiting.len(),
+            waiting: self.waiting.values().map(BTreeSet::len).sum(),
         }
     }
 
@@ -491,22 +509,46 @@ impl Claims {
         match self.best(&self.starts[&id].wanted) {
             Some(name) => effects.offers.push(self.take(id, &name)),
             None => {
-                self.waiting.insert(id);
+                let need = self.starts[&id].wanted.need();
+                self.waiting.entry(need).or_default().insert(id);
             }
         }
     }
 
     /// A pod may have become free: whoever has waited longest and is suited by it gets it.
     fn offer(&mut self, name: &str, effects: &mut Effects) {
-        let Some(slot) = self.pods.get(name).and_then(Known::slot) else {
+        let Some(known) = self.pods.get(name) else {
             return;
         };
-        let suited = self.waiting.iter().copied().find(|id| {
-            let wanted = &self.starts[id].wanted;
-            self.pods[name].suits(&slot, wanted)
-        });
+        let Some(slot) = known.slot() else {
+            return;
+        };
+        let need = match &known.pod.purpose {
+            Purpose::Image(pair) => Need::Image(pair.clone()),
+            Purpose::Pool { runtime, .. } => Need::Runtime(runtime.clone()),
+        };
+        let suited = self
+            .waiting
+            .get(&need)
+            .into_iter()
+            .flatten()
+            .copied()
+            .find(|id| known.suits(&slot, &self.starts[id].wanted));
         if let Some(id) = suited {
             effects.offers.push(self.take(id, name));
+        }
+    }
+
+    fn wait_no_longer(&mut self, id: StartId) {
+        let Some(start) = self.starts.get(&id) else {
+            return;
+        };
+        let need = start.wanted.need();
+        if let Some(starts) = self.waiting.get_mut(&need) {
+            starts.remove(&id);
+            if starts.is_empty() {
+                self.waiting.remove(&need);
+            }
         }
     }
 
@@ -517,7 +559,7 @@ impl Claims {
             unreachable!("only pods that run are free");
         };
         *self.taken_on.entry(pod.node.clone()).or_default() += 1;
-        self.waiting.remove(&id);
+        self.wait_no_longer(id);
         let start = self.starts.get_mut(&id).expect("it is being seated");
         start.at = At::Asking(name.to_owned());
         Offer {
@@ -547,30 +589,20 @@ impl Claims {
                 hot.into_iter().chain(empty).map(|(slot, _)| slot).collect()
             }
         };
-        // Slots are in order of preference, and so are the pods of one slot.
+        // Slots are in order of preference. Within one, a node that does little for us is better
+        // than one that does much, once the pods themselves are equally good.
         slots.into_iter().find_map(|slot| {
             self.free[slot]
                 .iter()
-                .map(|name| &self.pods[name])
-                .filter(|known| known.suits(slot, wanted))
-                .min_by_key(|known| self.rank(known))
-                .map(|known| known.pod.name.clone())
+                .filter_map(|(node, pods)| {
+                    let taken = self.taken_on.get(node).copied().unwrap_or(0);
+                    pods.iter()
+                        .find(|ranked| self.pods[&ranked.name].suits(slot, wanted))
+                        .map(|best| (best.unsure, best.refusals, taken, best.number, &best.name))
+                })
+                .min()
+                .map(|(.., name)| name.clone())
         })
-    }
-
-    /// Least first: surely hot ones, never refused ones, those on nodes that do little for us.
-    fn rank(&self, known: &Known) -> (Reverse<bool>, u32, usize, u64) {
-        let surely_hot = known
-            .loaded
-            .as_ref()
-            .is_some_and(|loaded| loaded.settings.is_some());
-        let taken = self.taken_on.get(&known.pod.node).copied().unwrap_or(0);
-        (
-            Reverse(surely_hot),
-            known.refusals,
-            taken,
-            hash(self.salt, &known.pod.name),
-        )
     }
 
     /// Changes what is known of a pod and keeps the index of free ones in step.
@@ -578,22 +610,28 @@ impl Claims {
         let Some(known) = self.pods.get_mut(name) else {
             return;
         };
-        let before = known.slot();
+        let before = known.place(self.salt);
         change(known);
-        let after = known.slot();
+        let after = known.place(self.salt);
         if before == after {
             return;
         }
-        if let Some(slot) = before
-            && let Some(names) = self.free.get_mut(&slot)
+        if let Some((slot, node, ranked)) = before
+            && let Some(nodes) = self.free.get_mut(&slot)
         {
-            names.remove(name);
-            if names.is_empty() {
+            if let Some(pods) = nodes.get_mut(&node) {
+                pods.remove(&ranked);
+                if pods.is_empty() {
+                    nodes.remove(&node);
+                }
+            }
+            if nodes.is_empty() {
                 self.free.remove(&slot);
             }
         }
-        if let Some(slot) = after {
-            self.free.entry(slot).or_default().insert(name.to_owned());
+        if let Some((slot, node, ranked)) = after {
+            let nodes = self.free.entry(slot).or_default();
+            nodes.entry(node).or_default().insert(ranked);
         }
     }
 }
@@ -616,7 +654,7 @@ impl Known {
         }
     }
 
-    /// Where it is found while it is free.
+    /// What it could run, while it is free.
     fn slot(&self) -> Option<Slot> {
         let free = matches!(self.pod.standing, Standing::Running(_))
             && self.taken_by.is_none()
@@ -638,6 +676,21 @@ impl Known {
         })
     }
 
+    /// Where in the index of free ones it is.
+    fn place(&self, salt: u64) -> Option<(Slot, String, Ranked)> {
+        let slot = self.slot()?;
+        let ranked = Ranked {
+            unsure: self
+                .loaded
+                .as_ref()
+                .is_some_and(|loaded| loaded.settings.is_none()),
+            refusals: self.refusals,
+            number: hash(salt, &self.pod.name),
+            name: self.pod.name.clone(),
+        };
+        Some((slot, self.pod.node.clone(), ranked))
+    }
+
     fn suits(&self, slot: &Slot, wanted: &Wanted) -> bool {
         match (slot, &wanted.code) {
             (Slot::Image(pair), Code::Image) => *pair == wanted.pair,
@@ -655,6 +708,15 @@ impl Known {
             ) => runtime == wants && memory_mb >= needs,
             (Slot::Image(_), Code::Bundle { .. })
             | (Slot::Hot(_) | Slot::Empty { .. }, Code::Image) => false,
+        }
+    }
+}
+
+impl Wanted {
+    fn need(&self) -> Need {
+        match &self.code {
+            Code::Image => Need::Image(self.pair.clone()),
+            Code::Bundle { runtime, .. } => Need::Runtime(runtime.clone()),
         }
     }
 }

@@ -130,15 +130,17 @@ fn standing(pod: &core::Pod) -> Standing {
     if pod.metadata.deletion_timestamp.is_some() || status.reason.is_some() {
         return Standing::Leaving;
     }
-    let exited = status
-        .container_statuses
-        .iter()
-        .flatten()
-        .filter(|container| container.name == labels::FUNCTION_CONTAINER)
-        .find_map(|container| container.state.as_ref()?.terminated.as_ref());
-    if let Some(exited) = exited {
+    let exited = |name: &str| {
+        let mut containers = status.container_statuses.iter().flatten();
+        let container = containers.find(|container| container.name == name)?;
+        container.state.as_ref()?.terminated.as_ref()
+    };
+    if let Some(exited) = exited(labels::FUNCTION_CONTAINER) {
         let reason = exited.reason.as_deref().unwrap_or("it exited");
         return Standing::Ended(format!("{reason}, exit code {}", exited.exit_code));
+    }
+    if exited(labels::RUNNER_CONTAINER).is_some() {
+        return Standing::Leaving;
     }
     let address = status
         .pod_ip
@@ -226,6 +228,12 @@ mod tests {
                 json!({}),
                 terminated("function"),
                 Standing::Ended("OOMKilled, exit code 137".to_owned()),
+            ),
+            (
+                "the runner exited",
+                json!({}),
+                terminated("runner"),
+                Standing::Leaving,
             ),
             (
                 "another container did",

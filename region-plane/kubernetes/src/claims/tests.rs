@@ -487,24 +487,27 @@ impl Shell {
 
 fn check(claims: &Claims, shell: &Shell) {
     for (name, known) in &claims.pods {
-        let indexed: Vec<_> = claims
-            .free
-            .iter()
-            .filter(|(_, names)| names.contains(name))
-            .map(|(slot, _)| slot.clone())
-            .collect();
-        assert_eq!(indexed, Vec::from_iter(known.slot()), "{name}");
+        let mut indexed = Vec::new();
+        for (slot, nodes) in &claims.free {
+            for (node, pods) in nodes {
+                let its = pods.iter().filter(|ranked| ranked.name == *name);
+                indexed.extend(its.map(|ranked| (slot.clone(), node.clone(), ranked.clone())));
+            }
+        }
+        assert_eq!(indexed, Vec::from_iter(known.place(claims.salt)), "{name}");
     }
-    let indexed: usize = claims.free.values().map(BTreeSet::len).sum();
+    let by_node = claims.free.values().flat_map(BTreeMap::values);
+    let indexed: usize = by_node.map(BTreeSet::len).sum();
     assert!(indexed <= claims.pods.len(), "no pod that is gone is free");
-    for id in &claims.waiting {
+    let waiting: BTreeSet<StartId> = claims.waiting.values().flatten().copied().collect();
+    for id in &waiting {
         let wanted = &claims.starts[id].wanted;
         assert_eq!(claims.best(wanted), None, "{id:?} waits for what is free");
     }
     for (id, pod) in &shell.live {
         let at = match (pod, shell.bereft.contains(id)) {
             (None, true) => matches!(claims.starts[id].at, At::Bereft),
-            (None, false) => claims.waiting.contains(id),
+            (None, false) => waiting.contains(id),
             (Some(pod), _) => {
                 claims.pods[pod].taken_by == Some(*id)
                     && matches!(&claims.starts[id].at, At::Asking(at) | At::Held(at) if at == pod)

@@ -1,5 +1,7 @@
 //! Calls, and pods that go.
 
+use std::time::Duration;
+
 use region_plane_runtime::{CallError, Instance as _, Runtime as _};
 use tokio::time::{Instant, timeout};
 
@@ -117,6 +119,35 @@ async fn a_pod_that_is_deleted_answers_its_call_and_takes_no_more() {
     };
     let (answer, ()) = tokio::join!(slow, deleting);
     assert_eq!(answer, "slept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_taken_away_under_load_fails_no_call_it_began() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    for round in 0..8_u32 {
+        let pod = cluster.image_pod(&format!("p{round}"), "fn-f", 1).await;
+        let instance = soon("a start", driver.start(image_spec("F", 1)))
+            .await
+            .unwrap();
+        let calling = async {
+            let mut answered = 0;
+            loop {
+                match call(&instance, "").await {
+                    Ok(_) => answered += 1,
+                    Err(CallError::NotStarted { .. }) => return answered,
+                    Err(error) => panic!("after {answered} calls: {error:?}"),
+                }
+            }
+        };
+        let ending = async {
+            tokio::time::sleep(A_WHILE / 10 + Duration::from_micros(370 * u64::from(round))).await;
+            pod.terminate_runner();
+            cluster.delete(&format!("p{round}")).await;
+        };
+        let (answered, ()) = soon("the end", async { tokio::join!(calling, ending) }).await;
+        assert!(answered > 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
