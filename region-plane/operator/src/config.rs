@@ -243,7 +243,7 @@ deletes_per_sec = 20                     # pods deleted
 writes_per_sec = 100                     # labels, conditions, functions
 surplus_after_ms = 10000                 # for a pod that nobody has or wants
 never_ready_after_ms = 60000             # for a pod to run, until that is a problem
-runner_image = "localhost/tradewind/runner:dev"
+runner_image = "localhost/tradewind/tradewind-runner:dev"
 image_pull_policy = "IfNotPresent"       # of every container; or Always, Never
 image_pull_secrets = []
 priority_class = "tradewind-function"    # of pods; default none
@@ -388,7 +388,7 @@ mod tests {
         globals = ["http://127.0.20.1:7400"]
         data_dir = "/tmp/x"
         listen = "127.0.11.1:8082"
-        runner_image = "localhost/tradewind/runner:dev"
+        runner_image = "localhost/tradewind/tradewind-runner:dev"
     "#;
 
     fn read(text: &str) -> Result<Config, Vec<String>> {
@@ -412,7 +412,11 @@ mod tests {
             ("http://", "https://", "no TLS"),
             ("127.0.11.1:", "192.0.2.1:", "loopback"),
             ("\"fn.test\"", "\"\"", "zone"),
-            ("localhost/tradewind/runner:dev", "", "runner_image"),
+            (
+                "localhost/tradewind/tradewind-runner:dev",
+                "",
+                "runner_image",
+            ),
             ("zone =", "namespace = \"a_b\"\nzone =", "namespace"),
             ("zone =", "lease_ttl_ms = 1500\nzone =", "whole seconds"),
             ("zone =", "creates_per_sec = 0\nzone =", "creates_per_sec"),

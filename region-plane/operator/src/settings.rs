@@ -63,7 +63,7 @@ impl Default for Settings {
 impl Default for PodSettings {
     fn default() -> Self {
         Self {
-            runner_image: "localhost/tradewind/runner:dev".to_owned(),
+            runner_image: "localhost/tradewind/tradewind-runner:dev".to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
             image_pull_secrets: Vec::new(),
             priority_class: String::new(),

@@ -1,0 +1,212 @@
+//! Objects follow the metadata.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::ResourceExt as _;
+use kube::api::{ListParams, Patch, PatchParams};
+use region_plane_operator::{ACCEPT_DELETIONS, Source};
+use region_plane_resources::labels;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::plane::{Plane, annotation, app, function};
+use crate::region::{Region, Running, eventually};
+
+struct Placed {
+    region: Region,
+    plane: Plane,
+    operator: Running,
+    tasks: JoinSet<()>,
+    _folder: TempDir,
+}
+
+async fn placed() -> Placed {
+    let mut region = Region::start().await;
+    let folder = TempDir::new().unwrap();
+    let mut tasks = JoinSet::new();
+    let (plane, replica) = Plane::start(folder.path(), &mut tasks).await;
+    let operator = region.operate_as("one", Source::Replica(replica)).await;
+    Placed {
+        region,
+        plane,
+        operator,
+        tasks,
+        _folder: folder,
+    }
+}
+
+impl Placed {
+    async fn names(&self) -> Vec<String> {
+        let all = self
+            .region
+            .functions()
+            .list(&ListParams::default())
+            .await
+            .unwrap();
+        all.items.iter().map(|object| object.name_any()).collect()
+    }
+
+    async fn until_names(&self, want: &[&str]) {
+        eventually(&format!("{want:?}"), async || {
+            (self.names().await == want).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_is_an_object_with_its_configuration_in_a_secret_that_never_changes() {
+    let placed = placed().await;
+    let (region, plane) = (&placed.region, &placed.plane);
+    let mut with_config = app("A");
+    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    with_config.config = Some(
+        [("GREETING", "hello"), ("not a name", "x")]
+            .map(owned)
+            .into(),
+    );
+    plane.put_app(with_config);
+    let mut f = function("F", "A");
+    f.config = Some([("GREETING", "hi"), ("OTHER", "1")].map(owned).into());
+    f.annotations = Some(annotation("tradewind.dev/scaling", r#"{"min":1,"max":3}"#));
+    plane.put_fn(f.clone());
+    placed.until_names(&["fn-f"]).await;
+    region.until_running(1).await;
+    let object = region.functions().get("fn-f").await.unwrap();
+    assert_eq!((object.spec.scaling.min, object.spec.scaling.max), (1, 3));
+    assert_eq!(
+        (object.spec.app_name.as_str(), object.spec.revision),
+        ("app-a", 3)
+    );
+    let managers = object.metadata.managed_fields.unwrap();
+    assert!(
+        managers
+            .iter()
+            .any(|entry| entry.manager.as_deref() == Some(labels::REPLICA_MANAGER))
+    );
+    let secrets = Api::<Secret>::default_namespaced(region.client.clone());
+    let name = object.spec.config_secret.unwrap();
+    let secret = eventually("the secret", async || secrets.get_opt(&name).await.unwrap()).await;
+    assert_eq!(secret.immutable, Some(true));
+    let data = secret.data.unwrap();
+    let texts: Vec<_> = data
+        .iter()
+        .map(|(key, value)| (key.as_str(), std::str::from_utf8(&value.0).unwrap()))
+        .collect();
+    assert_eq!(texts, [("GREETING", "hi"), ("OTHER", "1")]);
+    let event = region.until_event("NotTaken").await;
+    assert!(event.note.unwrap().contains("not a name"));
+
+    let writes = region.writes();
+    placed.operator.demand(vec![], &[], &[]).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(region.writes(), writes, "{:?}", region.api.writes());
+
+    f.config = Some([owned(("GREETING", "bye"))].into());
+    plane.put_fn(f);
+    let other = eventually("another secret", async || {
+        let object = region.functions().get("fn-f").await.unwrap();
+        object.spec.config_secret.filter(|secret| *secret != name)
+    })
+    .await;
+    eventually("it is there", async || {
+        secrets.get_opt(&other).await.unwrap()
+    })
+    .await;
+    assert!(
+        secrets.get_opt(&name).await.unwrap().is_some(),
+        "a pod may be starting"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_changes_is_put_back_and_told() {
+    let placed = placed().await;
+    let region = &placed.region;
+    placed.plane.put_app(app("A"));
+    placed.plane.put_fn(function("F", "A"));
+    placed.until_names(&["fn-f"]).await;
+    let patch = json!({ "spec": { "memoryMb": 4096 } });
+    region
+        .functions()
+        .patch("fn-f", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .unwrap();
+    region.until_event("ManagedFieldsRestored").await;
+    eventually("it is put back", async || {
+        let object = region.functions().get("fn-f").await.unwrap();
+        (object.spec.memory_mb == 128).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_or_placed_elsewhere_goes_and_what_others_made_stays() {
+    let mut placed = placed().await;
+    placed.region.function("fn-theirs", |_| {}).await;
+    placed.plane.put_app(app("A"));
+    for id in ["F", "G", "bad_id", "H"] {
+        placed.plane.put_fn(function(id, "A"));
+    }
+    placed
+        .until_names(&["fn-f", "fn-g", "fn-h", "fn-theirs"])
+        .await;
+    let event = placed.region.until_event("FunctionSkipped").await;
+    assert!(event.note.unwrap().contains("bad_id"));
+    placed.plane.delete_fn("F");
+    let mut g = function("G", "A");
+    g.annotations = Some(annotation(
+        "tradewind.dev/placement",
+        r#"{"regions":["nrt"]}"#,
+    ));
+    placed.plane.put_fn(g);
+    placed.until_names(&["fn-h", "fn-theirs"]).await;
+
+    // The global plane goes away, and nothing else does.
+    placed.tasks.shutdown().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    placed.until_names(&["fn-h", "fn-theirs"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mass_deletion_waits_for_a_person() {
+    let placed = placed().await;
+    let region = &placed.region;
+    placed.plane.put_app(app("A"));
+    let ids: Vec<String> = (0..24).map(|n| format!("F{n:02}")).collect();
+    for id in &ids {
+        placed.plane.put_fn(function(id, "A"));
+    }
+    eventually("all are there", async || {
+        (placed.names().await.len() == 24).then_some(())
+    })
+    .await;
+    let mut elsewhere = app("A");
+    elsewhere.annotations = Some(annotation(
+        "tradewind.dev/placement",
+        r#"{"regions":["nrt"]}"#,
+    ));
+    placed.plane.put_app(elsewhere);
+    region.until_event("MassDeletionHeld").await;
+    assert_eq!(placed.names().await.len(), 24);
+    let leases = Api::<Lease>::default_namespaced(region.client.clone());
+    let patch = json!({ "metadata": { "annotations": { ACCEPT_DELETIONS: "true" } } });
+    leases
+        .patch(
+            "tradewind-operator",
+            &PatchParams::default(),
+            &Patch::Merge(patch),
+        )
+        .await
+        .unwrap();
+    placed.until_names(&[]).await;
+    eventually("the word is used up", async || {
+        let lease = leases.get("tradewind-operator").await.unwrap();
+        (!lease.annotations().contains_key(ACCEPT_DELETIONS)).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,218 @@
+//! Pods follow demand, and nothing else.
+
+use std::time::Duration;
+
+use chaos_tests_kube_api::cluster::Ending;
+use chaos_tests_kube_api::{Calls, Effect, Verb};
+use kube::ResourceExt as _;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use region_plane_resources::labels;
+use serde_json::json;
+
+use crate::region::{OPERATOR, Region, eventually, settings, wants, wants_bundle};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_come_with_demand_and_go_when_they_are_given_back() {
+    let mut region = Region::start().await;
+    let operator = region.operate().await;
+    region.function("fn-a", |_| {}).await;
+    region.until_reason("fn-a", "Serving").await;
+    let reply = operator.demand(vec![wants("fn-a", 3)], &[], &[]).await;
+    assert_eq!((reply.sizing.nodes, reply.problems.len()), (3, 0));
+    let pods = region.until_running(3).await;
+    let claims: Vec<_> = pods.iter().map(|pod| (pod.as_str(), "fn-a")).collect();
+    operator.demand(vec![wants("fn-a", 3)], &claims, &[]).await;
+
+    // Whatever is told again and again, nothing is written.
+    let before = region.writes();
+    for _ in 0..50 {
+        operator.demand(vec![wants("fn-a", 3)], &claims, &[]).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(region.writes(), before, "{:?}", region.api.writes());
+
+    operator
+        .demand(vec![wants("fn-a", 2)], &claims[1..], &[claims[0].0])
+        .await;
+    let left = region.until_running(2).await;
+    assert!(!left.contains(&pods[0]), "the one that was given back");
+    operator.demand(vec![], &[], &[&pods[1], &pods[2]]).await;
+    region.until_running(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_is_refilled_and_what_was_taken_is_labelled() {
+    let mut region = Region::start().await;
+    let operator = region.operate().await;
+    region.pool("python", 2).await;
+    let pods = region.until_running(2).await;
+    operator
+        .demand(vec![wants_bundle("fn-b", 1)], &[(&pods[0], "fn-b")], &[])
+        .await;
+    region.until_running(3).await;
+    eventually("the taken pod is labelled", async || {
+        let pod = region.pods().get(&pods[0]).await.unwrap();
+        (pod.labels().get(labels::FUNCTION)? == "fn-b").then_some(())
+    })
+    .await;
+    operator.demand(vec![], &[], &[&pods[0]]).await;
+    let left = region.until_running(2).await;
+    assert!(!left.contains(&pods[0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_ends_is_replaced_and_a_second_time_told() {
+    let mut region = Region::start().await;
+    let _operator = region.operate().await;
+    region.function("fn-a", |spec| spec.scaling.min = 1).await;
+    for failure in 1..=2 {
+        let pod = region.until_running(1).await.remove(0);
+        // So that it is another failure and not part of the last.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        region
+            .cluster
+            .end_container("tradewind", &pod, "function", Ending::OutOfMemory)
+            .unwrap();
+        eventually(&format!("failure {failure} is cleared away"), async || {
+            (!region.pod_names().await.contains(&pod)).then_some(())
+        })
+        .await;
+    }
+    region.until_reason("fn-a", "OutOfMemory").await;
+    region.until_running(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_pod_is_resized_where_only_its_memory_differs() {
+    let mut region = Region::start().await;
+    let _operator = region.operate().await;
+    region.function("fn-a", |spec| spec.scaling.min = 1).await;
+    let before = region.until_running(1).await;
+    let patch = json!({ "spec": { "memoryMb": 256, "settings": settings(2) } });
+    region
+        .functions()
+        .patch("fn-a", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .unwrap();
+    let pod = eventually("its label tells its memory", async || {
+        let pod = region.pods().get(&before[0]).await.unwrap();
+        (pod.labels()[labels::MEMORY_MB] == "256").then_some(pod)
+    })
+    .await;
+    assert_eq!(pod.labels()[labels::SETTINGS], settings(2));
+    let spec = pod.spec.as_ref().unwrap();
+    let memory = &spec.containers[0]
+        .resources
+        .as_ref()
+        .unwrap()
+        .limits
+        .as_ref()
+        .unwrap()["memory"];
+    assert_eq!(memory.0, "256Mi");
+    assert_eq!(region.until_running(1).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_deletes_nothing_and_is_gone_on_from() {
+    let mut region = Region::start().await;
+    let operator = region.operate().await;
+    region.function("fn-a", |spec| spec.scaling.min = 5).await;
+    let before = region.until_running(5).await;
+    region.api.begin_outage();
+    let mut status = operator.handle.watch();
+    let lost = status.wait_for(|status| !status.leading);
+    tokio::time::timeout(Duration::from_secs(20), lost)
+        .await
+        .expect("it stops leading")
+        .unwrap();
+    region.api.end_outage();
+    let back = status.wait_for(|status| status.leading && status.waiting_for.is_none());
+    tokio::time::timeout(Duration::from_secs(30), back)
+        .await
+        .expect("it leads again")
+        .unwrap();
+    operator.demand(vec![wants("fn-a", 7)], &[], &[]).await;
+    let after = region.until_running(7).await;
+    assert!(before.iter().all(|pod| after.contains(pod)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_and_partial_lists_delete_nothing() {
+    let mut region = Region::start().await;
+    let operator = region.operate().await;
+    for n in 0..30 {
+        region
+            .function(&format!("fn-{n}"), |spec| spec.scaling.min = 1)
+            .await;
+    }
+    let before = region.until_running(30).await;
+    operator.stop.cancel();
+    let objects = |verbs: &[Verb]| {
+        Calls::all()
+            .user(OPERATOR)
+            .verbs(verbs)
+            .resource("functions.tradewind.dev")
+    };
+    let reads = [Verb::List, Verb::Watch];
+    let broken = region
+        .api
+        .faults()
+        .begin(objects(&reads), Effect::BreakList { after: 3 });
+    let second = region.begin("two", region_plane_operator::Source::Objects);
+    let mut status = second.handle.watch();
+    let leads = status.wait_for(|status| status.leading);
+    tokio::time::timeout(Duration::from_secs(20), leads)
+        .await
+        .expect("it leads")
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(region.running().await, before, "a partial list is none");
+    region.api.faults().end(broken);
+    let settled = status.wait_for(|status| status.waiting_for.is_none());
+    tokio::time::timeout(Duration::from_secs(30), settled)
+        .await
+        .expect("it lists")
+        .unwrap();
+
+    region
+        .api
+        .faults()
+        .begin(objects(&reads), Effect::EmptyList);
+    region.api.compact();
+    region
+        .api
+        .end_watches(&objects(&reads), chaos_tests_kube_api::WatchEnd::Expired);
+    eventually("the doubt is told", async || {
+        second.handle.status().deletions_held
+    })
+    .await;
+    region.until_event("MassDeletionHeld").await;
+    assert_eq!(
+        region.running().await,
+        before,
+        "nothing is believed that empties a region"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_others_are_left_alone() {
+    let mut region = Region::start().await;
+    let stranger = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "stranger", "labels": {
+            labels::MANAGED_BY: labels::MANAGED_BY_VALUE, labels::KIND: labels::KIND_IMAGE,
+        } },
+        "spec": { "containers": [{ "name": "function", "image": "localhost/x:1" }] },
+    });
+    region.api.install(stranger).unwrap();
+    let operator = region.operate().await;
+    region.function("fn-a", |spec| spec.scaling.min = 1).await;
+    region.until_running(2).await;
+    region
+        .functions()
+        .delete("fn-a", &DeleteParams::default())
+        .await
+        .unwrap();
+    operator.demand(vec![], &[], &[]).await;
+    assert_eq!(region.until_running(1).await, ["stranger"]);
+}
