@@ -526,8 +526,8 @@ fn patch(request: &Request<Bytes>, query: &Query) -> Result<Patch, Refusal> {
         .unwrap_or_default();
     let body = parse(request.body())?;
     match content_type {
-        // For the kinds here the strategic patches of their operators mean the same.
         "application/merge-patch+json" => Ok(Patch::Merge(body)),
+        "application/strategic-merge-patch+json" => Ok(Patch::Strategic(body)),
         "application/json-patch+json" => Ok(Patch::Json(body)),
         "application/apply-patch+yaml" => Ok(Patch::Apply {
             object: body,

@@ -266,6 +266,11 @@ fn item_key(item: &Value, keys: &[String]) -> String {
     format!("k:{}", Value::Object(named))
 }
 
+/// The item of a set that a key `v:TEXT` names.
+fn set_item(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or(Value::Null)
+}
+
 /// Goes one key of a [`Fields`] down.
 fn step<'a>(
     value: Option<&'a Value>,
@@ -290,7 +295,7 @@ fn step<'a>(
             let item = items
                 .into_iter()
                 .flatten()
-                .find(|item| item.to_string() == text);
+                .find(|item| **item == set_item(text));
             (cursor.item(), item)
         }
         None => (cursor, None),
@@ -333,6 +338,47 @@ fn merged(live: &Value, applied: &Value, cursor: Cursor<'_>) -> Value {
     }
 }
 
+/// A strategic merge patch: lists of named things merge by name, null and `$patch: delete` remove.
+pub(crate) fn strategic(target: &mut Value, patch: &Value, cursor: Cursor<'_>) {
+    match (&mut *target, patch) {
+        (Value::Object(target), Value::Object(patch)) => {
+            for (name, change) in patch {
+                if change.is_null() {
+                    target.remove(name);
+                } else if !name.starts_with('$') {
+                    let value = target.entry(name.as_str()).or_insert(Value::Null);
+                    strategic(value, change, cursor.field(name));
+                }
+            }
+        }
+        (Value::Array(items), Value::Array(changes)) => match cursor.list() {
+            ListRule::Atomic => items.clone_from(changes),
+            ListRule::Set => {
+                let new = changes.iter().filter(|change| !items.contains(change));
+                let new: Vec<Value> = new.cloned().collect();
+                items.extend(new);
+            }
+            ListRule::Map(keys) => {
+                for change in changes {
+                    let key = item_key(change, &keys);
+                    let at = items.iter().position(|item| item_key(item, &keys) == key);
+                    match at {
+                        Some(at) if change["$patch"] == "delete" => drop(items.remove(at)),
+                        Some(at) => strategic(&mut items[at], change, cursor.item()),
+                        None => items.push(change.clone()),
+                    }
+                }
+            }
+        },
+        // Where there is nothing yet, nulls inside still mean nothing.
+        (_, Value::Object(_)) => {
+            *target = Value::Object(Map::new());
+            strategic(target, patch, cursor);
+        }
+        _ => *target = patch.clone(),
+    }
+}
+
 /// Takes the leaves of `fields` out of `value`, and containers that this empties.
 fn take_out(value: &mut Value, fields: &Fields, cursor: Cursor<'_>) {
     for (key, below) in &fields.children {
@@ -362,7 +408,8 @@ fn take_out(value: &mut Value, fields: &Fields, cursor: Cursor<'_>) {
                 }
             }
             (Some(("v", text)), Value::Array(items)) => {
-                items.retain(|item| item.to_string() != text);
+                let gone = set_item(text);
+                items.retain(|item| *item != gone);
             }
             _ => {}
         }

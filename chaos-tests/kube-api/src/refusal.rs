@@ -163,7 +163,8 @@ pub(crate) fn method_not_allowed() -> Refusal {
 pub(crate) fn unsupported_media_type(content_type: &str) -> Refusal {
     let message = format!(
         "the body of the request was in an unknown format - accepted media types include: \
-         application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml; \
+         application/json-patch+json, application/merge-patch+json, \
+         application/strategic-merge-patch+json, application/apply-patch+yaml; \
          got {content_type:?}"
     );
     refusal(415, reason::UNSUPPORTED_MEDIA_TYPE, &message)

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Address, ChangeKind, ObjectName, Store, Stored};
-use crate::apply::{Apply, Writer, reassign};
+use crate::apply::{Apply, Cursor, Writer, reassign, strategic};
 use crate::refusal::{self, Invalid, Refusal};
 use crate::resource::{Definition, ResourceKey};
 use crate::{built_in, patch, pod};
@@ -26,6 +26,7 @@ pub(crate) struct Write {
 #[derive(Debug)]
 pub(crate) enum Patch {
     Merge(Value),
+    Strategic(Value),
     Json(Value),
     Apply { object: Value, force: bool },
 }
@@ -304,7 +305,10 @@ impl Store {
                     Patch::Apply { object, force } if write.subresource.is_none() => {
                         self.create_by_apply(definition, name, object, force, write)
                     }
-                    Patch::Apply { .. } | Patch::Merge(_) | Patch::Json(_) => Err(refused),
+                    Patch::Apply { .. }
+                    | Patch::Merge(_)
+                    | Patch::Strategic(_)
+                    | Patch::Json(_) => Err(refused),
                 };
             }
         };
@@ -313,6 +317,14 @@ impl Store {
             Patch::Merge(change) => {
                 let mut new = old.clone();
                 patch::merge(&mut new, &change);
+                self.replace(definition, &current, &old, new, write, Ownership::Moves)
+            }
+            Patch::Strategic(_) if definition.schema.is_some() => Err(
+                refusal::unsupported_media_type("application/strategic-merge-patch+json"),
+            ),
+            Patch::Strategic(change) => {
+                let mut new = old.clone();
+                strategic(&mut new, &change, Cursor::root(definition));
                 self.replace(definition, &current, &old, new, write, Ownership::Moves)
             }
             Patch::Json(steps) => {
@@ -324,7 +336,7 @@ impl Store {
                     return Err(refusal::bad_request("metadata.managedFields must be nil"));
                 }
                 let version = object.pointer("/metadata/resourceVersion").cloned();
-                if version.is_some_and(|version| version != current.revision.to_string()) {
+                if version.is_some_and(|version| version != json!(current.revision.to_string())) {
                     return Err(refusal::modified(definition, &name.name));
                 }
                 conform(definition, &mut object)?;

@@ -171,7 +171,7 @@ async fn a_container_that_ends_shows_why_and_a_resize_shows_in_the_status() {
     api.create(&PostParams::default(), &pod("p")).await.unwrap();
     until(&api, "p", phase_is("Running")).await;
 
-    let resize = Patch::Merge(json!({ "spec": { "containers": [
+    let resize = Patch::Strategic(json!({ "spec": { "containers": [
         { "name": "function", "resources": { "limits": { "memory": "64Mi" }, "requests": { "memory": "64Mi" } } },
     ] } }));
     api.patch_subresource("resize", "p", &PatchParams::default(), &resize)

@@ -1,0 +1,134 @@
+//! What the server refuses slows the operator or is said on the function; nothing is made twice.
+
+use std::time::{Duration, Instant};
+
+use chaos_tests_kube_api::{Calls, Effect, Verb};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::events::v1::Event;
+use kube::Api;
+use kube::api::ListParams;
+use region_plane_resources::Function;
+
+use crate::region::{Region, patience};
+
+const OPERATOR: &str = "operator-a";
+
+fn creations() -> Calls {
+    Calls::all()
+        .user(OPERATOR)
+        .verbs(&[Verb::Create])
+        .resource("pods")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn throttling_slows_creation_and_everything_is_made_all_the_same() {
+    const ALLOWED: u32 = 20;
+    let region = Region::start(40, 4).await;
+    region.api.faults().begin(
+        creations(),
+        Effect::Limit {
+            per_second: ALLOWED,
+        },
+    );
+    let mut settings = Region::settings(OPERATOR);
+    settings.creates_per_sec = 200;
+    let operator = region.operator(settings);
+    let start = Instant::now();
+    let slowed = operator
+        .until("it slows down", |status| status.creates_per_sec <= 100.0)
+        .await;
+    region.converged(&operator).await;
+    let tally = region.api.counts().of(&creations());
+    println!(
+        "measured: {} pods in {:.1?} at {ALLOWED} a second, {} refused, asked for {:.0} a second when first slowed, {:.0} at the end",
+        tally.changed,
+        start.elapsed(),
+        tally.refused,
+        slowed.creates_per_sec,
+        operator.handle.status().creates_per_sec,
+    );
+    assert_eq!(tally.changed, region.pods() as u64, "none is made twice");
+    assert!(
+        tally.refused < tally.changed * 2,
+        "{} refused for {} made: it does not slow down",
+        tally.refused,
+        tally.changed
+    );
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn creations_whose_answers_are_lost_are_not_repeated() {
+    let region = Region::start(20, 2).await;
+    region
+        .api
+        .faults()
+        .next(10, creations(), Effect::DropAnswer);
+    let operator = region.operator(Region::settings(OPERATOR));
+    region.converged(&operator).await;
+    let pods: Api<Pod> = Api::default_namespaced(region.api.client("tests"));
+    let all = pods.list(&ListParams::default()).await.unwrap();
+    assert_eq!(all.items.len(), region.pods());
+    let counts = region.api.counts();
+    let made = counts.of(&creations());
+    assert_eq!(made.changed, region.pods() as u64, "{counts}");
+    operator.stop().await;
+}
+
+/// The reason of a function's `Ready` condition once it is `False`.
+async fn unready(region: &Region) -> (String, String) {
+    let functions: Api<Function> = Api::default_namespaced(region.api.client("tests"));
+    let found = async {
+        loop {
+            for function in functions.list(&ListParams::default()).await.unwrap() {
+                let conditions = function.status.map(|status| status.conditions);
+                let condition = conditions
+                    .into_iter()
+                    .flatten()
+                    .find(|condition| condition.type_ == "Ready" && condition.status == "False");
+                if let Some(condition) = condition {
+                    return (condition.reason, condition.message);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(patience(), found)
+        .await
+        .expect("a condition says what is wrong")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_become_conditions_and_events_that_say_what_to_do() {
+    for (case, want, advice) in [
+        ("quota", "QuotaExceeded", "ResourceQuota"),
+        ("rbac", "Forbidden", "Role"),
+        ("image", "ImagePullFailed", "push it"),
+    ] {
+        let region = Region::start(1, 2).await;
+        match case {
+            "quota" => region.api.set_quota("pods", "tradewind", 1),
+            "rbac" => drop(region.api.faults().begin(creations(), Effect::Forbidden)),
+            _ => region.cluster.lose_image("localhost/tradewind/hello:1"),
+        }
+        let operator = region.operator(Region::settings(OPERATOR));
+        let (reason, message) = unready(&region).await;
+        assert_eq!(reason, want, "{case}");
+        assert!(message.contains(advice), "{case}: {message}");
+        let events: Api<Event> = Api::default_namespaced(region.api.client("tests"));
+        let said = async {
+            loop {
+                let all = events.list(&ListParams::default()).await.unwrap();
+                if all
+                    .iter()
+                    .any(|event| event.reason.as_deref() == Some(want))
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(patience(), said).await.expect(case);
+        operator.stop().await;
+    }
+}

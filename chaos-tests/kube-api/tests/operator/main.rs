@@ -1,0 +1,11 @@
+//! The operator against a server that counts what it writes and fails when told to.
+//!
+//! The cluster's size is 5,000 functions with four pods each unless `TRADEWIND_SCALE_FUNCTIONS`
+//! says otherwise; scenarios about faults use a small one.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod faults;
+mod leaders;
+mod region;
+mod scale;

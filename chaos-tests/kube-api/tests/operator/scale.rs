@@ -1,0 +1,180 @@
+//! The whole region: everything is written once, and then nothing.
+
+use std::time::{Duration, Instant};
+
+use chaos_tests_kube_api::{Calls, Effect, Verb, WatchEnd};
+
+use crate::region::{
+    PODS_EACH, Region, assert_each_counted, assert_no_object_writes, object_writes,
+};
+
+/// `VmHWM` or `VmRSS` of this process, in MiB: server, operator and test together.
+fn memory_mb(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib / 1024
+}
+
+fn functions() -> usize {
+    std::env::var("TRADEWIND_SCALE_FUNCTIONS").map_or(5_000, |text| text.parse().unwrap())
+}
+
+const OPERATOR: &str = "operator-a";
+
+/// Reads of the functions and pods that the operator follows.
+fn follows() -> Calls {
+    Calls::all()
+        .user(OPERATOR)
+        .verbs(&[Verb::List, Verb::Watch])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_region_is_written_once_and_then_left_alone() {
+    let before_mb = memory_mb("VmRSS");
+    let region = Region::start(functions(), PODS_EACH).await;
+    let (functions, pods) = (region.functions, region.pods());
+    let start = Instant::now();
+    let operator = region.operator(Region::settings(OPERATOR));
+    region.converged(&operator).await;
+    let took = start.elapsed();
+    println!(
+        "measured: {functions} functions, {pods} pods: converged in {took:.1?}, {:.0} pods/s",
+        pods as f64 / took.as_secs_f64()
+    );
+
+    let counts = region.api.counts();
+    println!("{counts}");
+    for (verb, resource, want) in [
+        (Verb::Patch, "functions.tradewind.dev", functions),
+        (Verb::Patch, "secrets", functions),
+        (Verb::Patch, "functions.tradewind.dev/status", functions),
+        (Verb::Create, "pods", pods),
+    ] {
+        assert_each_counted(&counts, OPERATOR, verb, resource, want);
+    }
+    let needed = 3 * functions + pods;
+    assert_eq!(object_writes(&counts, OPERATOR), needed as u64, "{counts}");
+    println!(
+        "measured: {needed} writes; memory of server, cluster, operator and test {} MiB, {} MiB at most, {before_mb} MiB before",
+        memory_mb("VmRSS"),
+        memory_mb("VmHWM"),
+    );
+
+    resyncs_write_nothing(&region).await;
+    an_outage_deletes_nothing(&region).await;
+    bad_lists_delete_nothing(&region).await;
+
+    operator.stop().await;
+    let counts = region.api.counts();
+    a_new_leader_finds_nothing_to_do(&region).await;
+    let since = region.api.counts().since(&counts);
+    println!("{since}");
+}
+
+/// Three rounds of cut watches, with and without history to resume from.
+async fn resyncs_write_nothing(region: &Region) {
+    let counts = region.api.counts();
+    let start = Instant::now();
+    for end in [WatchEnd::Finished, WatchEnd::Expired, WatchEnd::Dropped] {
+        if end == WatchEnd::Dropped {
+            region.api.compact();
+        }
+        let watches = follows().verbs(&[Verb::Watch]);
+        let open = region.api.watches(&watches);
+        region.api.end_watches(&watches, end);
+        watching_again(region, open).await;
+        region.quiet(OPERATOR, Duration::from_secs(1)).await;
+    }
+    let since = region.api.counts().since(&counts);
+    assert_no_object_writes(&since, OPERATOR, "resyncs");
+    println!(
+        "measured: three resyncs in {:.1?}: no write, {} events, {} MB sent",
+        start.elapsed(),
+        since.of(&follows()).events,
+        since.of(&follows()).bytes_out / 1_000_000,
+    );
+}
+
+async fn watching_again(region: &Region, open: usize) {
+    let watches = follows().verbs(&[Verb::Watch]);
+    let again = async {
+        while region.api.watches(&watches) < open {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(crate::region::patience(), again)
+        .await
+        .unwrap();
+}
+
+async fn an_outage_deletes_nothing(region: &Region) {
+    let counts = region.api.counts();
+    let open = region.api.watches(&follows());
+    region.api.begin_outage();
+    // Longer than the lease lasts, so that it has to be had again.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    region.api.end_outage();
+    let start = Instant::now();
+    watching_again(region, open).await;
+    println!(
+        "measured: watching again {:.1?} after an outage",
+        start.elapsed()
+    );
+    region.quiet(OPERATOR, Duration::from_secs(2)).await;
+    let since = region.api.counts().since(&counts);
+    assert_no_object_writes(&since, OPERATOR, "an outage of 5 s");
+}
+
+async fn bad_lists_delete_nothing(region: &Region) {
+    let resources = ["functions.tradewind.dev", "pods"];
+    for (effect, resource) in [
+        (Effect::BreakList { after: 100 }, resources[0]),
+        (Effect::BreakList { after: 100 }, resources[1]),
+        (Effect::EmptyList, resources[0]),
+    ] {
+        let counts = region.api.counts();
+        let watches = follows().resource(resource);
+        let open = region.api.watches(&watches);
+        region.api.faults().next(1, watches.clone(), effect.clone());
+        region.api.end_watches(&watches, WatchEnd::Expired);
+        watching_again(region, open).await;
+        region.quiet(OPERATOR, Duration::from_secs(2)).await;
+        let since = region.api.counts().since(&counts);
+        let deleted = since.of(&Calls::writes().user(OPERATOR).verbs(&[Verb::Delete]));
+        assert_eq!(deleted.requests, 0, "{effect:?} of {resource}\n{since}");
+        println!("{effect:?} of {resource}:\n{since}");
+
+        // The truth again.
+        region.api.end_watches(&watches, WatchEnd::Expired);
+        watching_again(region, open).await;
+        region.quiet(OPERATOR, Duration::from_secs(2)).await;
+        let since = region.api.counts().since(&counts);
+        let deleted = since.of(&Calls::writes().user(OPERATOR).verbs(&[Verb::Delete]));
+        assert_eq!(
+            deleted.requests, 0,
+            "after {effect:?} of {resource}\n{since}"
+        );
+    }
+}
+
+async fn a_new_leader_finds_nothing_to_do(region: &Region) {
+    const NEXT: &str = "operator-b";
+    let counts = region.api.counts();
+    let start = Instant::now();
+    let operator = region.operator(Region::settings(NEXT));
+    let pods = region.pods();
+    operator
+        .until("the next leads and sees every pod", |status| {
+            status.leading && status.waiting_for.is_none() && status.pods.running == pods
+        })
+        .await;
+    println!(
+        "measured: a new leader knows all after {:.1?}",
+        start.elapsed()
+    );
+    region.quiet(NEXT, Duration::from_secs(3)).await;
+    let since = region.api.counts().since(&counts);
+    assert_no_object_writes(&since, NEXT, "a new leader");
+    operator.stop().await;
+}
