@@ -6,11 +6,12 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
-use api_types::{AppId, Config, FnId};
+use api_types::{AppId, Config, Digest, FnId};
 use fdk::{Bytes, Context, Response};
 use region_plane_runtime::{
-    InstanceSpec, ProcessRuntime, ProcessSettings, Runtime as _, exec_instance_if_asked,
+    Code, InstanceSpec, ProcessRuntime, ProcessSettings, Runtime as _, exec_instance_if_asked,
 };
 
 fn main() -> ExitCode {
@@ -49,6 +50,10 @@ async fn behave(context: Context, body: Bytes) -> fdk::Result {
             .await
             .to_string()
             .into(),
+        "sleep-ms" => {
+            std::thread::sleep(Duration::from_millis(argument.parse()?));
+            "slept".into()
+        }
         "crash" => std::process::abort(),
         "panic" => panic!("as asked"),
         "error" => return Err("as asked".into()),
@@ -155,7 +160,12 @@ fn region(bundle: PathBuf) -> ! {
             memory_mb: 64,
             app_config: Config::new(),
             fn_config: Config::new(),
-            bundle,
+            settings: 1,
+            image: String::new(),
+            code: Code::Bundle {
+                digest: Digest([0; 32]),
+                folder: bundle,
+            },
         };
         let _instance = driver.start(spec).await.expect("it starts");
         let children = format!("/proc/{}/task", std::process::id());

@@ -6,7 +6,7 @@ use api_types::CallId;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-pub(crate) use connection::Connection;
+pub use connection::Connection;
 
 /// What the function gets.
 #[derive(Debug, Clone)]
@@ -50,6 +50,13 @@ pub enum CallError {
     BodyTooLarge,
     #[error("function response header too large")]
     HeadersTooLarge,
+    /// Nothing of it reached the function, so it may be given to another instance. This one takes
+    /// no calls any more.
+    #[error("Timed out - server too busy")]
+    NotStarted {
+        #[source]
+        source: Breach,
+    },
 }
 
 /// What broke a call.
@@ -67,6 +74,11 @@ pub enum Breach {
     },
     #[error("an earlier call was given up midway")]
     GivenUp,
+    #[error("its pod was lost")]
+    PodLost,
+    /// By whoever made the exchange on another machine.
+    #[error("{message}")]
+    Reported { message: String },
 }
 
 impl CallError {
@@ -79,6 +91,7 @@ impl CallError {
             | Self::Broken { .. }
             | Self::BodyTooLarge
             | Self::HeadersTooLarge => StatusCode::BAD_GATEWAY,
+            Self::NotStarted { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -92,7 +105,8 @@ impl CallError {
             | Self::InvalidStatus { .. }
             | Self::Broken { .. }
             | Self::BodyTooLarge
-            | Self::HeadersTooLarge => true,
+            | Self::HeadersTooLarge
+            | Self::NotStarted { .. } => true,
         }
     }
 }

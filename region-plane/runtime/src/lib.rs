@@ -6,19 +6,23 @@
 //! to know which call goes to which instance and when one is started: that is dispatch.
 
 pub mod call;
+pub mod command;
+pub mod output;
 pub mod process;
+pub mod readiness;
 mod start;
 
 use std::path::PathBuf;
 
-use api_types::{App, AppId, Config, Fn, FnId};
+use api_types::{App, AppId, Config, Digest, Fn, FnId};
 use tokio::time::Instant;
 
-pub use call::{CallError, CallRequest, CallResponse};
+pub use call::{Breach, CallError, CallRequest, CallResponse};
+pub use command::contract_environment;
 pub use process::{
     ProcessInstance, ProcessRuntime, ProcessSettings, SettingsError, exec_instance_if_asked,
 };
-pub use start::{NotRunnable, StartError};
+pub use start::{InitFailure, NotRunnable, StartError};
 
 /// Where instances run.
 pub trait Runtime: Send + Sync + 'static {
@@ -65,14 +69,33 @@ pub struct InstanceSpec {
     pub memory_mb: u64,
     pub app_config: Config,
     pub fn_config: Config,
-    /// Where the function's bundle is unpacked.
-    pub bundle: PathBuf,
+    /// Stands for everything above and the code: instances with equal ones are interchangeable.
+    pub settings: u64,
+    /// As the function has it.
+    pub image: String,
+    pub code: Code,
 }
+
+/// What an instance runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Code {
+    /// A container image: [`InstanceSpec::image`].
+    Image,
+    /// `folder` is the region's copy of the bundle. A driver on this machine runs it as it lies
+    /// there, unpacked; one that sends it on finds `manifest.json` and [`PACKED`] there.
+    Bundle { digest: Digest, folder: PathBuf },
+}
+
+/// The name of a bundle as it was downloaded, in the folder of a region that sends bundles on.
+pub const PACKED: &str = "packed";
 
 impl InstanceSpec {
     #[must_use]
-    pub fn new(app: &App, function: &Fn, bundle: PathBuf) -> Self {
+    pub fn new(app: &App, function: &Fn, settings: u64, code: Code) -> Self {
         Self {
+            settings,
+            image: function.image.clone(),
+            code,
             app_id: app.id.clone(),
             app_name: app.name.clone(),
             fn_id: function.id.clone(),
@@ -80,7 +103,6 @@ impl InstanceSpec {
             memory_mb: function.memory,
             app_config: app.config.clone(),
             fn_config: function.config.clone(),
-            bundle,
         }
     }
 }

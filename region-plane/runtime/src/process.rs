@@ -6,8 +6,6 @@
 
 mod command;
 mod exec;
-mod output;
-mod readiness;
 mod scratch;
 mod spawner;
 
@@ -16,9 +14,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::CallId;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, Interest};
 use tokio::process::Child;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -27,15 +26,16 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::call::Connection;
+use crate::output::{Output, Printed, Stream};
+use crate::readiness;
 use crate::{
     CallError, CallRequest, CallResponse, Instance, InstanceSpec, NotRunnable, Runtime, StartError,
 };
 use command::Prepared;
-use output::Output;
 use scratch::{Scratch, ScratchRoot};
 use spawner::Spawner;
 
-pub use exec::exec_instance_if_asked;
+pub use exec::{exec_instance_if_asked, limit};
 pub use scratch::SettingsError;
 
 /// Instances that may be starting at once. Each holds an inotify instance, of which a user has 128
@@ -134,7 +134,13 @@ impl ProcessRuntime {
             .spawn(command)
             .await
             .map_err(system("spawning the process"))?;
-        for reader in output.readers(&mut child) {
+        let stdout = child.stdout.take().expect("it is piped");
+        let stderr = child.stderr.take().expect("it is piped");
+        let streams: [(Stream, Box<dyn AsyncRead + Send + Unpin>); 2] = [
+            (Stream::Stdout, Box::new(stdout)),
+            (Stream::Stderr, Box::new(stderr)),
+        ];
+        for reader in output.readers(streams) {
             self.tasks.spawn(reader);
         }
         let watched = Watched::new(child).map_err(system("watching the process"))?;
@@ -148,6 +154,19 @@ impl ProcessRuntime {
             gone,
         })
     }
+}
+
+/// Into the region's own log.
+fn traced_output(spec: &InstanceSpec) -> Output {
+    let (app, function) = (spec.app_name.clone(), spec.fn_name.clone());
+    Output::new(move |printed: Printed<'_>| {
+        let call = printed.call.map_or("", CallId::as_str);
+        let line = printed.line;
+        debug!(target: "function", app, function, call, line, "printed");
+        if printed.last {
+            debug!(target: "function", app, function, call, "printed more than is kept of a call");
+        }
+    })
 }
 
 impl Runtime for ProcessRuntime {
@@ -169,7 +188,7 @@ impl Runtime for ProcessRuntime {
         // Watched before there is anyone to make the link, so it cannot be missed.
         let readiness =
             readiness::watch(scratch.sockets()).map_err(system("watching the socket directory"))?;
-        let output = Output::new(&spec);
+        let output = traced_output(&spec);
         let process = self
             .spawn(&prepared, scratch, &output)
             .await

@@ -48,11 +48,16 @@ pub enum InitFailure {
     NotASocket { target: PathBuf },
     #[error("its socket directory was taken away")]
     NoDirectory,
+    /// By whoever started it on another machine.
+    #[error("{message}")]
+    Reported { message: String },
 }
 
 /// This machine cannot run it, now or ever.
 #[derive(Debug, thiserror::Error)]
 pub enum NotRunnable {
+    #[error("this region runs bundles; deploy the function with `tradewind deploy`")]
+    NotABundle,
     #[error("the manifest of {bundle} cannot be read")]
     ReadManifest {
         bundle: PathBuf,
@@ -71,6 +76,9 @@ pub enum NotRunnable {
         #[source]
         source: io::Error,
     },
+    /// The cluster makes no pod for it. `message` is for whoever owns the function or the cluster.
+    #[error("{reason}: {message}")]
+    Cluster { reason: String, message: String },
     #[error("the region is stopping")]
     Stopping,
 }

@@ -46,7 +46,7 @@ const FRAMING: [HeaderName; 10] = [
 /// Reaches one instance by at most one connection, opened when there is a call to send and closed
 /// when there has been none for a second.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     socket: PathBuf,
     response_body_bytes_max: usize,
     tasks: TaskTracker,
@@ -70,7 +70,8 @@ struct Open {
 
 impl Connection {
     /// `tasks` owns the tasks that drive the connection.
-    pub(crate) fn new(socket: PathBuf, response_body_bytes_max: usize, tasks: TaskTracker) -> Self {
+    #[must_use]
+    pub fn new(socket: PathBuf, response_body_bytes_max: usize, tasks: TaskTracker) -> Self {
         Self {
             socket,
             response_body_bytes_max,
@@ -79,7 +80,13 @@ impl Connection {
         }
     }
 
-    pub(crate) async fn call(
+    /// Gives the function a call and waits for its answer until `deadline`.
+    ///
+    /// Not cancel safe, as [`crate::Instance::call`].
+    ///
+    /// # Errors
+    /// Any [`CallError`]. After one of [`CallError::instance_lost`] every later call fails.
+    pub async fn call(
         &self,
         request: CallRequest,
         deadline: Instant,

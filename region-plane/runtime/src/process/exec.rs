@@ -69,6 +69,15 @@ fn confine(parent: &OsStr) -> io::Result<()> {
     if alive.as_deref().map(OsStr::new) != Some(parent) {
         return Err(io::Error::other("the region is gone"));
     }
+    limit()
+}
+
+/// What an instance may use of its machine, of which cgroups know nothing (Fn contract 9.5). For
+/// the process itself and all that come from it.
+///
+/// # Errors
+/// If its limits are lower already.
+pub fn limit() -> io::Result<()> {
     set_no_new_privs(true)?;
     for (resource, most) in [(Resource::Nofile, OPEN_FILES_MAX), (Resource::Core, 0)] {
         let limit = Rlimit {

@@ -11,11 +11,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api_types::{AppId, CallId, Config, FnId, Platform};
+use api_types::{AppId, CallId, Config, Digest, FnId, Platform};
 use bytes::Bytes;
 use http::HeaderMap;
 use region_plane_runtime::{
-    CallError, CallRequest, CallResponse, Instance as _, InstanceSpec, ProcessInstance,
+    CallError, CallRequest, CallResponse, Code, Instance as _, InstanceSpec, ProcessInstance,
     ProcessRuntime, ProcessSettings, Runtime as _,
 };
 use tempfile::TempDir;
@@ -73,7 +73,12 @@ fn spec(bundle: &Path, config: &[(&str, &str)]) -> InstanceSpec {
         memory_mb: 64,
         app_config: Config::new(),
         fn_config: config.iter().map(owned).collect(),
-        bundle: bundle.to_owned(),
+        settings: 1,
+        image: String::new(),
+        code: Code::Bundle {
+            digest: Digest([0; 32]),
+            folder: bundle.to_owned(),
+        },
     }
 }
 

@@ -1,20 +1,17 @@
 //! What an instance prints, line by line into the log (Fn contract 9.6).
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_types::CallId;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
-use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
-
-use crate::InstanceSpec;
 
 /// What an FDK prints before it runs the handler is `NAME=` and the value of this header.
-pub(super) const FRAME_NAME: &str = "tradewind-call";
-pub(super) const FRAME_HEADER: &str = "Fn-Call-Id";
+pub(crate) const FRAME_NAME: &str = "tradewind-call";
+pub(crate) const FRAME_HEADER: &str = "Fn-Call-Id";
 
 /// Bytes of one call that are logged; more is read and dropped, so that the function never blocks.
 const CALL_BYTES_MAX: usize = 1 << 20;
@@ -22,13 +19,30 @@ const CALL_BYTES_MAX: usize = 1 << 20;
 /// Longer lines are logged in pieces: a line must fit in memory before it has an end.
 const LINE_BYTES_MAX: usize = 16 << 10;
 
-#[derive(Debug, Clone)]
-pub(super) struct Output(Arc<Shared>);
+/// One of the two that a process prints to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
 
-#[derive(Debug)]
+/// A line that was printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Printed<'a> {
+    /// The call it belongs to; none before the first.
+    pub call: Option<&'a CallId>,
+    pub stream: Stream,
+    pub line: &'a str,
+    /// Whether it is the last that is kept of its call, which printed too much.
+    pub last: bool,
+}
+
+/// Where what an instance prints is read, and each line attributed to its call.
+#[derive(Debug, Clone)]
+pub struct Output(Arc<Shared>);
+
 struct Shared {
-    app: String,
-    function: String,
+    log: Box<dyn Fn(Printed<'_>) + Send + Sync>,
     current: Mutex<Current>,
     readers: TaskTracker,
     give_up: CancellationToken,
@@ -42,10 +56,10 @@ struct Current {
 }
 
 impl Output {
-    pub(super) fn new(spec: &InstanceSpec) -> Self {
+    /// `log` is given every line that is kept, and must not block.
+    pub fn new(log: impl Fn(Printed<'_>) + Send + Sync + 'static) -> Self {
         Self(Arc::new(Shared {
-            app: spec.app_name.clone(),
-            function: spec.fn_name.clone(),
+            log: Box::new(log),
             current: Mutex::new(Current {
                 call: None,
                 bytes_left: CALL_BYTES_MAX,
@@ -55,19 +69,19 @@ impl Output {
         }))
     }
 
-    /// Two tasks that log what the child prints until it can print no more.
-    pub(super) fn readers(
+    /// Two tasks that log what is printed until no more can be. To be called once.
+    pub fn readers<R>(
         &self,
-        child: &mut Child,
-    ) -> [impl Future<Output = ()> + Send + 'static; 2] {
-        let stdout = child.stdout.take().expect("it is piped");
-        let stderr = child.stderr.take().expect("it is piped");
-        let streams: [Box<dyn AsyncRead + Send + Unpin>; 2] = [Box::new(stdout), Box::new(stderr)];
-        let readers = streams.map(|stream| {
+        streams: [(Stream, R); 2],
+    ) -> [impl Future<Output = ()> + Send + use<R> + 'static; 2]
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
+        let readers = streams.map(|(stream, reader)| {
             let output = self.clone();
             let reading = async move {
                 tokio::select! {
-                    () = output.read(stream) => {}
+                    () = output.read(stream, reader) => {}
                     () = output.0.give_up.cancelled() => {}
                 }
             };
@@ -78,18 +92,20 @@ impl Output {
     }
 
     /// From now on lines belong to this call, also those of functions that do not frame their log.
-    pub(super) fn begin_call(&self, call: &CallId) {
+    pub fn begin_call(&self, call: &CallId) {
         *self.current() = Current {
             call: Some(call.clone()),
             bytes_left: CALL_BYTES_MAX,
         };
     }
 
-    pub(super) async fn read_to_end(&self) {
+    /// Returns once all readers have ended.
+    pub async fn read_to_end(&self) {
         self.0.readers.wait().await;
     }
 
-    pub(super) fn give_up(&self) {
+    /// Ends them, whatever may still be printed.
+    pub fn give_up(&self) {
         self.0.give_up.cancel();
     }
 
@@ -100,8 +116,8 @@ impl Output {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn read(&self, stream: impl AsyncRead + Unpin) {
-        let mut lines = Lines::new(stream);
+    async fn read(&self, stream: Stream, reader: impl AsyncRead + Unpin) {
+        let mut lines = Lines::new(reader);
         // What its frames say, since a line may be read after the next call has begun.
         let mut framed = None;
         while let Some(line) = lines.next().await {
@@ -112,12 +128,12 @@ impl Output {
                 Some(call) => framed = Some(CallId::new(call)),
                 // Before a frame an FDK ends whatever line may be open.
                 None if line.is_empty() => {}
-                None => self.log(framed.as_ref(), &line),
+                None => self.log(stream, framed.as_ref(), &line),
             }
         }
     }
 
-    fn log(&self, framed: Option<&CallId>, line: &str) {
+    fn log(&self, stream: Stream, framed: Option<&CallId>, line: &str) {
         let mut current = self.current();
         if current.bytes_left == 0 {
             return;
@@ -125,14 +141,22 @@ impl Output {
         let kept = line.floor_char_boundary(current.bytes_left);
         current.bytes_left = current.bytes_left.saturating_sub(line.len());
         let call = framed.cloned().or_else(|| current.call.clone());
-        let cut = current.bytes_left == 0;
+        let last = current.bytes_left == 0;
         drop(current);
-        let (app, function) = (&self.0.app, &self.0.function);
-        let call = call.as_ref().map_or("", CallId::as_str);
-        debug!(target: "function", app, function, call, line = &line[..kept], "printed");
-        if cut {
-            debug!(target: "function", app, function, call, "printed more than is kept of a call");
-        }
+        (self.0.log)(Printed {
+            call: call.as_ref(),
+            stream,
+            line: &line[..kept],
+            last,
+        });
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("current", &self.current)
+            .finish_non_exhaustive()
     }
 }
 

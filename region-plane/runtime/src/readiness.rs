@@ -13,18 +13,23 @@ use crate::StartError;
 use crate::start::InitFailure;
 
 /// The link whose creation is the ready signal.
-pub(super) const READY_LINK: &str = "lsnr.sock";
+pub const READY_LINK: &str = "lsnr.sock";
 
 /// Several events of the longest name; more are read in several turns.
 const EVENTS_BYTES: usize = 4096;
 
 /// A socket directory that is being watched.
-pub(super) struct Readiness {
+#[derive(Debug)]
+pub struct Readiness {
     sockets: PathBuf,
     events: EventStream<[u8; EVENTS_BYTES]>,
 }
 
-pub(super) fn watch(sockets: PathBuf) -> io::Result<Readiness> {
+/// Watches the directory from now on.
+///
+/// # Errors
+/// If the user has no inotify instances left or there is no such directory.
+pub fn watch(sockets: PathBuf) -> io::Result<Readiness> {
     let inotify = Inotify::init()?;
     inotify
         .watches()
@@ -35,11 +40,15 @@ pub(super) fn watch(sockets: PathBuf) -> io::Result<Readiness> {
 
 impl Readiness {
     /// The path of the socket, once the instance listens on it.
-    pub(super) async fn until_ready(
-        mut self,
-        gone: &CancellationToken,
-    ) -> Result<PathBuf, StartError> {
+    ///
+    /// # Errors
+    /// [`StartError::Failed`] if it made a bad link, or `gone` was cancelled first.
+    pub async fn until_ready(mut self, gone: &CancellationToken) -> Result<PathBuf, StartError> {
         let failed = |source| StartError::Failed { source };
+        // An instance that nobody here started may have been faster than the watch.
+        if self.sockets.join(READY_LINK).symlink_metadata().is_ok() {
+            return resolve(&self.sockets).map_err(failed);
+        }
         loop {
             let event = tokio::select! {
                 () = gone.cancelled() => return Err(failed(InitFailure::Exited)),
