@@ -41,6 +41,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// From a connection until the head of its first request, and between two of HTTP/1.1.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a gateway has to hear that the runner stops, and to close its connection. A request
+/// that crosses a GOAWAY fails in a way that does not tell whether the function saw it; until then
+/// each is answered.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// Descriptors may be free again by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -122,6 +127,11 @@ async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
     Err(failed.expect("there is an address"))
 }
 
+async fn until_closing(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(LINGER).await;
+}
+
 async fn connection(stream: TcpStream, peer: SocketAddr, instance: Arc<Instance>) {
     // An answer is written whole; waiting to fill a segment only adds latency.
     if let Err(error) = stream.set_nodelay(true) {
@@ -154,7 +164,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, instance: Arc<Instance>
                 }
                 return;
             }
-            () = shutdown.cancelled(), if !closing => {
+            () = until_closing(&shutdown), if !closing => {
                 closing = true;
                 serving.as_mut().graceful_shutdown();
             }
