@@ -127,8 +127,8 @@ impl Keeper<'_> {
                 RunnerError::Connect { source, .. } => {
                     source.kind() == std::io::ErrorKind::ConnectionRefused
                 }
-                // The claim is another's, or nobody's.
-                RunnerError::Refused { .. } => true,
+                // The claim is another's or nobody's, or the runner is stopping.
+                RunnerError::Refused { .. } | RunnerError::Ended => true,
                 RunnerError::Exchange { .. }
                 | RunnerError::TimedOut
                 | RunnerError::Unreadable { .. }
@@ -176,7 +176,8 @@ impl Keeper<'_> {
                     }
                     _ if end.is_some() => return Ok(()),
                     Ok(Err(error)) => return Err(error),
-                    Ok(Ok(None)) | Err(_) => return Err(RunnerError::TimedOut),
+                    Ok(Ok(None)) => return Err(RunnerError::Ended),
+                    Err(_) => return Err(RunnerError::TimedOut),
                 },
                 () = self.stop.cancelled(), if end.is_none() => {
                     end = Some(Instant::now() + LAST_WORDS_MAX);

@@ -82,6 +82,8 @@ pub enum RunnerError {
     },
     #[error("the runner did not answer in time")]
     TimedOut,
+    #[error("the runner has nothing more to tell")]
+    Ended,
     #[error("the runner answered {status}: {message}")]
     Refused { status: StatusCode, message: String },
     #[error("the runner's answer cannot be read")]
