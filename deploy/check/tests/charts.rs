@@ -57,8 +57,9 @@ fn helm(test: &str) -> Option<Helm> {
     let helm = Helm::find().unwrap();
     if helm.is_none() {
         // Not `eprintln`, which is shown of tests that fail only.
+        let mut stderr = std::io::stderr().lock();
         writeln!(
-            std::io::stderr(),
+            stderr,
             "SKIPPED {test}: no helm; `scripts/install-helm ~/.cache/tradewind/tools` or HELM=PATH"
         )
         .unwrap();

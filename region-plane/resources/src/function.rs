@@ -1,4 +1,8 @@
 //! `Function`: what the region should hold of one function.
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each printed column has the same keys, which clippy takes for attributes"
+)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};

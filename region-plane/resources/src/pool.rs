@@ -1,4 +1,8 @@
 //! `WarmPool`: pods of one runtime that wait for a bundle.
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each printed column has the same keys, which clippy takes for attributes"
+)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
