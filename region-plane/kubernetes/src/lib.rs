@@ -13,17 +13,19 @@ mod pods;
 mod runner;
 mod seats;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::Digest;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use region_plane_resources::RUNNER_PORT;
 use region_plane_resources::demand::Sizing;
-use region_plane_runner::protocol::{Claim, Holder, State, Tenant};
+use region_plane_runner::protocol::{Claim, Conflict, Holder, State, Tenant};
 use region_plane_runtime::{
-    CallError, CallRequest, CallResponse, InitFailure, Instance, InstanceSpec, NotRunnable,
+    Breach, CallError, CallRequest, CallResponse, InitFailure, Instance, InstanceSpec, NotRunnable,
     Runtime, StartError,
 };
 use tokio::sync::{Semaphore, watch};
@@ -161,7 +163,7 @@ impl KubernetesRuntime {
     async fn bring_up(
         &self,
         seat: &mut Seat,
-        address: std::net::IpAddr,
+        address: IpAddr,
         launching: &Launching,
     ) -> Result<(Arc<Runner>, Hold), Setback> {
         let runner = Arc::new(Runner::new(
@@ -178,7 +180,7 @@ impl KubernetesRuntime {
             holder: Holder {
                 claim: format!("{}.{}", self.claims, seat.next_claim()),
                 gateway: self.settings.gateway.clone(),
-                tenant: tenant.clone(),
+                tenant,
             },
             launch: launching.launch.clone(),
         };
@@ -186,20 +188,22 @@ impl KubernetesRuntime {
         let asked = Instant::now();
         let claimed = match runner.claim(&claim).await.map_err(elsewhere)? {
             ClaimAnswer::Ours(claimed) => claimed,
-            ClaimAnswer::Refused(conflict) => {
+            ClaimAnswer::Refused(Conflict { message, claim }) => {
                 metrics::counter!("tradewind_region_claims_refused_total").increment(1);
+                let holder = claim.map(|holder| holder.claim);
+                debug!(message, holder, "a pod is not to be had");
                 seat.was_refused();
-                let refusal = match conflict.claim {
-                    Some(holder) => holds(holder.tenant),
-                    // Nobody has it, and it is not to be had for this function or for any.
-                    None => match runner.state().await {
-                        Ok(state) if state.phase.is_over() => Refusal::Over,
-                        Ok(State {
-                            tenant: Some(tenant),
-                            ..
-                        }) => holds(tenant),
-                        Ok(_) | Err(_) => Refusal::Unavailable,
-                    },
+                // Whoever has claimed it may not have loaded it yet, and never do.
+                let refusal = match runner.state().await {
+                    Ok(state) if state.phase.is_over() => Refusal::Over,
+                    Ok(State {
+                        tenant: Some(tenant),
+                        ..
+                    }) => Refusal::Holds(Pair {
+                        function: tenant.function,
+                        settings: tenant.settings,
+                    }),
+                    Ok(_) | Err(_) => Refusal::Unavailable,
                 };
                 return Err(Setback::Elsewhere(refusal));
             }
@@ -247,7 +251,7 @@ impl KubernetesRuntime {
         &self,
         runner: &Runner,
         claim: &str,
-        digest: &api_types::Digest,
+        digest: &Digest,
         file: &Path,
     ) -> Result<(), Setback> {
         let started = Instant::now();
@@ -373,7 +377,7 @@ impl Instance for KubernetesInstance {
             biased;
             answer = calling => answer,
             () = self.hold.lost() => Err(CallError::Broken {
-                source: region_plane_runtime::Breach::PodLost,
+                source: Breach::PodLost,
             }),
         }
     }
@@ -391,13 +395,6 @@ impl Instance for KubernetesInstance {
             () = self.hold.over() => {}
         }
     }
-}
-
-fn holds(tenant: Tenant) -> Refusal {
-    Refusal::Holds(Pair {
-        function: tenant.function,
-        settings: tenant.settings,
-    })
 }
 
 fn cluster(reason: &str, message: String) -> StartError {

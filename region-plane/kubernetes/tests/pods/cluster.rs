@@ -76,7 +76,7 @@ impl Pod {
     }
 }
 
-/// Every pod of a test has its own address in 127.0.0.0/8, and all listen on a port that was free.
+/// Every pod has its own address in 127.77.0.0/16, and all of a test listen on a port that was free.
 static NUMBER: AtomicU8 = AtomicU8::new(1);
 
 impl Cluster {
@@ -183,7 +183,9 @@ impl Cluster {
         for folder in ["sockets", "code"] {
             std::fs::create_dir(files.path().join(folder)).unwrap();
         }
-        let address = Ipv4Addr::new(127, 77, 0, NUMBER.fetch_add(1, Ordering::Relaxed));
+        let process = u8::try_from(std::process::id() % 256).unwrap();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let address = Ipv4Addr::new(127, 77, process, number);
         let sockets = files.path().join("sockets");
         let mut runner = Command::new(binary("tradewind-runner"));
         runner
