@@ -59,6 +59,8 @@ pub struct Config {
     runner_cpu_millis: u32,
     #[serde(default = "default_runner_memory_mb")]
     runner_memory_mb: u64,
+    #[serde(default = "default_runner_memory_max_mb")]
+    runner_memory_max_mb: u64,
     #[serde(default = "default_termination_grace_secs")]
     termination_grace_secs: u64,
 }
@@ -114,7 +116,12 @@ fn default_runner_cpu_millis() -> u32 {
 }
 
 fn default_runner_memory_mb() -> u64 {
-    32
+    16
+}
+
+/// A call's whole body, both ways, at the largest that a gateway takes.
+fn default_runner_memory_max_mb() -> u64 {
+    128
 }
 
 fn default_termination_grace_secs() -> u64 {
@@ -204,6 +211,7 @@ impl Config {
                 function_cpu_millis: self.function_cpu_millis,
                 runner_cpu_millis: self.runner_cpu_millis,
                 runner_memory_mb: self.runner_memory_mb,
+                runner_memory_max_mb: self.runner_memory_max_mb,
                 termination_grace: Duration::from_secs(self.termination_grace_secs),
             },
         }
@@ -251,7 +259,8 @@ topology_spread = true                   # over zones and nodes
 node_selector = {}
 function_cpu_millis = 100                # an image's container asks for, in thousandths of a core
 runner_cpu_millis = 10
-runner_memory_mb = 32
+runner_memory_mb = 16                    # reserved for it, and
+runner_memory_max_mb = 128               # what it may use while a large call passes
 termination_grace_secs = 5               # for a pod's call under way
 "#;
 
@@ -352,6 +361,12 @@ termination_grace_secs = 5               # for a pod's call under way
                 1_000_000,
             ),
             ("runner_memory_mb", self.runner_memory_mb, 8, 65_536),
+            (
+                "runner_memory_max_mb",
+                self.runner_memory_max_mb,
+                self.runner_memory_mb,
+                65_536,
+            ),
             (
                 "termination_grace_secs",
                 self.termination_grace_secs,

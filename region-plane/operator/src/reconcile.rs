@@ -497,7 +497,7 @@ impl Running {
                 owner,
                 memory_mb,
                 dedicated,
-            } => self.make(owner, memory_mb, dedicated, now, fence),
+            } => self.make(owner, memory_mb, dedicated.as_deref(), now, fence),
             other => Write::of(other),
         };
         let Some(mut write) = write else { return };
@@ -545,7 +545,7 @@ impl Running {
         &mut self,
         owner: Owner,
         memory_mb: u64,
-        dedicated: Option<String>,
+        dedicated: Option<&str>,
         now: Moment,
         fence: u64,
     ) -> Option<Write> {
@@ -553,7 +553,7 @@ impl Running {
         let made = Made {
             name: name.clone(),
             memory_mb,
-            dedicated: dedicated.as_deref(),
+            dedicated,
             fence,
         };
         let settings = &self.settings.pods;
@@ -574,7 +574,7 @@ impl Running {
                 let desired = self.state.desired.pools.get(pool)?;
                 let pod = pool_pod(object, settings, &made);
                 let (uid, template) = (&desired.uid, &desired.template);
-                let dedicated = dedicated.clone();
+                let dedicated = dedicated.map(str::to_owned);
                 (
                     pod,
                     asked_for(&owner, uid, None, memory_mb, dedicated, template, now),

@@ -40,6 +40,8 @@ pub struct PodSettings {
     pub function_cpu_millis: u32,
     pub runner_cpu_millis: u32,
     pub runner_memory_mb: u64,
+    /// What a runner may use while a large call or a bundle passes through it.
+    pub runner_memory_max_mb: u64,
     pub termination_grace: Duration,
 }
 
@@ -71,7 +73,8 @@ impl Default for PodSettings {
             node_selector: BTreeMap::new(),
             function_cpu_millis: 100,
             runner_cpu_millis: 10,
-            runner_memory_mb: 32,
+            runner_memory_mb: 16,
+            runner_memory_max_mb: 128,
             termination_grace: Duration::from_secs(5),
         }
     }

@@ -113,7 +113,7 @@ fn image_body(function: &Function, settings: &PodSettings) -> Option<Pod> {
             mount("tmp", "/tmp", false),
             mount("socket", SOCKET_DIR, false),
         ]),
-        resources: Some(requests(settings.function_cpu_millis, None)),
+        resources: Some(requests(settings.function_cpu_millis)),
         security_context: Some(sandbox(FUNCTION_USER)),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         ..Container::default()
@@ -146,10 +146,7 @@ fn pool_body(pool: &WarmPool, settings: &PodSettings) -> Pod {
         image: Some(settings.runner_image.clone()),
         args: Some(vec!["install".to_owned(), BIN_DIR.to_owned()]),
         volume_mounts: Some(vec![mount("bin", BIN_DIR, false)]),
-        resources: Some(requests(
-            settings.runner_cpu_millis,
-            Some(settings.runner_memory_mb),
-        )),
+        resources: Some(runner_requests(settings)),
         security_context: Some(sandbox(RUNNER_USER)),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         ..Container::default()
@@ -168,7 +165,7 @@ fn pool_body(pool: &WarmPool, settings: &PodSettings) -> Pod {
             mount("code", CODE_DIR, true),
             mount("bin", BIN_DIR, true),
         ]),
-        resources: Some(requests(spec.cpu_millis.unsigned_abs(), None)),
+        resources: Some(requests(spec.cpu_millis.unsigned_abs())),
         security_context: Some(sandbox(FUNCTION_USER)),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         ..Container::default()
@@ -217,10 +214,7 @@ fn body(
             mount("socket", SOCKET_DIR, false),
             mount("code", CODE_DIR, false),
         ]),
-        resources: Some(requests(
-            settings.runner_cpu_millis,
-            Some(settings.runner_memory_mb),
-        )),
+        resources: Some(runner_requests(settings)),
         security_context: Some(sandbox(RUNNER_USER)),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         ..Container::default()
@@ -329,15 +323,22 @@ pub fn megabytes(count: u64) -> Quantity {
     Quantity(format!("{count}Mi"))
 }
 
-fn requests(cpu_millis: u32, memory_mb: Option<u64>) -> ResourceRequirements {
-    let memory = memory_mb.map(|memory_mb| ("memory".to_owned(), megabytes(memory_mb)));
+/// No limit of CPU: it would throttle a function on an idle machine.
+fn requests(cpu_millis: u32) -> ResourceRequirements {
     let cpu = ("cpu".to_owned(), Quantity(format!("{cpu_millis}m")));
     ResourceRequirements {
-        requests: Some([cpu].into_iter().chain(memory.clone()).collect()),
-        // No limit of CPU: it would throttle a function on an idle machine.
-        limits: memory.map(|memory| [memory].into()),
+        requests: Some([cpu].into()),
         ..ResourceRequirements::default()
     }
+}
+
+fn runner_requests(settings: &PodSettings) -> ResourceRequirements {
+    let memory = |count| ("memory".to_owned(), megabytes(count));
+    let mut resources = requests(settings.runner_cpu_millis);
+    let reserved = resources.requests.get_or_insert_default();
+    reserved.extend([memory(settings.runner_memory_mb)]);
+    resources.limits = Some([memory(settings.runner_memory_max_mb)].into());
+    resources
 }
 
 /// Fn contract 9.5.
@@ -393,3 +394,6 @@ fn memory_volume(name: &str, size: Option<&str>) -> Volume {
         ..Volume::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

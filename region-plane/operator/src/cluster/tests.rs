@@ -1,1 +1,188 @@
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use serde_json::{Value, json};
+
+use super::*;
+
+fn pod(owner: &Value, status: &Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": "p", "uid": "u",
+            "labels": { labels::MEMORY_MB: "128", labels::SETTINGS: "ab", labels::FUNCTION: "fn-a" },
+            "annotations": { labels::TEMPLATE: "t" },
+            "ownerReferences": [owner],
+        },
+        "status": status,
+    }))
+    .unwrap()
+}
+
+fn owner(api_version: &str, kind: &str) -> Value {
+    json!({ "apiVersion": api_version, "kind": kind, "name": "o", "uid": "ou", "controller": true })
+}
+
+fn ours() -> Value {
+    owner("tradewind.dev/v1alpha1", "Function")
+}
+
+#[test]
+fn only_pods_that_our_objects_own_are_ours() {
+    for (reference, want) in [
+        (ours(), Some(Owner::Function("o".to_owned()))),
+        (
+            owner("tradewind.dev/v1alpha1", "WarmPool"),
+            Some(Owner::Pool("o".to_owned())),
+        ),
+        (owner("apps/v1", "ReplicaSet"), None),
+        (owner("tradewind.dev/v1alpha1", "Other"), None),
+        (owner("example.dev/v1", "Function"), None),
+        (
+            json!({ "apiVersion": "tradewind.dev/v1alpha1", "kind": "Function", "name": "o", "uid": "u" }),
+            None,
+        ),
+    ] {
+        let seen = pod_seen(pod(&reference, &json!({})));
+        assert_eq!(seen.map(|seen| seen.owner), want, "{reference}");
+    }
+}
+
+#[test]
+fn the_function_label_is_what_took_a_pools_pod_and_nothing_else() {
+    let image = pod_seen(pod(&ours(), &json!({}))).unwrap();
+    assert_eq!(
+        (image.function, image.settings.as_deref()),
+        (None, Some("ab"))
+    );
+    let pool = owner("tradewind.dev/v1alpha1", "WarmPool");
+    let pool = pod_seen(pod(&pool, &json!({}))).unwrap();
+    assert_eq!(pool.function.as_deref(), Some("fn-a"));
+}
+
+#[test]
+fn phases_and_troubles_are_read_from_the_status() {
+    let waiting = |reason: &str| {
+        json!({
+            "phase": "Pending", "hostIP": "10.0.0.1",
+            "containerStatuses": [{
+                "name": "function", "image": "i:1", "imageID": "", "ready": false, "restartCount": 0,
+                "state": { "waiting": { "reason": reason, "message": "why" } },
+            }],
+        })
+    };
+    let ended = |phase: &str, reason: &str| {
+        json!({
+            "phase": phase,
+            "containerStatuses": [{
+                "name": "function", "image": "i:1", "imageID": "", "ready": false, "restartCount": 0,
+                "state": { "terminated": { "exitCode": 137, "reason": reason } },
+            }],
+        })
+    };
+    let unschedulable = json!({
+        "phase": "Pending",
+        "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes",
+        }],
+    });
+    for (status, phase, reason) in [
+        (json!({}), Phase::Pending, None),
+        (json!({ "phase": "Running" }), Phase::Running, None),
+        (waiting("ContainerCreating"), Phase::Pending, None),
+        (
+            waiting("ErrImagePull"),
+            Phase::Pending,
+            Some(Reason::ImagePullFailed),
+        ),
+        (
+            waiting("ImagePullBackOff"),
+            Phase::Pending,
+            Some(Reason::ImagePullFailed),
+        ),
+        (
+            waiting("CreateContainerConfigError"),
+            Phase::Pending,
+            Some(Reason::ContainerConfigInvalid),
+        ),
+        (
+            unschedulable,
+            Phase::Pending,
+            Some(Reason::PodUnschedulable),
+        ),
+        (
+            ended("Running", "OOMKilled"),
+            Phase::Broken,
+            Some(Reason::OutOfMemory),
+        ),
+        (
+            ended("Failed", "Error"),
+            Phase::Ended,
+            Some(Reason::FunctionExited),
+        ),
+        (
+            json!({ "phase": "Failed", "reason": "Evicted", "message": "disk" }),
+            Phase::Ended,
+            Some(Reason::PodLost),
+        ),
+    ] {
+        let seen = pod_seen(pod(&ours(), &status)).unwrap();
+        assert_eq!(seen.phase, phase, "{status}");
+        assert_eq!(
+            seen.trouble.map(|trouble| trouble.reason),
+            reason,
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn nodes_that_take_pods_are_counted_with_their_memory() {
+    let node = |ready: &str, cordoned: bool, memory: &str| -> Node {
+        serde_json::from_value(json!({
+            "metadata": { "name": "n" },
+            "spec": { "unschedulable": cordoned },
+            "status": {
+                "allocatable": { "memory": memory },
+                "conditions": [{ "type": "Ready", "status": ready }],
+            },
+        }))
+        .unwrap()
+    };
+    let nodes = [
+        node("True", false, "2Gi"),
+        node("True", false, "1048576Ki"),
+        node("True", true, "8Gi"),
+        node("False", false, "8Gi"),
+        node("True", false, "1.5Gi"),
+    ];
+    let nodes: BTreeMap<String, NodeSeen> = nodes
+        .iter()
+        .enumerate()
+        .map(|(n, node)| (n.to_string(), node_seen(node)))
+        .collect();
+    assert_eq!(room(&nodes), (3, 3_072));
+}
+
+#[test]
+fn one_object_that_cannot_be_read_is_still_there() {
+    let object: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "tradewind.dev/v1alpha1", "kind": "Function",
+        "metadata": { "name": "fn-a", "uid": "u", "generation": 4, "resourceVersion": "12" },
+        "spec": { "image": "x" },
+        "status": { "conditions": [{
+            "type": "Ready", "status": "False", "reason": "InvalidSpec", "observedGeneration": 3,
+        }] },
+    }))
+    .unwrap();
+    let (name, meta, read) = read::<Function>(object).unwrap();
+    assert_eq!(
+        (name.as_str(), meta.generation, meta.version),
+        ("fn-a", 4, 12)
+    );
+    assert!(read.unwrap_err().contains("missing field"));
+    let stated = Stated {
+        generation: 3,
+        ready: false,
+        reason: "InvalidSpec".to_owned(),
+    };
+    assert_eq!(meta.stated, Some(stated));
+}

@@ -809,9 +809,9 @@ impl World {
         self.cluster.demand(functions, &claims, &finished);
     }
 
-    fn happen(&mut self, happening: Happening) {
+    fn happen(&mut self, happening: &Happening) {
         let mut tell = true;
-        match happening {
+        match *happening {
             Happening::Runs(n) => {
                 if let Some(pod) = self.pick(n, |_, pod| pod.phase == Phase::Pending) {
                     self.cluster.pods.get_mut(&pod).unwrap().phase = Phase::Running;
@@ -952,7 +952,7 @@ proptest! {
         let budget = Budget { creates: budget.0, deletes: budget.1, patches: budget.2 };
         let mut world = World::new();
         for (happening, lost, order) in happenings {
-            world.happen(happening);
+            world.happen(&happening);
             let plan = world.cluster.plan(budget);
             world.check(&plan, budget);
             // Some writes get nowhere, and they are done in any order.

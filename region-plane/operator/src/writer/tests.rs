@@ -1,1 +1,149 @@
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use api_types::{Annotations, AppId, FnId, Revision, Timestamp};
+
+use super::*;
+
+fn app(config: &[(&str, &str)], annotations: &[(&str, &str)]) -> App {
+    App {
+        id: AppId::new("A"),
+        name: "app".to_owned(),
+        config: owned(config),
+        annotations: owned(annotations),
+        syslog_url: None,
+        shape: "GENERIC_X86".to_owned(),
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+        revision: Revision(5),
+    }
+}
+
+fn function(image: &str, config: &[(&str, &str)], annotations: Annotations) -> Fn {
+    Fn {
+        id: FnId::new("F"),
+        name: "function".to_owned(),
+        app_id: AppId::new("A"),
+        image: image.to_owned(),
+        memory: 128,
+        timeout_secs: 30,
+        idle_timeout_secs: 60,
+        config: owned(config),
+        annotations,
+        shape: String::new(),
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+        revision: Revision(3),
+    }
+}
+
+fn owned(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    pairs.iter().map(owned).collect()
+}
+
+fn of(app: &App, function: &Fn) -> Wanted {
+    wanted("fn-f", app, function)
+}
+
+#[test]
+fn a_functions_configuration_overlays_its_apps() {
+    let app = app(&[("A", "app"), ("B", "app")], &[]);
+    let wanted = of(
+        &app,
+        &function("image:1", &[("B", "fn")], Annotations::new()),
+    );
+    assert_eq!(wanted.config, owned(&[("A", "app"), ("B", "fn")]));
+    assert_eq!(wanted.notes, Vec::<String>::new());
+    assert_eq!(wanted.spec.revision, 5);
+    assert_eq!(wanted.spec.shape, "GENERIC_X86");
+    assert_eq!(wanted.spec.settings, "0000000500000003");
+}
+
+#[test]
+fn what_cannot_be_a_variable_is_left_out_and_named() {
+    let config = [
+        ("GOOD_1", "x"),
+        ("also.good-2", "x"),
+        ("", "x"),
+        ("a b", "x"),
+        ("a=b", "x"),
+        ("1st", "x"),
+        ("..data", "x"),
+        ("ü", "x"),
+        ("NUL", "a\0b"),
+    ];
+    let wanted = of(
+        &app(&config, &[]),
+        &function("image:1", &[], Annotations::new()),
+    );
+    let kept: Vec<&String> = wanted.config.keys().collect();
+    assert_eq!(kept, ["GOOD_1", "also.good-2"]);
+    assert!(wanted.notes[0].contains("\"a b\""), "{:?}", wanted.notes);
+}
+
+#[test]
+fn a_secrets_name_changes_with_what_it_holds_and_with_nothing_else() {
+    let name = |config: &[(&str, &str)]| {
+        of(
+            &app(config, &[]),
+            &function("image:1", &[], Annotations::new()),
+        )
+        .spec
+        .config_secret
+    };
+    assert_eq!(name(&[]), None, "nothing needs no Secret");
+    let one = name(&[("A", "1")]).unwrap();
+    assert!(one.starts_with("fn-f-") && one.len() == 15, "{one}");
+    assert_eq!(name(&[("A", "1")]).unwrap(), one);
+    for other in [[("A", "2")], [("A1", "")], [("B", "1")]] {
+        assert_ne!(name(&other).unwrap(), one, "{other:?}");
+    }
+}
+
+#[test]
+fn a_bundle_has_no_image_and_no_secret() {
+    let image = format!("bundle/hello:0.0.1@sha256:{}", "ab".repeat(32));
+    let wanted = of(
+        &app(&[("A", "1")], &[]),
+        &function(&image, &[], Annotations::new()),
+    );
+    assert_eq!(wanted.spec.image, None);
+    assert_eq!(wanted.spec.bundle, Some("ab".repeat(32)));
+    assert_eq!(wanted.spec.config_secret, None);
+}
+
+#[test]
+fn scaling_is_the_functions_else_the_apps_else_the_default() {
+    let default = Scaling::default();
+    for (case, apps, functions, want, notes) in [
+        ("none", None, None, default, 0),
+        (
+            "app's",
+            Some(r#"{"min":1,"max":9}"#),
+            None,
+            Scaling { min: 1, max: 9 },
+            0,
+        ),
+        (
+            "function's",
+            Some(r#"{"min":1,"max":9}"#),
+            Some(r#"{"min":2}"#),
+            Scaling { min: 2, ..default },
+            0,
+        ),
+        ("not JSON", None, Some("{"), default, 1),
+        ("swapped", None, Some(r#"{"min":9,"max":1}"#), default, 1),
+        ("too many", None, Some(r#"{"max":100000}"#), default, 1),
+        ("negative", None, Some(r#"{"min":-1}"#), default, 1),
+    ] {
+        let annotated = |json: Option<&str>| -> Annotations {
+            let pair = json.map(|json| (SCALING_ANNOTATION.to_owned(), json.to_owned()));
+            pair.into_iter().collect()
+        };
+        let mut app = app(&[], &[]);
+        app.annotations = annotated(apps);
+        let wanted = of(&app, &function("image:1", &[], annotated(functions)));
+        assert_eq!(wanted.spec.scaling, want, "{case}");
+        assert_eq!(wanted.notes.len(), notes, "{case}: {:?}", wanted.notes);
+    }
+}

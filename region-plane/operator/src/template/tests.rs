@@ -1,0 +1,166 @@
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use region_plane_resources::{FunctionSpec, Scaling, WarmPoolSpec};
+
+use super::*;
+
+/// Compares with the file, or writes it where `UPDATE_GOLDEN` is set.
+fn check(name: &str, pod: &Pod) {
+    let text = serde_saphyr::to_string(pod).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/template")
+        .join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text, golden, "UPDATE_GOLDEN=1 writes {}", path.display());
+    let read: Pod = serde_saphyr::from_str(&golden).unwrap();
+    assert_eq!(read, *pod);
+}
+
+fn function() -> Function {
+    let spec = FunctionSpec {
+        revision: 7,
+        app_id: "01APP".to_owned(),
+        app_name: "shop".to_owned(),
+        fn_id: "01FN".to_owned(),
+        fn_name: "pay$(HOME)".to_owned(),
+        image: Some("registry.example/pay@sha256:00".to_owned()),
+        bundle: None,
+        memory_mb: 256,
+        timeout_secs: 30,
+        idle_timeout_secs: 30,
+        config_secret: Some("fn-01fn-0123456789".to_owned()),
+        scaling: Scaling::default(),
+        shape: String::new(),
+        settings: "00000000000000ab".to_owned(),
+    };
+    let mut function = Function::new("fn-01fn", spec);
+    function.metadata.uid = Some("7f0c".to_owned());
+    function
+}
+
+fn pool() -> WarmPool {
+    let spec = WarmPoolSpec {
+        runtime: "python3.11".to_owned(),
+        image: "localhost/tradewind/runtime-python:dev".to_owned(),
+        size: 2,
+        memory_mb: 128,
+        cpu_millis: 50,
+    };
+    let mut pool = WarmPool::new("python", spec);
+    pool.metadata.uid = Some("9a1b".to_owned());
+    pool
+}
+
+fn settings() -> PodSettings {
+    PodSettings {
+        priority_class: "tradewind-function".to_owned(),
+        ..PodSettings::default()
+    }
+}
+
+fn made(dedicated: Option<&str>, memory_mb: u64) -> Made<'_> {
+    Made {
+        name: "made-bcdfgh".to_owned(),
+        memory_mb,
+        dedicated,
+        fence: 3,
+    }
+}
+
+#[test]
+fn an_image_functions_pod_is_this() {
+    let pod = image_pod(&function(), &settings(), &made(None, 256)).unwrap();
+    check("image.yaml", &pod);
+}
+
+#[test]
+fn a_pools_pod_is_this() {
+    check(
+        "pool.yaml",
+        &pool_pod(&pool(), &settings(), &made(Some("fn-large"), 512)),
+    );
+}
+
+#[test]
+fn a_template_stands_for_all_but_resources_and_settings() {
+    let template = |change: &dyn Fn(&mut Function)| {
+        let mut function = function();
+        change(&mut function);
+        image_template(&function, &settings()).unwrap()
+    };
+    let before = template(&|_| {});
+    assert_eq!(before.len(), 16);
+    assert_eq!(
+        template(&|function| function.spec.memory_mb = 1_024),
+        before
+    );
+    assert_eq!(
+        template(&|function| function.spec.settings = "1".repeat(16)),
+        before
+    );
+    assert_eq!(template(&|function| function.metadata.uid = None), before);
+    assert_ne!(
+        template(&|function| function.spec.image = Some("other".to_owned())),
+        before
+    );
+    assert_ne!(
+        template(&|function| function.spec.config_secret = None),
+        before
+    );
+    assert_ne!(
+        template(&|function| function.spec.fn_name = "other".to_owned()),
+        before
+    );
+    let other = PodSettings {
+        runner_image: "runner:2".to_owned(),
+        ..settings()
+    };
+    assert_ne!(image_template(&function(), &other).unwrap(), before);
+}
+
+#[test]
+fn what_is_asked_for_is_all_a_pod_may_have() {
+    let pod = pool_pod(&pool(), &settings(), &made(None, 128));
+    let spec = pod.spec.unwrap();
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    for container in containers {
+        let security = container.security_context.as_ref().unwrap();
+        assert_eq!(
+            security.allow_privilege_escalation,
+            Some(false),
+            "{}",
+            container.name
+        );
+        assert_eq!(
+            security.read_only_root_filesystem,
+            Some(true),
+            "{}",
+            container.name
+        );
+        let dropped = security
+            .capabilities
+            .as_ref()
+            .unwrap()
+            .drop
+            .clone()
+            .unwrap();
+        assert_eq!(dropped, ["ALL"], "{}", container.name);
+        let resources = container.resources.as_ref().unwrap();
+        assert!(
+            resources.limits.as_ref().unwrap().contains_key("memory"),
+            "{}",
+            container.name
+        );
+    }
+    assert_eq!(spec.automount_service_account_token, Some(false));
+    assert_eq!(spec.enable_service_links, Some(false));
+    assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
+}
