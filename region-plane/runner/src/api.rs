@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{CallId, Digest};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
 use region_plane_runtime::{CallError, CallRequest};
 use serde::Serialize;
@@ -65,6 +65,9 @@ fn state(instance: &Instance) -> crate::protocol::State {
 }
 
 async fn claim(instance: &Instance, body: Incoming) -> Answer {
+    if instance.shutdown().is_cancelled() {
+        return stopping();
+    }
     let claim: Claim = match read(body, CLAIM_BYTES_MAX).await {
         Ok(claim) => claim,
         Err(refusal) => return refusal,
@@ -167,7 +170,7 @@ async fn ready(instance: &Arc<Instance>, request: &Request<Incoming>) -> Answer 
     let settled = tokio::select! {
         settled = timeout_at(Instant::now() + Duration::from_millis(timeout), settled) => settled,
         () = instance.shutdown().cancelled() => {
-            return trouble(StatusCode::SERVICE_UNAVAILABLE, "the runner is stopping".to_owned());
+            return stopping();
         }
     };
     let Ok(seen) = settled.map(|seen| seen.expect("the instance holds the sender").clone()) else {
@@ -218,6 +221,9 @@ async fn call(instance: &Arc<Instance>, request: Request<Incoming>) -> Answer {
         .as_ref()
         .and_then(|claim| claim.to_str().ok())
         .unwrap_or_default();
+    if instance.shutdown().is_cancelled() {
+        return refused_call(CallFailure::NotClaimed);
+    }
     let Ok(_attendance) = instance.attend(claim) else {
         return refused_call(CallFailure::NotClaimed);
     };
@@ -427,27 +433,40 @@ async fn read<T: DeserializeOwned>(body: Incoming, bytes_max: usize) -> Result<T
 }
 
 /// All of the body, or what to answer instead.
-async fn whole(body: Incoming, bytes_max: usize) -> Result<Bytes, Answer> {
+///
+/// In one piece from the start where its length is known: to join pieces takes twice the memory.
+async fn whole(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Answer> {
     let too_large = || {
         let message = format!("a body may have {bytes_max} bytes");
         trouble(StatusCode::PAYLOAD_TOO_LARGE, message)
     };
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     // Not a byte of what says it is too large needs to be read.
-    if body.size_hint().lower() > bytes_max as u64 {
+    if announced > bytes_max {
         return Err(too_large());
     }
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(trouble(
-            StatusCode::BAD_REQUEST,
-            format!("the body: {error}"),
-        )),
+    let mut whole = BytesMut::with_capacity(announced);
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| trouble(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+        let Ok(data) = frame.into_data() else {
+            continue; // Trailers: there are none.
+        };
+        if whole.len() + data.len() > bytes_max {
+            return Err(too_large());
+        }
+        whole.extend_from_slice(&data);
     }
+    Ok(whole.freeze())
 }
 
 fn not_claimed(refusal: NotClaimed) -> Answer {
     trouble(StatusCode::CONFLICT, refusal.to_string())
+}
+
+fn stopping() -> Answer {
+    let message = "the runner is stopping".to_owned();
+    trouble(StatusCode::SERVICE_UNAVAILABLE, message)
 }
 
 fn trouble(status: StatusCode, message: String) -> Answer {

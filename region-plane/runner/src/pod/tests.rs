@@ -79,7 +79,7 @@ fn claims_are_refused_with_the_reason() {
         pod.release("1");
         pod
     };
-    let cases: [(&str, Pod, Holder, Option<ToLaunch>, Option<&str>); 11] = [
+    let cases = [
         ("again", claimed(), holder("1", "a"), Some(bundle(7)), None),
         (
             "another",

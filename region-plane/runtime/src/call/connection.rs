@@ -12,7 +12,7 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -188,7 +188,11 @@ impl Connection {
     }
 
     async fn collect(&self, mut body: Incoming) -> Result<Bytes, CallError> {
-        let mut whole = BytesMut::new();
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if announced > self.response_body_bytes_max {
+            return Err(CallError::BodyTooLarge);
+        }
+        let mut whole = BytesMut::with_capacity(announced);
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(failed)?.into_data() else {
                 continue; // Trailers: the contract has none.
