@@ -18,6 +18,9 @@ use serde_json::{Value, json};
 
 const INSTALLER: &str = "tradewind-install";
 
+/// A kubelet ends dozens of pods, on a busy machine.
+const GONE_PATIENCE: Duration = Duration::from_secs(180);
+
 const ESTABLISHED_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Puts our resource definitions in and waits until they are served.
@@ -71,7 +74,7 @@ pub async fn remove_namespace(client: &Client, name: &str, wait: bool) -> anyhow
     namespaces.delete(name, &DeleteParams::default()).await?;
     if wait {
         let gone = format!("namespace {name} is gone");
-        eventually(&gone, Duration::from_secs(90), async || {
+        eventually(&gone, GONE_PATIENCE, async || {
             let found = namespaces.get_opt(name).await?;
             ensure!(found.is_none(), "{:?}", found.map(|found| found.status));
             Ok(())

@@ -174,11 +174,20 @@ impl Region {
 
     /// Waits until an operator leads.
     pub async fn leads(&self, number: usize) -> anyhow::Result<Duration> {
+        self.leadership(number, true).await
+    }
+
+    /// Waits until an operator knows that it does not lead.
+    pub async fn leads_no_more(&self, number: usize) -> anyhow::Result<Duration> {
+        self.leadership(number, false).await
+    }
+
+    async fn leadership(&self, number: usize, leads: bool) -> anyhow::Result<Duration> {
         let url = format!("{}/v1/status", self.operator_url(number));
-        let what = format!("operator {number} leads");
+        let what = format!("that operator {number} leads is {leads}");
         let (_, took) = eventually(&what, READY_PATIENCE, async || {
-            let status: Value = reqwest::get(&url).await?.json().await?;
-            ensure!(status["leader"] == true, "{status}");
+            let status: Value = reqwest::get(&url).await?.error_for_status()?.json().await?;
+            ensure!(status["leading"] == leads, "{status}");
             Ok(())
         })
         .await?;

@@ -8,7 +8,9 @@ use chaos_tests_cluster::eventually;
 use chaos_tests_cluster::federation::binary;
 use chaos_tests_kubernetes::load::{Load, answer, judge};
 use chaos_tests_kubernetes::region::images;
-use chaos_tests_kubernetes::{Functions, Needs, Region, Rights, install, process, scenario, writes};
+use chaos_tests_kubernetes::{
+    Functions, Needs, Region, Rights, install, process, scenario, writes,
+};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -17,8 +19,10 @@ use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const STARTS: usize = 8;
-const BATCH: usize = 20;
-const CALLS: usize = 500;
+/// More than may be made in a burst.
+const BATCH: usize = 50;
+/// Calls go on for this long, so that what an operator does by the second would show.
+const STEADY: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_and_writes_are_measured() -> anyhow::Result<()> {
@@ -72,12 +76,18 @@ async fn bare_pods(region: &Region) -> anyhow::Result<Vec<Duration>> {
         eventually("a bare pod runs", PATIENCE, async || {
             let pod = region.pods().get(&name).await?;
             let status = pod.status.context("no status")?;
-            ensure!(status.phase.as_deref() == Some("Running") && status.pod_ip.is_some(), "{status:?}");
+            ensure!(
+                status.phase.as_deref() == Some("Running") && status.pod_ip.is_some(),
+                "{status:?}"
+            );
             Ok(())
         })
         .await?;
         took.push(start.elapsed());
-        region.pods().delete(&name, &DeleteParams::default()).await?;
+        region
+            .pods()
+            .delete(&name, &DeleteParams::default())
+            .await?;
     }
     Ok(took)
 }
@@ -85,10 +95,15 @@ async fn bare_pods(region: &Region) -> anyhow::Result<Vec<Duration>> {
 async fn new_pods(region: &Region) -> anyhow::Result<Vec<Duration>> {
     let functions = Functions::of(&region.federation);
     let fields = json!({"memory": 64, "idle_timeout": 1});
-    let cart = functions.image("bench", "cart", images::FUNCTION_V1, fields).await?;
+    let cart = functions
+        .image("bench", "cart", images::FUNCTION_V1, fields)
+        .await?;
     let url = format!("{}{}", region.url()?, cart.path());
     let http = reqwest::Client::new();
-    eventually("it answers", PATIENCE, async || answer(&http, &url, &json!({})).await).await?;
+    eventually("it answers", PATIENCE, async || {
+        answer(&http, &url, &json!({})).await
+    })
+    .await?;
     let selector = format!("{}={}", labels::FUNCTION, cart.object()?);
     let mut took = Vec::new();
     for _ in 0..STARTS {
@@ -103,7 +118,10 @@ async fn new_pods(region: &Region) -> anyhow::Result<Vec<Duration>> {
 
 async fn none(region: &Region, selector: &str) -> anyhow::Result<()> {
     eventually("none of its pods is left", PATIENCE, async || {
-        let pods = region.pods().list(&ListParams::default().labels(selector)).await?;
+        let pods = region
+            .pods()
+            .list(&ListParams::default().labels(selector))
+            .await?;
         ensure!(pods.items.is_empty(), "{}", pods.items.len());
         Ok(())
     })
@@ -119,7 +137,10 @@ fn native(size: usize) -> Value {
 async fn waiting(region: &Region) -> anyhow::Result<Vec<Pod>> {
     let mut pods = region.standing(&format!("{}=native", labels::POOL)).await?;
     pods.retain(|pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
         phase == Some("Running") && !pod.labels().contains_key(labels::FUNCTION)
     });
     Ok(pods)
@@ -135,7 +156,10 @@ async fn claims(region: &Region) -> anyhow::Result<Vec<Duration>> {
     let hello = functions.deploy("bench", "hello", &folder).await?;
     let url = format!("{}{}", region.url()?, hello.path());
     let http = reqwest::Client::new();
-    eventually("it answers", PATIENCE, async || answer(&http, &url, &json!({})).await).await?;
+    eventually("it answers", PATIENCE, async || {
+        answer(&http, &url, &json!({})).await
+    })
+    .await?;
     let selector = format!("{}={}", labels::FUNCTION, hello.object()?);
     let mut took = Vec::new();
     for _ in 0..STARTS {
@@ -171,10 +195,15 @@ triggers:
 async fn steady(region: &Region) -> anyhow::Result<()> {
     let functions = Functions::of(&region.federation);
     let fields = json!({"memory": 64, "idle_timeout": 120});
-    let cart = functions.image("bench", "steady", images::FUNCTION_V1, fields).await?;
+    let cart = functions
+        .image("bench", "steady", images::FUNCTION_V1, fields)
+        .await?;
     let url = format!("{}{}", region.url()?, cart.path());
     let http = reqwest::Client::new();
-    eventually("it answers", PATIENCE, async || answer(&http, &url, &json!({})).await).await?;
+    eventually("it answers", PATIENCE, async || {
+        answer(&http, &url, &json!({})).await
+    })
+    .await?;
     let client = region.client();
     // Labels and conditions of the start are written, pods of earlier measurements go.
     eventually("the region is still", PATIENCE, async || {
@@ -185,23 +214,34 @@ async fn steady(region: &Region) -> anyhow::Result<()> {
     .await?;
     let before = writes::counted(&client).await?;
     let load = Load::start(&url, &json!({}), 1);
-    load.more_calls(CALLS).await?;
+    let start = Instant::now();
+    while start.elapsed() < STEADY {
+        load.more_calls(100).await?;
+    }
     let wrote = writes::between(&before, &writes::counted(&client).await?);
     let calls = load.finish().await?;
     judge("steady calls", &calls, 0)?;
-    let seconds = calls.iter().map(|call| call.took.as_secs_f64()).sum::<f64>();
+    let seconds = calls
+        .iter()
+        .map(|call| call.took.as_secs_f64())
+        .sum::<f64>();
     println!(
         "measured: {} calls in {seconds:.1} s one after the other, {} writes to the API server: {wrote:?}",
         calls.len(),
         wrote.values().sum::<u64>()
     );
     ensure!(wrote.is_empty(), "calls wrote to the API server: {wrote:?}");
-    let pods = region.standing(&format!("{}={}", labels::FUNCTION, cart.object()?)).await?;
+    let pods = region
+        .standing(&format!("{}={}", labels::FUNCTION, cart.object()?))
+        .await?;
     for pod in pods {
         if let Some(uid) = pod.uid()
             && let Ok(kb) = process::resident_kb(&uid, "tradewind-runner")
         {
-            println!("measured: a runner that served calls has {:.1} MiB resident", kb as f64 / 1024.0);
+            println!(
+                "measured: a runner that served calls has {:.1} MiB resident",
+                kb as f64 / 1024.0
+            );
         }
     }
     functions.delete(&cart).await
@@ -212,7 +252,10 @@ async fn batch(region: &Region) -> anyhow::Result<()> {
     let start = Instant::now();
     install::apply(&region.pools(), "native", native(BATCH)).await?;
     let (_, made) = eventually("all pods are made", PATIENCE, async || {
-        let pods = region.standing(&format!("{}=native", labels::POOL)).await?.len();
+        let pods = region
+            .standing(&format!("{}=native", labels::POOL))
+            .await?
+            .len();
         ensure!(pods >= BATCH, "{pods}");
         Ok(())
     })

@@ -34,14 +34,20 @@ async fn start(region: &mut Region) -> anyhow::Result<()> {
 /// Waits until the gateway knows a function and answers a call of it.
 async fn first_answer(url: &str, body: &Value) -> anyhow::Result<(Value, Duration)> {
     let http = reqwest::Client::new();
-    eventually("the function answers", POD_PATIENCE, async || answer(&http, url, body).await).await
+    eventually("the function answers", POD_PATIENCE, async || {
+        answer(&http, url, body).await
+    })
+    .await
 }
 
 /// Waits until no pod of the function is left; its pods are gone, not going.
 async fn at_zero(region: &Region, object: &str) -> anyhow::Result<Duration> {
     let (_, took) = eventually("no pod of it is left", ZERO_PATIENCE, async || {
         let selector = format!("{}={object}", labels::FUNCTION);
-        let pods = region.pods().list(&kube::api::ListParams::default().labels(&selector)).await?;
+        let pods = region
+            .pods()
+            .list(&kube::api::ListParams::default().labels(&selector))
+            .await?;
         ensure!(pods.items.is_empty(), "{}", pods.items.len());
         Ok(())
     })
@@ -54,7 +60,10 @@ async fn running(region: &Region, function: &Made) -> anyhow::Result<Vec<Pod>> {
     let selector = format!("{}={}", labels::FUNCTION, function.object()?);
     let mut pods = region.standing(&selector).await?;
     pods.retain(|pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
         phase == Some("Running")
     });
     Ok(pods)
@@ -67,11 +76,16 @@ async fn an_image_is_called_from_zero_goes_back_to_zero_and_is_upgraded_without_
         start(region).await?;
         let functions = Functions::of(&region.federation);
         let fields = json!({"memory": 64, "idle_timeout": 2, "config": {"GREETING": "hello"}});
-        let cart = functions.image("shop", "cart", images::FUNCTION_V1, fields).await?;
+        let cart = functions
+            .image("shop", "cart", images::FUNCTION_V1, fields)
+            .await?;
         let url = format!("{}{}", region.url()?, cart.path());
         let (said, took) = first_answer(&url, &json!({"n": 1})).await?;
         println!("measured: an image function answers {took:.2?} after it was made: {said}");
-        ensure!(said["version"] == "v1" && said["greeting"] == "hello", "{said}");
+        ensure!(
+            said["version"] == "v1" && said["greeting"] == "hello",
+            "{said}"
+        );
         ensure!(said["body"]["n"] == 1, "{said}");
 
         let took = at_zero(region, &cart.object()?).await?;
@@ -80,12 +94,17 @@ async fn an_image_is_called_from_zero_goes_back_to_zero_and_is_upgraded_without_
         let before = Instant::now();
         let again = answer(&http, &url, &json!({})).await?;
         println!("measured: from zero again in {:.2?}", before.elapsed());
-        ensure!(again["pod"] != said["pod"], "the pod that was gone answered: {again}");
+        ensure!(
+            again["pod"] != said["pod"],
+            "the pod that was gone answered: {again}"
+        );
 
         functions.update(&cart, json!({"idle_timeout": 30})).await?;
         let load = Load::start(&url, &json!({"sleep_ms": 20}), CLIENTS);
         load.more_calls(100).await?;
-        functions.update(&cart, json!({"image": images::FUNCTION_V2})).await?;
+        functions
+            .update(&cart, json!({"image": images::FUNCTION_V2}))
+            .await?;
         eventually("the new version answers", POD_PATIENCE, async || {
             let said = answer(&http, &url, &json!({})).await?;
             ensure!(said["version"] == "v2", "{said}");
@@ -139,7 +158,10 @@ async fn full(region: &Region, pool: &str, size: usize) -> anyhow::Result<Durati
     let (_, took) = eventually(&what, POD_PATIENCE, async || {
         let pods = region.standing(&format!("{}={pool}", labels::POOL)).await?;
         let wait = pods.iter().filter(|pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            let phase = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref());
             phase == Some("Running") && !pod.labels().contains_key(labels::FUNCTION)
         });
         let wait = wait.count();
@@ -154,14 +176,22 @@ async fn full(region: &Region, pool: &str, size: usize) -> anyhow::Result<Durati
 async fn bundles_run_in_pods_that_wait_for_them() -> anyhow::Result<()> {
     scenario("bundle", "127.82", Needs::Nodes, async |region| {
         start(region).await?;
-        region.pool("native", pool("executable", images::NATIVE, 2, 64)).await?;
-        region.pool("python", pool("python", images::PYTHON, 1, 256)).await?;
+        region
+            .pool("native", pool("executable", images::NATIVE, 2, 64))
+            .await?;
+        region
+            .pool("python", pool("python", images::PYTHON, 1, 256))
+            .await?;
         full(region, "native", 2).await?;
         full(region, "python", 1).await?;
-        region.pool_says("native", "True", "Serving", POD_PATIENCE).await?;
+        region
+            .pool_says("native", "True", "Serving", POD_PATIENCE)
+            .await?;
 
         let functions = Functions::of(&region.federation);
-        let hello = functions.deploy("shop", "hello", &rust_bundle(region)?).await?;
+        let hello = functions
+            .deploy("shop", "hello", &rust_bundle(region)?)
+            .await?;
         let url = format!("{}{}", region.url()?, hello.path());
         let (said, took) = first_answer(&url, &json!({"name": "Ada"})).await?;
         println!("measured: a Rust bundle answers {took:.2?} after it was deployed: {said}");
@@ -186,7 +216,10 @@ async fn bundles_run_in_pods_that_wait_for_them() -> anyhow::Result<()> {
         let url = format!("{}{}", region.url()?, hello.path());
         let before = Instant::now();
         answer(&http, &url, &json!({"name": "Ada"})).await?;
-        println!("measured: the Rust bundle from zero again in {:.2?}", before.elapsed());
+        println!(
+            "measured: the Rust bundle from zero again in {:.2?}",
+            before.elapsed()
+        );
         Ok(())
     })
     .await
@@ -204,16 +237,33 @@ async fn what_is_killed_under_load_loses_at_most_what_it_was_doing() -> anyhow::
         start(region).await?;
         let functions = Functions::of(&region.federation);
         let fields = json!({"memory": 64, "idle_timeout": 60});
-        let cart = functions.image("shop", "cart", images::FUNCTION_V1, fields).await?;
+        let cart = functions
+            .image("shop", "cart", images::FUNCTION_V1, fields)
+            .await?;
         let url = format!("{}{}", region.url()?, cart.path());
         first_answer(&url, &json!({})).await?;
 
         for blow in [
-            Blow { what: "a pod is deleted", may_fail: 1 },
-            Blow { what: "a pod is deleted at once", may_fail: 1 },
-            Blow { what: "a function's process is killed", may_fail: 1 },
-            Blow { what: "a runner is killed", may_fail: 1 },
-            Blow { what: "the operator is killed and started again", may_fail: 0 },
+            Blow {
+                what: "a pod is deleted",
+                may_fail: 1,
+            },
+            Blow {
+                what: "a pod is deleted at once",
+                may_fail: 1,
+            },
+            Blow {
+                what: "a function's process is killed",
+                may_fail: 1,
+            },
+            Blow {
+                what: "a runner is killed",
+                may_fail: 1,
+            },
+            Blow {
+                what: "the operator is killed and started again",
+                may_fail: 0,
+            },
         ] {
             let load = Load::start(&url, &json!({"sleep_ms": 50}), CLIENTS);
             load.more_calls(50).await?;
@@ -241,7 +291,10 @@ async fn strike(region: &mut Region, cart: &Made, what: &str) -> anyhow::Result<
     let (name, uid) = (pod.name_any(), pod.uid().context("a pod has a uid")?);
     match what {
         "a pod is deleted" => {
-            region.pods().delete(&name, &DeleteParams::default()).await?;
+            region
+                .pods()
+                .delete(&name, &DeleteParams::default())
+                .await?;
         }
         "a pod is deleted at once" => {
             let now = DeleteParams::default().grace_period(0);
@@ -271,7 +324,9 @@ async fn a_gateway_started_again_takes_over_the_pods_there_are() -> anyhow::Resu
         start(region).await?;
         let functions = Functions::of(&region.federation);
         let fields = json!({"memory": 64, "idle_timeout": 60});
-        let cart = functions.image("shop", "cart", images::FUNCTION_V1, fields).await?;
+        let cart = functions
+            .image("shop", "cart", images::FUNCTION_V1, fields)
+            .await?;
         let url = format!("{}{}", region.url()?, cart.path());
         let (before, _) = first_answer(&url, &json!({})).await?;
         region.gateway()?.kill()?;
@@ -338,13 +393,22 @@ async fn a_function_that_takes_too_much_memory_is_ended_and_named() -> anyhow::R
         start(region).await?;
         let functions = Functions::of(&region.federation);
         let fields = json!({"memory": 64, "idle_timeout": 60, "timeout": 20});
-        let cart = functions.image("shop", "cart", images::FUNCTION_V1, fields).await?;
+        let cart = functions
+            .image("shop", "cart", images::FUNCTION_V1, fields)
+            .await?;
         let url = format!("{}{}", region.url()?, cart.path());
         first_answer(&url, &json!({})).await?;
         let http = reqwest::Client::new();
         let call = call(&http, &url, &json!({"allocate_mb": 200})).await;
-        println!("measured: a call that takes too much memory: {:.2?} {:?}", call.took, call.outcome);
-        ensure!(matches!(call.outcome, Outcome::Failed(502, _)), "{:?}", call.outcome);
+        println!(
+            "measured: a call that takes too much memory: {:.2?} {:?}",
+            call.took, call.outcome
+        );
+        ensure!(
+            matches!(call.outcome, Outcome::Failed(502, _)),
+            "{:?}",
+            call.outcome
+        );
         let (_, took) = first_answer(&url, &json!({})).await?;
         println!("measured: the next call is answered after {took:.2?}");
         Ok(())
