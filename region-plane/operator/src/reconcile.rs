@@ -52,14 +52,14 @@ const BATCH_MAX: usize = 4_096;
 /// Conditions and gauges that only time changes are looked at this often.
 const LOOKED_EVERY: Duration = Duration::from_secs(5);
 
+/// Requests under way are answered within this, mostly, and leave room for others.
+const SLOTS_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
 /// What was refused is tried again after this, unless it changed.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// What the server accepts and stores otherwise will be so until somebody upgrades.
 const PRUNED_AGAIN_AFTER: Duration = Duration::from_secs(60);
-
-/// A Secret that nothing names is kept this long: a pod that names it may be about to start.
-const SECRET_KEPT: Duration = Duration::from_secs(60);
 
 /// A function that goes is kept for its calls under way, and this much longer.
 const DRAIN_MARGIN: Duration = Duration::from_secs(30);
@@ -139,6 +139,13 @@ impl Reconciler {
     }
 }
 
+/// What was refused. Until it may be tried again it counts as done, or as under way.
+enum Again {
+    State(Owner),
+    Delete(String),
+    Patch(String),
+}
+
 struct Running {
     settings: Settings,
     start: Instant,
@@ -161,17 +168,20 @@ struct Running {
     writing: HashSet<String>,
     /// Objects not to be written before.
     resting: HashMap<String, Moment>,
-    /// Conditions to be tried again.
-    unsaid: Vec<(Moment, Owner)>,
+    /// Writes that were refused, to be thought of again.
+    again: Vec<(Moment, Again)>,
     /// As each function was last applied.
     applied: HashMap<String, Arc<Wanted>>,
     /// Functions that are to go, and Secrets that nothing names, since when.
     doomed: HashMap<String, Moment>,
     idle_secrets: HashMap<String, Moment>,
     problems: Vec<Problem>,
-    held: Option<String>,
+    pods_held: Option<String>,
+    objects_held: Option<String>,
     plan_due: bool,
     objects_due: bool,
+    /// When objects are to be looked at though nothing is new.
+    objects_at: Option<Moment>,
     not_before: Moment,
     wake: Option<Moment>,
     looked: Moment,
@@ -190,14 +200,16 @@ impl Running {
             others: bucket(parts.settings.writes_per_sec),
             writing: HashSet::new(),
             resting: HashMap::new(),
-            unsaid: Vec::new(),
+            again: Vec::new(),
             applied: HashMap::new(),
             doomed: HashMap::new(),
             idle_secrets: HashMap::new(),
             problems: Vec::new(),
-            held: None,
+            pods_held: None,
+            objects_held: None,
             plan_due: true,
             objects_due: true,
+            objects_at: None,
             not_before: now,
             wake: None,
             looked: now,
@@ -340,10 +352,18 @@ impl Running {
         let led = self.led(now);
         let reply = led.map(|led| {
             metrics::counter!("tradewind_operator_demands_total").increment(1);
+            let asked: HashSet<String> = ask
+                .demand
+                .functions
+                .iter()
+                .map(|demand| demand.function.clone())
+                .collect();
+            let concerns = |problem: &&Problem| asked.contains(&problem.function);
+            let problems = self.problems.iter().filter(concerns).cloned().collect();
             self.plan_due |= self.state.demands.take(ask.demand, now);
             DemandReply {
                 fence: led.fence,
-                problems: self.problems.clone(),
+                problems,
                 sizing: self.state.sizing(),
             }
         });
@@ -361,13 +381,8 @@ impl Running {
         };
         self.written = replica.read(written);
         self.objects_due = true;
-        if self.led(self.now()).is_none() {
-            return;
-        }
-        for (function, problem) in self.written.skipped.clone() {
+        for (function, problem) in &self.written.skipped {
             warn!(function, problem, "function skipped");
-            let message = format!("function {function} is skipped: {problem}");
-            self.warn_about_us("FunctionSkipped", message);
         }
     }
 
@@ -388,6 +403,10 @@ impl Running {
 
     fn step(&mut self, now: Moment) {
         self.state.forget(now);
+        if self.objects_at.is_some_and(|at| at <= now) {
+            self.objects_at = None;
+            self.objects_due = true;
+        }
         let led = self.led(now);
         let waiting_for = match led {
             None => Some("the lease".to_owned()),
@@ -409,21 +428,25 @@ impl Running {
     }
 
     fn write_plan(&mut self, now: Moment, led: Leadership) {
-        let ready: Vec<Owner> = self
-            .unsaid
+        let ready: Vec<Again> = self
+            .again
             .extract_if(.., |(at, _)| *at <= now)
-            .map(|(_, owner)| owner)
+            .map(|(_, again)| again)
             .collect();
-        for owner in ready {
-            self.state.unsaid(&owner);
+        for again in ready {
+            match again {
+                Again::State(owner) => self.state.unsaid(&owner),
+                Again::Delete(pod) => self.state.not_deleted(&pod),
+                Again::Patch(pod) => self.state.patched(&pod, |_| {}),
+            }
         }
         let plausible = self.state.plausible(now < self.accepted_until);
-        if let Err(drop) = &plausible {
-            let message = format!(
+        self.pods_held = plausible.err().map(|drop| {
+            format!(
                 "of the functions and pools in the cluster {drop}; no pod is deleted until they are back or the lease is annotated {ACCEPT_DELETIONS}=true"
-            );
-            self.hold(message);
-        }
+            )
+        });
+        self.tell_held(self.pods_held.clone());
         let surplus_from = (plausible.is_ok() && !self.state.doubtful())
             .then(|| led.since + self.settings.settle_for);
         let slots = self.slots();
@@ -452,13 +475,16 @@ impl Running {
             if self.slots() == 0 {
                 break;
             }
-            self.act(action, now, led.fence);
+            if !self.spared(&action) {
+                self.act(action, now, led.fence);
+            }
         }
         let mut wakes = vec![
             planned.next_wakeup,
             self.state.demands.next_change(now),
             self.state.next_forgotten(),
-            self.unsaid.iter().map(|(at, _)| *at).min(),
+            self.again.iter().map(|(at, _)| *at).min(),
+            self.objects_at,
             surplus_from.filter(|from| *from > now),
             self.wake,
         ];
@@ -469,6 +495,26 @@ impl Running {
             wakes.extend(tokens.into_iter().filter(|at| *at > now).map(Some));
         }
         self.wake = wakes.into_iter().flatten().min();
+    }
+
+    /// Whether it takes a pod of a function that should be there: a list lost its object, and an
+    /// apply is about to bring it back.
+    fn spared(&self, action: &Action) -> bool {
+        let Action::Delete {
+            pod,
+            why: Why::Orphaned,
+            ..
+        } = action
+        else {
+            return false;
+        };
+        match self.state.pods.get(pod).map(|pod| &pod.owner) {
+            Some(Owner::Function(name)) => {
+                !self.state.functions.contains_key(name)
+                    && self.written.functions.contains_key(name)
+            }
+            _ => false,
+        }
     }
 
     fn act(&mut self, action: Action, now: Moment, fence: u64) {
@@ -501,6 +547,14 @@ impl Running {
             other => Write::of(other),
         };
         let Some(mut write) = write else { return };
+        if let Write::State {
+            owner,
+            condition,
+            since,
+        } = &mut write
+        {
+            *since = self.state.ready_since(owner, condition.trouble.is_none());
+        }
         if let Write::Resize {
             pod,
             memory_mb,
@@ -609,10 +663,12 @@ impl Running {
                         "why" => why.label())
                     .increment(1);
                 }
-                Err(refusal) => {
-                    self.state.not_deleted(&pod);
-                    self.note_refused(&Owner::Function(pod), refusal, now);
+                Err(Refusal::Refused(trouble)) => {
+                    self.note_refused(&pod, trouble);
+                    self.again
+                        .push((now + TRIED_AGAIN_AFTER, Again::Delete(pod)));
                 }
+                Err(_) => self.state.not_deleted(&pod),
             },
             Write::Resize {
                 pod,
@@ -636,22 +692,20 @@ impl Running {
                     self.state.not_resizable(&pod);
                 }
                 Err(Refusal::Gone) if !labels_only => self.state.not_resizable(&pod),
-                Err(_) => self.state.patched(&pod, |_| {}),
+                Err(refusal) => self.patch_failed(pod, refusal, now),
             },
             Write::Label {
                 pod,
                 function,
                 settings,
                 ..
-            } => {
-                let labelled = done.result.is_ok();
-                self.state.patched(&pod, |pod| {
-                    if labelled {
-                        pod.function = Some(function);
-                        pod.settings = Some(settings);
-                    }
-                });
-            }
+            } => match done.result {
+                Ok(_) => self.state.patched(&pod, |pod| {
+                    pod.function = Some(function);
+                    pod.settings = Some(settings);
+                }),
+                Err(refusal) => self.patch_failed(pod, refusal, now),
+            },
             Write::State { owner, .. } => match done.result {
                 Ok(Answer::Object(object)) => {
                     let version = crate::cluster::version(&object.metadata);
@@ -662,7 +716,8 @@ impl Running {
                     if let Refusal::Refused(trouble) = &refusal {
                         self.warn_about_us(&trouble.reason.to_string(), trouble.message.clone());
                     }
-                    self.unsaid.push((now + TRIED_AGAIN_AFTER, owner));
+                    self.again
+                        .push((now + TRIED_AGAIN_AFTER, Again::State(owner)));
                 }
             },
             Write::ApplyFunction { name, object } => {
@@ -680,7 +735,9 @@ impl Running {
                     }
                     Err(refusal) => {
                         self.resting.insert(secret, now + TRIED_AGAIN_AFTER);
-                        self.note_refused(&Owner::Function(function), refusal, now);
+                        if let Refusal::Refused(trouble) = refusal {
+                            self.note_refused(&function, trouble);
+                        }
                     }
                 }
                 self.objects_due = true;
@@ -689,8 +746,8 @@ impl Running {
                 self.writing.remove(&name);
                 // Until the watch shows that it is gone.
                 self.resting.insert(name.clone(), now + TRIED_AGAIN_AFTER);
-                if let Err(refusal) = done.result {
-                    self.note_refused(&Owner::Function(name), refusal, now);
+                if let Err(Refusal::Refused(trouble)) = done.result {
+                    self.note_refused(&name, trouble);
                 }
                 self.objects_due = true;
             }
@@ -738,12 +795,20 @@ impl Running {
         }
     }
 
-    /// A refusal of something that has no condition of its own.
-    fn note_refused(&mut self, owner: &Owner, refusal: Refusal, _now: Moment) {
+    fn patch_failed(&mut self, pod: String, refusal: Refusal, now: Moment) {
         if let Refusal::Refused(trouble) = refusal {
-            warn!(object = owner.name(), reason = %trouble.reason, problem = trouble.message, "write refused");
-            self.warn_about_us(&trouble.reason.to_string(), trouble.message);
+            self.note_refused(&pod, trouble);
+            self.again
+                .push((now + TRIED_AGAIN_AFTER, Again::Patch(pod)));
+        } else {
+            self.state.patched(&pod, |_| {});
         }
+    }
+
+    /// A refusal of something that has no condition of its own.
+    fn note_refused(&mut self, object: &str, trouble: Trouble) {
+        warn!(object, reason = %trouble.reason, problem = trouble.message, "write refused");
+        self.warn_about_us(&trouble.reason.to_string(), trouble.message);
     }
 
     fn function_applied(
@@ -798,6 +863,10 @@ impl Running {
             self.objects_due = false;
             return;
         }
+        for (function, problem) in self.written.skipped.clone() {
+            let message = format!("function {function} is skipped: {problem}");
+            self.warn_about_us("FunctionSkipped", message);
+        }
         self.resting.retain(|_, until| *until > now);
         let mut room = self.others.available(now).min(self.slots());
         let mut left = false;
@@ -816,22 +885,11 @@ impl Running {
         }
         self.delete_objects(now, fence, &mut room, &mut left, &mut later);
         self.objects_due = false;
-        if left && self.slots() > 0 {
-            // Not at once: there is no token.
-            later = Some(
-                later
-                    .map_or(Moment::MAX, |at| at)
-                    .min(self.others.next_token(now)),
-            );
+        if left {
+            let next = self.others.next_token(now).max(now + SLOTS_AGAIN_AFTER);
+            earlier(&mut later, next);
         }
-        if left || later.is_some() {
-            let at = later.unwrap_or(now).max(now);
-            self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
-            self.objects_due = left;
-            if left {
-                self.not_before = self.not_before.max(at);
-            }
-        }
+        self.objects_at = later;
     }
 
     fn begin_object(&mut self, write: Write, fence: u64) {
@@ -953,14 +1011,15 @@ impl Running {
             })
             .collect();
         self.doomed.retain(|name, _| doomed.contains_key(name));
-        let mass = doomed.len() > 10 && doomed.len() > managed / 2;
-        if mass && now >= self.accepted_until {
-            let message = format!(
+        let mass = doomed.len() > 10 && doomed.len() > managed / 2 && now >= self.accepted_until;
+        self.objects_held = mass.then(|| {
+            format!(
                 "{} of {managed} Function objects are to be deleted at once; they are kept until the lease is annotated {ACCEPT_DELETIONS}=true",
                 doomed.len()
-            );
-            self.hold(message);
-        } else {
+            )
+        });
+        self.tell_held(self.objects_held.clone());
+        if !mass {
             for (name, (uid, drain)) in doomed {
                 let since = *self.doomed.entry(name.clone()).or_insert(now);
                 let busy = self.state.demands.holds(&name, now);
@@ -1001,8 +1060,9 @@ impl Running {
         self.idle_secrets.retain(|secret, _| idle.contains(secret));
         for secret in idle {
             let since = *self.idle_secrets.entry(secret.clone()).or_insert(now);
-            if now < since + SECRET_KEPT {
-                earlier(later, since + SECRET_KEPT);
+            let until = since + self.settings.secret_kept_for;
+            if now < until {
+                earlier(later, until);
                 continue;
             }
             if self.writing.contains(&secret) || self.resting.contains_key(&secret) {
@@ -1017,12 +1077,10 @@ impl Running {
         }
     }
 
-    fn hold(&mut self, message: String) {
-        if self.held.as_ref() != Some(&message) {
-            error!(message, "a mass deletion is held");
+    fn tell_held(&mut self, held: Option<String>) {
+        if let Some(message) = held {
+            self.warn_about_us("MassDeletionHeld", message);
         }
-        self.warn_about_us("MassDeletionHeld", message.clone());
-        self.held = Some(message);
     }
 
     #[expect(
@@ -1048,7 +1106,14 @@ impl Running {
         ] {
             metrics::gauge!("tradewind_operator_pods", "phase" => phase).set(count as f64);
         }
-        let held = self.held.take();
+        let held = self.pods_held.clone().or(self.objects_held.clone());
+        match (&self.status.borrow().deletions_held, &held) {
+            (before, Some(message)) if before.as_ref() != Some(message) => {
+                error!(message, "a mass deletion is held");
+            }
+            (Some(_), None) => info!("no mass deletion is held any more"),
+            _ => {}
+        }
         let gauges = [
             (
                 "tradewind_operator_leading",
