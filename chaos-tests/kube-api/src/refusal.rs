@@ -194,6 +194,26 @@ pub(crate) fn internal(message: &str) -> Refusal {
     refusal(500, reason::INTERNAL_ERROR, &message)
 }
 
+/// Server-side apply of a field that the definition in the cluster does not have.
+pub(crate) fn undeclared(
+    definition: &Definition,
+    namespace: &str,
+    name: &str,
+    path: &str,
+) -> Refusal {
+    let object = if namespace.is_empty() {
+        format!("/{name}")
+    } else {
+        format!("{namespace}/{name}")
+    };
+    let message = format!(
+        "failed to create typed patch object ({object}; {}, Kind={}): {path}: field not declared in schema",
+        definition.api_version(),
+        definition.kind,
+    );
+    refusal(500, reason::UNKNOWN, &message)
+}
+
 /// A watch or list from a version that is compacted away.
 pub(crate) fn too_old(asked: u64, oldest: u64) -> Refusal {
     let message = format!("too old resource version: {asked} ({oldest})");

@@ -38,6 +38,19 @@ impl Schema {
         }
     }
 
+    /// The path of a field that the schema does not know, which an apply may not have.
+    pub(crate) fn undeclared(&self, object: &Value) -> Option<String> {
+        let fields = object.as_object()?.iter();
+        let mut described = fields.filter(|(name, _)| !is_envelope(name));
+        described.find_map(|(name, value)| {
+            let path = format!(".{name}");
+            match self.root["properties"].get(name) {
+                Some(schema) => undeclared(schema, value, &path),
+                None => Some(path),
+            }
+        })
+    }
+
     pub(crate) fn problems(&self, object: &Value) -> Vec<Invalid> {
         let mut problems = Vec::new();
         let required = self.root.get("required").and_then(Value::as_array);
@@ -100,6 +113,29 @@ fn conform(schema: &Value, value: &mut Value) {
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn undeclared(schema: &Value, value: &Value, path: &str) -> Option<String> {
+    match value {
+        Value::Object(fields) => {
+            let properties = schema.get("properties");
+            let additional = schema.get("additionalProperties");
+            let open = schema["x-kubernetes-preserve-unknown-fields"] == true;
+            fields.iter().find_map(|(name, value)| {
+                let path = format!("{path}.{name}");
+                let known = properties.and_then(|properties| properties.get(name));
+                match known.or(additional) {
+                    Some(schema) => undeclared(schema, value, &path),
+                    None => (!open).then_some(path),
+                }
+            })
+        }
+        Value::Array(items) => {
+            let each = schema.get("items")?;
+            items.iter().find_map(|item| undeclared(each, item, path))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
 
@@ -256,6 +292,20 @@ mod tests {
                 "spec": { "image": "i", "note": null, "size": 2, "env": { "A": "b" } },
             })
         );
+    }
+
+    #[test]
+    fn an_undeclared_field_is_found_wherever_it_is() {
+        for (object, want) in [
+            (
+                json!({ "metadata": {}, "spec": { "image": "i", "env": { "A": "b" } } }),
+                None,
+            ),
+            (json!({ "spec": { "later": 1 } }), Some(".spec.later")),
+            (json!({ "extra": 1 }), Some(".extra")),
+        ] {
+            assert_eq!(schema().undeclared(&object).as_deref(), want, "{object}");
+        }
     }
 
     #[test]

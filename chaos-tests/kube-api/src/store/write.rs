@@ -298,6 +298,12 @@ impl Store {
         patch: Patch,
         write: &Write,
     ) -> Result<Written, Refusal> {
+        if let (Patch::Apply { object, .. }, Some(schema)) = (&patch, &definition.schema)
+            && let Some(path) = schema.undeclared(object)
+        {
+            let (namespace, name) = (&name.namespace, &name.name);
+            return Err(refusal::undeclared(definition, namespace, name, &path));
+        }
         let current = match self.get(definition, name) {
             Ok(current) => current,
             Err(refused) => {

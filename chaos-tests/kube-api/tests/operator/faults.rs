@@ -35,7 +35,9 @@ async fn throttling_slows_creation_and_everything_is_made_all_the_same() {
     let operator = region.operator(settings);
     let start = Instant::now();
     let slowed = operator
-        .until("it slows down", |status| status.creates_per_sec <= 100.0)
+        .until("it slows down", |status| {
+            status.leading && (1.0..=100.0).contains(&status.creates_per_sec)
+        })
         .await;
     region.converged(&operator).await;
     let tally = region.api.counts().of(&creations());

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use chaos_tests_kube_api::{Calls, Effect, Verb, WatchEnd};
+use chaos_tests_kube_api::{Calls, Counts, Effect, Verb, WatchEnd};
 
 use crate::region::{
-    PODS_EACH, Region, assert_each_counted, assert_no_object_writes, object_writes,
+    PODS_EACH, Region, assert_each_counted, assert_no_object_writes, object_writes, patience,
 };
 
 /// `VmHWM` or `VmRSS` of this process, in MiB: server, operator and test together.
@@ -22,11 +22,11 @@ fn functions() -> usize {
 
 const OPERATOR: &str = "operator-a";
 
-/// Reads of the functions and pods that the operator follows.
-fn follows() -> Calls {
-    Calls::all()
-        .user(OPERATOR)
-        .verbs(&[Verb::List, Verb::Watch])
+/// What the operator watches: functions, pools, pods, Secrets and nodes.
+const WATCHES: usize = 5;
+
+fn watches() -> Calls {
+    Calls::all().user(OPERATOR).verbs(&[Verb::Watch])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,24 +66,25 @@ async fn a_whole_region_is_written_once_and_then_left_alone() {
     bad_lists_delete_nothing(&region).await;
 
     operator.stop().await;
-    let counts = region.api.counts();
     a_new_leader_finds_nothing_to_do(&region).await;
-    let since = region.api.counts().since(&counts);
-    println!("{since}");
 }
 
-/// Three rounds of cut watches, with and without history to resume from.
+/// Three rounds of cut watches: resumed, told to list again, and resumed too late.
 async fn resyncs_write_nothing(region: &Region) {
     let counts = region.api.counts();
     let start = Instant::now();
-    for end in [WatchEnd::Finished, WatchEnd::Expired, WatchEnd::Dropped] {
+    let everything = 2 * region.functions + region.pods();
+    for (end, events) in [
+        (WatchEnd::Finished, 0),
+        (WatchEnd::Expired, everything),
+        (WatchEnd::Dropped, everything),
+    ] {
         if end == WatchEnd::Dropped {
             region.api.compact();
         }
-        let watches = follows().verbs(&[Verb::Watch]);
-        let open = region.api.watches(&watches);
-        region.api.end_watches(&watches, end);
-        watching_again(region, open).await;
+        let counts = region.api.counts();
+        region.api.end_watches(&watches(), end);
+        seen_again(region, &counts, &watches(), events).await;
         region.quiet(OPERATOR, Duration::from_secs(1)).await;
     }
     let since = region.api.counts().since(&counts);
@@ -91,32 +92,31 @@ async fn resyncs_write_nothing(region: &Region) {
     println!(
         "measured: three resyncs in {:.1?}: no write, {} events, {} MB sent",
         start.elapsed(),
-        since.of(&follows()).events,
-        since.of(&follows()).bytes_out / 1_000_000,
+        since.of(&watches()).events,
+        since.of(&watches()).bytes_out / 1_000_000,
     );
 }
 
-async fn watching_again(region: &Region, open: usize) {
-    let watches = follows().verbs(&[Verb::Watch]);
+/// Waits until everything is watched, and `calls` have been sent so many events.
+async fn seen_again(region: &Region, counts: &Counts, calls: &Calls, events: usize) {
     let again = async {
-        while region.api.watches(&watches) < open {
+        while region.api.watches(&watches()) < WATCHES
+            || region.api.counts().since(counts).of(calls).events < events as u64
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(crate::region::patience(), again)
-        .await
-        .unwrap();
+    tokio::time::timeout(patience(), again).await.unwrap();
 }
 
 async fn an_outage_deletes_nothing(region: &Region) {
     let counts = region.api.counts();
-    let open = region.api.watches(&follows());
     region.api.begin_outage();
     // Longer than the lease lasts, so that it has to be had again.
     tokio::time::sleep(Duration::from_secs(5)).await;
     region.api.end_outage();
     let start = Instant::now();
-    watching_again(region, open).await;
+    seen_again(region, &counts, &watches(), 0).await;
     println!(
         "measured: watching again {:.1?} after an outage",
         start.elapsed()
@@ -127,35 +127,42 @@ async fn an_outage_deletes_nothing(region: &Region) {
 }
 
 async fn bad_lists_delete_nothing(region: &Region) {
-    let resources = ["functions.tradewind.dev", "pods"];
-    for (effect, resource) in [
-        (Effect::BreakList { after: 100 }, resources[0]),
-        (Effect::BreakList { after: 100 }, resources[1]),
-        (Effect::EmptyList, resources[0]),
-    ] {
+    const SOME: usize = 100;
+    let functions = ("functions.tradewind.dev", region.functions);
+    let pods = ("pods", region.pods());
+    for (resource, total) in [functions, pods] {
         let counts = region.api.counts();
-        let watches = follows().resource(resource);
-        let open = region.api.watches(&watches);
-        region.api.faults().next(1, watches.clone(), effect.clone());
-        region.api.end_watches(&watches, WatchEnd::Expired);
-        watching_again(region, open).await;
-        region.quiet(OPERATOR, Duration::from_secs(2)).await;
+        let calls = watches().resource(resource);
+        let broken = Effect::BreakList { after: SOME };
+        region.api.faults().next(1, calls.clone(), broken);
+        region.api.end_watches(&calls, WatchEnd::Expired);
+        seen_again(region, &counts, &calls, SOME.min(total) + total).await;
+        region.quiet(OPERATOR, Duration::from_secs(1)).await;
         let since = region.api.counts().since(&counts);
-        let deleted = since.of(&Calls::writes().user(OPERATOR).verbs(&[Verb::Delete]));
-        assert_eq!(deleted.requests, 0, "{effect:?} of {resource}\n{since}");
-        println!("{effect:?} of {resource}:\n{since}");
-
-        // The truth again.
-        region.api.end_watches(&watches, WatchEnd::Expired);
-        watching_again(region, open).await;
-        region.quiet(OPERATOR, Duration::from_secs(2)).await;
-        let since = region.api.counts().since(&counts);
-        let deleted = since.of(&Calls::writes().user(OPERATOR).verbs(&[Verb::Delete]));
-        assert_eq!(
-            deleted.requests, 0,
-            "after {effect:?} of {resource}\n{since}"
-        );
+        let case = format!("a list of {resource} that broke off");
+        assert_no_object_writes(&since, OPERATOR, &case);
     }
+
+    // The server says that there is no function at all, and later that all are there. Applying them
+    // again is right; taking their pods is not.
+    let counts = region.api.counts();
+    let (resource, total) = functions;
+    let calls = watches().resource(resource);
+    let empty = region
+        .api
+        .faults()
+        .next(1, calls.clone(), Effect::EmptyList);
+    region.api.end_watches(&calls, WatchEnd::Expired);
+    seen_again(region, &counts, &calls, 0).await;
+    assert_eq!(region.api.faults().left(empty), 0);
+    region.quiet(OPERATOR, Duration::from_secs(1)).await;
+    region.api.end_watches(&calls, WatchEnd::Expired);
+    seen_again(region, &counts, &calls, total).await;
+    region.quiet(OPERATOR, Duration::from_secs(1)).await;
+    let since = region.api.counts().since(&counts);
+    println!("an empty list of functions:\n{since}");
+    let deletions = Calls::writes().user(OPERATOR).verbs(&[Verb::Delete]);
+    assert_eq!(since.of(&deletions).requests, 0, "{since}");
 }
 
 async fn a_new_leader_finds_nothing_to_do(region: &Region) {

@@ -120,6 +120,40 @@ async fn an_edit_by_hand_takes_the_field_and_force_puts_it_back() {
 }
 
 #[tokio::test]
+async fn a_field_that_the_definition_lacks_cannot_be_applied() {
+    let server = server().await;
+    let resource = kube::api::ApiResource::erase::<region_plane_resources::WarmPool>(&());
+    let client = server.client(crate::USER);
+    let api: Api<kube::api::DynamicObject> = Api::default_namespaced_with(client, &resource);
+    let pool = |more: Value| {
+        let mut spec = json!({ "runtime": "node", "image": "i", "size": 1, "memoryMb": 128 });
+        add_fields(&mut spec, &more);
+        Patch::Apply(json!({
+            "apiVersion": "tradewind.dev/v1alpha1",
+            "kind": "WarmPool",
+            "metadata": { "name": "p" },
+            "spec": spec,
+        }))
+    };
+    let params = PatchParams::apply("one");
+    let refused = refusal(api.patch("p", &params, &pool(json!({ "later": 1 }))).await);
+    assert_eq!(refused.code, 500);
+    assert_eq!(
+        refused.message,
+        "failed to create typed patch object (tradewind/p; tradewind.dev/v1alpha1, Kind=WarmPool): .spec.later: field not declared in schema"
+    );
+    let made = api.patch("p", &params, &pool(json!({}))).await.unwrap();
+    assert_eq!(made.data["spec"]["cpuMillis"], 100, "the default");
+    let again = api.patch("p", &params, &pool(json!({}))).await.unwrap();
+    assert_eq!(made.resource_version(), again.resource_version());
+}
+
+fn add_fields(target: &mut Value, more: &Value) {
+    let fields = target.as_object_mut().unwrap();
+    fields.extend(more.as_object().unwrap().clone());
+}
+
+#[tokio::test]
 async fn what_was_there_before_the_first_apply_has_an_owner_too() {
     let server = server().await;
     let api = config_maps(&server);
