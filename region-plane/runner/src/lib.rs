@@ -8,6 +8,9 @@
 //! It shares no process with the function, so it cannot kill it. An instance that a call broke, or
 //! that is over its deadline, is marked [failed](protocol::Phase::Failed) and takes no more calls
 //! until whoever made the pod deletes it.
+//!
+//! It believes whoever reaches its port: network policies have to keep all but the region's gateways
+//! from it. The function can reach it too, from its own pod, and so disturb nobody but itself.
 
 pub mod bundle;
 pub mod instance;

@@ -242,6 +242,23 @@ async fn a_large_call_passes_both_ways() {
 }
 
 #[tokio::test]
+async fn a_large_call_is_refused_before_it_is_read() {
+    let (runner, _function) = with_fake(&[]).await;
+    for (claim, failure) in [("2", "not_claimed"), ("1", "gone")] {
+        if failure == "gone" {
+            runner.call_within("1", "hang", 50).await;
+        }
+        let request = runner
+            .request("POST", CALL_PATH)
+            .header(CLAIM, claim)
+            .header(TIMEOUT_MS, 30_000)
+            .body(Full::from(vec![b'x'; 6 << 20]))
+            .unwrap();
+        assert_eq!(runner.ask(request).await.call_error(), Some(failure));
+    }
+}
+
+#[tokio::test]
 async fn a_claim_is_dropped_when_its_gateway_is_silent_and_the_pod_stays_hot() {
     // Longer than any pause a busy machine makes between two requests.
     let runner = Runner::start("image", &[("TRADEWIND_RUNNER_LEASE_MS", "2000")]);
