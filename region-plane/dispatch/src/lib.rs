@@ -97,6 +97,8 @@ pub enum StartFailure {
     TimedOut,
     /// Its code is not here or cannot run here, as the text says.
     NotRunnable(String),
+    /// There is no place for it now, as the text says; another region may have one.
+    NoPlace(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

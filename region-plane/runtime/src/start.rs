@@ -25,7 +25,19 @@ pub enum StartError {
     NotRunnable(NotRunnable),
 }
 
+/// The one reason of [`NotRunnable::Cluster`] that speaks of the function's code.
+pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
+
 impl StartError {
+    /// Whether it is the region's state that keeps it from running, and not its code.
+    #[must_use]
+    pub fn is_of_the_region(&self) -> bool {
+        match self {
+            Self::NotRunnable(NotRunnable::Cluster { reason, .. }) => reason != IMAGE_PULL_FAILED,
+            Self::NotRunnable(_) | Self::TimedOut | Self::Failed { .. } => false,
+        }
+    }
+
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -77,7 +89,7 @@ pub enum NotRunnable {
         source: io::Error,
     },
     /// The cluster makes no pod for it. `message` is for whoever owns the function or the cluster.
-    #[error("{reason}: {message}")]
+    #[error("{message}")]
     Cluster { reason: String, message: String },
     #[error("the region is stopping")]
     Stopping,

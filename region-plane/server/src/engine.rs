@@ -99,12 +99,17 @@ pub struct InstanceRow {
 /// Long enough to cost nothing, well below the second between reports.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 
+/// Instances that may turn a call away, nothing of it having reached the function, before its caller
+/// is told: more than a few are not an accident.
+const RESTARTS_MAX: u32 = 3;
+
 /// Totals of functions that are gone are dropped once there are this many; regions hold fewer.
 const TOTALS_MAX: usize = 20_000;
 
 enum Event {
     Arrived {
-        work: Box<Work>,
+        work: Arc<Work>,
+        wait_until: Instant,
         answer: oneshot::Sender<Result<CallResponse, Failure>>,
         number: oneshot::Sender<Call>,
     },
@@ -135,6 +140,24 @@ impl Engine {
     /// # Errors
     /// See [`Failure`].
     pub async fn call(&self, work: Work) -> Result<CallResponse, Failure> {
+        let (work, wait_until) = (Arc::new(work), Instant::now() + self.wait_max);
+        let mut restarts = 0;
+        loop {
+            match self.offer(Arc::clone(&work), wait_until).await {
+                Err(Failure::Call(CallError::NotStarted { source }))
+                    if restarts < RESTARTS_MAX && Instant::now() < wait_until =>
+                {
+                    restarts += 1;
+                    metrics::counter!("tradewind_region_calls_restarted_total").increment(1);
+                    debug!(call = %work.call, error = %source, "not started, offered again");
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Offers a call to the dispatcher once.
+    async fn offer(&self, work: Arc<Work>, wait_until: Instant) -> Result<CallResponse, Failure> {
         // Reserved first, so that leaving always has room to be told.
         let leave = self
             .events
@@ -145,7 +168,8 @@ impl Engine {
         let (answer, answered) = oneshot::channel();
         let (number, numbered) = oneshot::channel();
         let arrived = Event::Arrived {
-            work: Box::new(work),
+            work,
+            wait_until,
             answer,
             number,
         };
@@ -225,7 +249,6 @@ pub fn start<R: Runtime>(
         runtime: Arc::new(runtime),
         dispatcher: Dispatcher::new(limits),
         started: Instant::now(),
-        wait_max,
         last_call: 0,
         calls: HashMap::new(),
         launches: HashMap::new(),
@@ -246,7 +269,6 @@ struct Owner<R: Runtime> {
     runtime: Arc<R>,
     dispatcher: Dispatcher,
     started: Instant,
-    wait_max: Duration,
     last_call: u64,
     calls: HashMap<Call, Admitted>,
     /// What an instance of each key is started with, while a call may need one.
@@ -258,7 +280,8 @@ struct Owner<R: Runtime> {
 }
 
 struct Admitted {
-    work: Option<Box<Work>>,
+    /// `None` once it runs.
+    work: Option<Arc<Work>>,
     answer: oneshot::Sender<Result<CallResponse, Failure>>,
 }
 
@@ -312,6 +335,7 @@ impl<R: Runtime> Owner<R> {
         match event {
             Event::Arrived {
                 work,
+                wait_until,
                 answer,
                 number,
             } => {
@@ -331,7 +355,7 @@ impl<R: Runtime> Owner<R> {
                         answer,
                     },
                 );
-                let wait_until = now + self.wait_max;
+                let wait_until = wait_until.saturating_duration_since(self.started);
                 self.dispatcher.call_arrived(now, call, &spec, wait_until)
             }
             Event::Left(call) => {
@@ -379,6 +403,9 @@ impl<R: Runtime> Owner<R> {
                 let failure = match &error {
                     StartError::TimedOut => StartFailure::TimedOut,
                     StartError::Failed { .. } => StartFailure::Failed,
+                    StartError::NotRunnable(_) if error.is_of_the_region() => {
+                        StartFailure::NoPlace(reason)
+                    }
                     StartError::NotRunnable(_) => StartFailure::NotRunnable(reason),
                 };
                 self.dispatcher.instance_failed(now, id, failure)
@@ -389,7 +416,10 @@ impl<R: Runtime> Owner<R> {
                 result,
             } => {
                 let after = match &result {
-                    Err(error) if error.instance_lost() => AfterCall::Lost,
+                    Err(error) if error.instance_lost() => {
+                        info!(%function, error = chain(error), "a call cost its instance");
+                        AfterCall::Lost
+                    }
                     Ok(_) | Err(_) => AfterCall::Kept,
                 };
                 let totals = self.totals.entry(function).or_default();
@@ -457,12 +487,12 @@ impl<R: Runtime> Owner<R> {
             .expect("instances go from here and from the dispatcher in one step");
         let timeout = work.timeout;
         let function = work.spec.key.function.clone();
-        let mut headers = work.headers;
+        let mut headers = work.headers.clone();
         headers.insert(DEADLINE, deadline_text(timeout));
         let request = CallRequest {
-            call: work.call,
+            call: work.call.clone(),
             headers,
-            body: work.body,
+            body: work.body.clone(),
         };
         self.tasks.spawn(async move {
             let started = Instant::now();

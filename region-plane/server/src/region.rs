@@ -9,7 +9,7 @@ use api_client::Client;
 use api_types::FnId;
 use daemon::{HttpLimits, Shutdown};
 use region_plane_dispatch::Limits;
-use region_plane_kubernetes::{KubernetesRuntime, KubernetesSettings};
+use region_plane_kubernetes::{KubernetesHandle, KubernetesRuntime, KubernetesSettings};
 use region_plane_replica::{Replica, follow};
 use region_plane_runtime::{ProcessRuntime, ProcessSettings};
 use tokio::task::JoinSet;
@@ -85,16 +85,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         queue_max: config.queue_max,
     };
     let (wait_max, engine_end) = (config.wait_max(), end.child_token());
-    let (engine, sizing) = match driver {
+    let (engine, pods) = match driver {
         Driver::Processes(runtime) => (
             engine::start(runtime, limits, wait_max, &mut tasks, engine_end),
             None,
         ),
         Driver::Pods(runtime) => {
-            let sizing = runtime.handle().sizing();
+            let pods = runtime.handle();
             (
                 engine::start(runtime, limits, wait_max, &mut tasks, engine_end),
-                Some(sizing),
+                Some(pods),
             )
         }
     };
@@ -138,7 +138,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         bundles: bundles.clone(),
         engine: engine.clone(),
         registration: config.registration(),
-        sizing,
+        sizing: pods.as_ref().map(KubernetesHandle::sizing),
         stopping: stopping.clone(),
     };
     tasks.spawn({
@@ -180,6 +180,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         tokio::time::sleep(config.drain_pause()).await;
         gateway_end.cancel();
         while serving.join_next().await.is_some() {}
+        if let Some(pods) = &pods {
+            pods.hand_over();
+        }
         engine.drain().await;
     }
     gateway_end.cancel();

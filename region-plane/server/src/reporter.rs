@@ -106,7 +106,10 @@ impl Reporter {
             started_at_ms,
             load: counts.load.into(),
             queued: counts.queued,
-            sizing: self.sizing.as_ref().and_then(|sizing| told(*sizing.borrow())),
+            sizing: self
+                .sizing
+                .as_ref()
+                .and_then(|sizing| told(*sizing.borrow())),
             draining: self.stopping.is_cancelled(),
             revision,
             hash,

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, StatusCode};
 use region_plane_dispatch::{Rejection, StartFailure};
+use region_plane_runtime::CallError;
 
 use super::headers::CALL_ID;
 use crate::bundles::FetchError;
@@ -117,6 +118,7 @@ impl CallRefused {
     #[must_use]
     pub fn failure(image: &str, failure: &Failure) -> Self {
         match failure {
+            Failure::Call(CallError::NotStarted { .. }) => Self::busy(),
             Failure::Call(error) => Self::new(error.status(), error.to_string()),
             Failure::Stopped => Self::busy(),
             Failure::Rejected(rejection) => match rejection {
@@ -138,6 +140,10 @@ impl CallRefused {
                 Rejection::StartFailed(StartFailure::NotRunnable(problem)) => {
                     Self::pull(image, problem)
                 }
+                Rejection::StartFailed(StartFailure::NoPlace(problem)) => Self {
+                    message: format!("Timed out - server too busy: {problem}"),
+                    ..Self::busy()
+                },
             },
         }
     }
@@ -168,7 +174,7 @@ impl CallRefused {
 
 #[cfg(test)]
 mod tests {
-    use region_plane_runtime::CallError;
+    use region_plane_runtime::Breach;
 
     use super::*;
 
@@ -217,6 +223,20 @@ mod tests {
                 502,
                 "Failed to pull image 'img': no python",
                 false,
+            ),
+            (
+                start(StartFailure::NoPlace("no quota".to_owned())),
+                503,
+                "Timed out - server too busy: no quota",
+                true,
+            ),
+            (
+                Failure::Call(CallError::NotStarted {
+                    source: Breach::PodLost,
+                }),
+                503,
+                "Timed out - server too busy",
+                true,
             ),
             (Failure::Call(CallError::TimedOut), 504, "Timed out", false),
             (
