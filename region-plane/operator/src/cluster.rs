@@ -123,6 +123,8 @@ pub struct PoolSeen {
 pub struct Seized {
     pub generation: i64,
     pub stated: Option<Stated>,
+    /// When that condition became true or false.
+    pub since: Option<String>,
     pub managed: bool,
     pub uid: String,
     /// Grows with each write. Zero if the server's are no numbers.
@@ -409,6 +411,10 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
             && condition.status == "False"
             && condition.reason.as_deref() == Some("Unschedulable")
     });
+    // Accepted, and then found to fit no node: it has neither what its labels say nor what it had.
+    let infeasible = status.conditions.iter().flatten().any(|condition| {
+        condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
+    });
     let trouble = match phase {
         Phase::Running => None,
         Phase::Broken => exited,
@@ -441,8 +447,11 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
         dedicated: annotation(metadata, DEDICATED),
         memory_mb: label(metadata, labels::MEMORY_MB)
             .and_then(|text| text.parse().ok())
+            .filter(|_| !infeasible)
             .unwrap_or_default(),
-        template: annotation(metadata, labels::TEMPLATE).unwrap_or_default(),
+        template: annotation(metadata, labels::TEMPLATE)
+            .filter(|_| !infeasible)
+            .unwrap_or_default(),
         phase,
         unscheduled: phase == Phase::Pending && status.host_ip.is_none(),
         trouble,
@@ -560,6 +569,7 @@ pub fn read<K: DeserializeOwned>(
             ready: ready["status"] == "True",
             reason: ready["reason"].as_str().unwrap_or_default().to_owned(),
         }),
+        since: ready.and_then(|ready| Some(ready["lastTransitionTime"].as_str()?.to_owned())),
         managed: label(&object.metadata, labels::MANAGED_BY).as_deref()
             == Some(labels::MANAGED_BY_VALUE),
         uid: object.metadata.uid.clone().unwrap_or_default(),

@@ -201,6 +201,7 @@ impl Config {
                 never_ready_after: milliseconds(self.never_ready_after_ms),
                 ..Rules::default()
             },
+            secret_kept_for: Settings::default().secret_kept_for,
             pods: PodSettings {
                 runner_image: self.runner_image.clone(),
                 image_pull_policy: self.image_pull_policy.clone(),

@@ -1,6 +1,6 @@
 //! What gateways and people ask over HTTP.
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -10,11 +10,15 @@ use serde_json::json;
 
 use crate::Handle;
 
+/// A gateway that holds 100,000 pods says so in half of this.
+const DEMAND_BYTES_MAX: usize = 32 << 20;
+
 /// `POST /v1/demand` and `GET /v1/status`.
 pub fn router(handle: Handle) -> Router {
     Router::new()
         .route(PATH, post(demand))
         .route("/v1/status", get(status))
+        .layer(DefaultBodyLimit::max(DEMAND_BYTES_MAX))
         .with_state(handle)
 }
 

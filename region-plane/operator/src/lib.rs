@@ -133,7 +133,7 @@ impl Operator {
                 start,
                 leadership.clone(),
             ),
-            notes: Notes::new(note, start.elapsed()),
+            notes: Notes::new(note),
             settings: self.settings,
             start,
             source: self.source,
@@ -144,12 +144,18 @@ impl Operator {
             status: self.status,
         };
         let mut deciding = JoinSet::new();
-        deciding.spawn(reconciler.run(shutdown.child_token()));
-        while let Some(ended) = deciding.join_next().await {
-            if let Err(error) = ended {
-                error!(%error, "the deciding task failed");
-            }
+        let shutdown = shutdown.child_token();
+        deciding.spawn(reconciler.run(shutdown.clone()));
+        let unasked = tokio::select! {
+            ended = deciding.join_next() => ended.and_then(Result::err).map(|error| error.to_string()),
+            Some(ended) = watches.join_next() => Some(format!("{ended:?}")),
+            Some(ended) = tasks.join_next() => Some(format!("{ended:?}")),
+        };
+        if let Some(unasked) = unasked {
+            error!(error = unasked, "a task ended unasked");
         }
+        shutdown.cancel();
+        while deciding.join_next().await.is_some() {}
         watches.shutdown().await;
         end.cancel();
         while tasks.join_next().await.is_some() {}

@@ -10,17 +10,20 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::bucket::Bucket;
 use crate::plan::Moment;
 
 /// As long as an event is shown by default is much longer; a person looks within this.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
-/// A second.
-const EVENTS_PER_SEC: u32 = 5;
+/// After the first [`EVENTS_BURST`], one is written each so often.
+const EVENTS_EVERY: Duration = Duration::from_millis(200);
+
+/// As many as one wrong change in a small region makes.
+const EVENTS_BURST: u32 = 25;
 
 /// Those that wait to be written; what does not fit is dropped, and counted.
 pub const WAITING_MAX: usize = 256;
@@ -37,15 +40,13 @@ pub struct Note {
 
 pub struct Notes {
     said: HashMap<(String, String), (String, Moment)>,
-    bucket: Bucket,
     sender: mpsc::Sender<Note>,
 }
 
 impl Notes {
-    pub fn new(sender: mpsc::Sender<Note>, now: Moment) -> Self {
+    pub fn new(sender: mpsc::Sender<Note>) -> Self {
         Self {
             said: HashMap::new(),
-            bucket: Bucket::new(EVENTS_PER_SEC, now),
             sender,
         }
     }
@@ -64,10 +65,6 @@ impl Notes {
         {
             return;
         }
-        if self.bucket.available(now) == 0 {
-            metrics::counter!("tradewind_operator_events_dropped_total").increment(1);
-            return;
-        }
         let note = Note {
             about,
             reason: reason.to_owned(),
@@ -77,7 +74,6 @@ impl Notes {
             metrics::counter!("tradewind_operator_events_dropped_total").increment(1);
             return;
         }
-        self.bucket.spend(1);
         if self.said.len() >= SAID_MAX {
             self.said.clear();
         }
@@ -98,11 +94,19 @@ pub async fn publish(
     };
     let recorder = Recorder::new(client, reporter);
     let mut troubled = false;
+    // When the next would be due if they came evenly: as far behind now as the burst allows.
+    let mut due = Instant::now();
     loop {
         let note = tokio::select! {
             () = shutdown.cancelled() => return,
             note = notes.recv() => note,
         };
+        let now = Instant::now();
+        due = due.max(now - EVENTS_EVERY * EVENTS_BURST) + EVENTS_EVERY;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = sleep_until(due) => {}
+        }
         let Some(note) = note else { return };
         let mut text = note.message;
         // The API refuses longer ones.

@@ -352,20 +352,24 @@ impl<'a> Planner<'a> {
         }
         let none = Wanted::default();
         let waiting = self.waiting_bundles(&wanted);
+        // Before functions: what keeps a pool from filling is what bundles wait for.
+        let mut pool_troubles = HashMap::new();
+        for (name, pool) in &self.desired.pools {
+            let pods = of_pools.remove(name.as_str()).unwrap_or_default();
+            let waiting = waiting.of_pool(name);
+            if let Some(trouble) = self.pool(name, pool, waiting, &pods) {
+                pool_troubles.insert(name.as_str(), trouble);
+            }
+        }
         for (name, function) in &self.desired.functions {
             let pods = of_functions.remove(name.as_str()).unwrap_or_default();
             let wanted = wanted.get(name.as_str()).unwrap_or(&none);
             if function.image {
                 self.image(name, function, wanted, &pods);
             } else {
-                let short = waiting.unserved.get(name.as_str()).copied();
-                self.bundle(name, function, wanted, short);
+                let trouble = waiting.trouble(name, &pool_troubles);
+                self.bundle(name, function, wanted, trouble);
             }
-        }
-        for (name, pool) in &self.desired.pools {
-            let pods = of_pools.remove(name.as_str()).unwrap_or_default();
-            let waiting = waiting.of_pool(name);
-            self.pool(name, pool, waiting, &pods);
         }
         for (owner, unreadable) in &self.desired.unreadable {
             let evidence = Evidence {
@@ -486,6 +490,11 @@ impl<'a> Planner<'a> {
                 continue;
             };
             let fits = pools.iter().find(|(_, pool)| pool.memory_mb >= memory_mb);
+            if count > 0
+                && let Some((name, _)) = fits.or(pools.last())
+            {
+                waiting.served.insert(function, name);
+            }
             match (fits, pools.last()) {
                 (Some((name, _)), _) => waiting.pools.entry(name).or_default().shared += count,
                 (None, Some((name, _))) => waiting
@@ -562,16 +571,13 @@ impl<'a> Planner<'a> {
         name: &'a str,
         function: &'a Function,
         wanted: &Wanted<'_>,
-        unserved: Option<&'a str>,
+        trouble: Option<Trouble>,
     ) {
         let owner = Owner::Function(name.to_owned());
-        let mut evidence = Evidence {
+        let evidence = Evidence {
             runs: wanted.claimed > 0,
-            trouble: None,
+            trouble,
         };
-        if let Some(runtime) = unserved {
-            evidence.trouble = Some(Trouble::no_warm_pool(runtime));
-        }
         self.judge(
             owner,
             evidence,
@@ -580,13 +586,14 @@ impl<'a> Planner<'a> {
         );
     }
 
+    /// Returns what keeps it from filling.
     fn pool(
         &mut self,
         name: &'a str,
         pool: &'a Pool,
         waiting: Option<&PoolWaiting<'a>>,
         pods: &[Candidate<'a>],
-    ) {
+    ) -> Option<Trouble> {
         let owner = Owner::Pool(name.to_owned());
         let mut free = Vec::new();
         let mut dedicated = HashMap::<&str, Vec<Candidate<'a>>>::new();
@@ -658,7 +665,7 @@ impl<'a> Planner<'a> {
         for (_, pods) in dedicated {
             self.trim(pods, 0);
         }
-        self.judge(owner, evidence, pool.generation, pool.stated.as_ref());
+        self.judge(owner, evidence, pool.generation, pool.stated.as_ref())
     }
 
     /// Brings the pods of one template to a number, old ones replaced one by one: an old pod that
@@ -797,17 +804,19 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Returns what is wrong now.
     fn judge(
         &mut self,
         owner: Owner,
         mut evidence: Evidence,
         generation: i64,
         stated: Option<&Stated>,
-    ) {
+    ) -> Option<Trouble> {
         if let Some(trouble) = self.observed.setbacks.trouble(&owner) {
             evidence.trouble = Some(trouble.clone());
         }
-        if let (Some(trouble), Owner::Function(function)) = (&evidence.trouble, &owner) {
+        let trouble = evidence.trouble.clone();
+        if let (Some(trouble), Owner::Function(function)) = (&trouble, &owner) {
             self.plan.problems.push(Problem {
                 function: function.clone(),
                 reason: trouble.reason.to_string(),
@@ -817,6 +826,7 @@ impl<'a> Planner<'a> {
         if let Some(condition) = verdict::judge(evidence, generation, stated) {
             self.states.push(Action::State { owner, condition });
         }
+        trouble
     }
 
     fn finish(mut self) -> Plan {
@@ -893,6 +903,8 @@ struct Group<'a> {
 #[derive(Default)]
 struct Waiting<'a> {
     pools: HashMap<&'a str, PoolWaiting<'a>>,
+    /// Function to the pool it waits for.
+    served: HashMap<&'a str, &'a str>,
     /// Function to the runtime of which there is no pool.
     unserved: HashMap<&'a str, &'a str>,
 }
@@ -907,6 +919,19 @@ struct PoolWaiting<'a> {
 impl<'a> Waiting<'a> {
     fn of_pool(&self, pool: &str) -> Option<&PoolWaiting<'a>> {
         self.pools.get(pool)
+    }
+
+    /// What `function` waits for in vain.
+    fn trouble(&self, function: &str, of_pools: &HashMap<&str, Trouble>) -> Option<Trouble> {
+        if let Some(runtime) = self.unserved.get(function) {
+            return Some(Trouble::no_warm_pool(runtime));
+        }
+        let pool = self.served.get(function)?;
+        let trouble = of_pools.get(pool)?;
+        Some(Trouble {
+            reason: trouble.reason,
+            message: format!("its pool {pool} does not fill: {}", trouble.message),
+        })
     }
 }
 

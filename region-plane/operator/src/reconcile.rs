@@ -945,7 +945,8 @@ impl Running {
                         .map_or(true, |object| object.spec != wanted.spec)
             }
         };
-        if !differs || rests(name, later) {
+        let refused = self.applied.get(name).map(Arc::as_ref) == Some(wanted);
+        if !differs || self.writing.contains(name) || (refused && rests(name, later)) {
             return None;
         }
         let object = function_object(name, &self.settings.namespace, wanted);

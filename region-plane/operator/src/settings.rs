@@ -16,6 +16,8 @@ pub struct Settings {
     pub lease_ttl: Duration,
     /// After getting the lease, no pod is surplus for this long: gateways have yet to speak up.
     pub settle_for: Duration,
+    /// A Secret that no function names any more is kept for pods that are about to start with it.
+    pub secret_kept_for: Duration,
     /// Pods made, pods deleted, and other writes, each a second at most.
     pub creates_per_sec: u32,
     pub deletes_per_sec: u32,
@@ -53,6 +55,7 @@ impl Default for Settings {
             lease_name: "tradewind-operator".to_owned(),
             lease_ttl: Duration::from_secs(15),
             settle_for: Duration::from_secs(10),
+            secret_kept_for: Duration::from_secs(60),
             creates_per_sec: 20,
             deletes_per_sec: 20,
             writes_per_sec: 100,

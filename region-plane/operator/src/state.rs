@@ -519,6 +519,17 @@ impl State {
         }
     }
 
+    /// Since when the object has been as ready as it is to be; `None` if that changes.
+    #[must_use]
+    pub fn ready_since(&self, owner: &Owner, ready: bool) -> Option<String> {
+        let meta = match owner {
+            Owner::Function(name) => &self.functions.get(name)?.meta,
+            Owner::Pool(name) => &self.pools.get(name)?.meta,
+        };
+        let same = meta.stated.as_ref()?.ready == ready;
+        same.then(|| meta.since.clone())?
+    }
+
     /// A condition is being written: `version` of the object that has it is not known yet.
     pub fn stating(&mut self, owner: &Owner, stated: Stated) {
         self.wrote.insert(owner.clone(), (u64::MAX, stated));

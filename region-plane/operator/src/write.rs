@@ -53,6 +53,8 @@ pub enum Write {
     State {
         owner: Owner,
         condition: Condition,
+        /// When it became so, unless it becomes so now.
+        since: Option<String>,
     },
     ApplyFunction {
         name: String,
@@ -257,8 +259,12 @@ impl Writer {
                 pods().patch(pod, &merging, &Patch::Merge(patch)).await?;
                 Ok(Answer::Nothing)
             }
-            Write::State { owner, condition } => {
-                let patch = status(owner, condition);
+            Write::State {
+                owner,
+                condition,
+                since,
+            } => {
+                let patch = status(owner, condition, since.as_deref());
                 let api = match owner {
                     Owner::Function(_) => self.dynamic::<Function>(),
                     Owner::Pool(_) => self.dynamic::<WarmPool>(),
@@ -309,12 +315,12 @@ fn only(uid: &str) -> DeleteParams {
 }
 
 /// What is applied as an object's status.
-#[must_use]
-pub fn status(owner: &Owner, condition: &Condition) -> serde_json::Value {
+fn status(owner: &Owner, condition: &Condition, since: Option<&str>) -> serde_json::Value {
     let kind = match owner {
         Owner::Function(_) => "Function",
         Owner::Pool(_) => "WarmPool",
     };
+    let since = since.and_then(|text| text.parse().ok());
     let stated = Stated {
         type_: "Ready".to_owned(),
         status: match condition.trouble {
@@ -324,7 +330,7 @@ pub fn status(owner: &Owner, condition: &Condition) -> serde_json::Value {
         reason: condition.reason(),
         message: condition.message().to_owned(),
         observed_generation: Some(condition.generation),
-        last_transition_time: Time(Timestamp::now()),
+        last_transition_time: Time(since.unwrap_or_else(Timestamp::now)),
     };
     json!({
         "apiVersion": format!("{}/{}", region_plane_resources::GROUP, region_plane_resources::VERSION),
@@ -364,7 +370,11 @@ impl Write {
                 function,
                 settings,
             },
-            Action::State { owner, condition } => Self::State { owner, condition },
+            Action::State { owner, condition } => Self::State {
+                owner,
+                condition,
+                since: None,
+            },
         })
     }
 }

@@ -590,6 +590,30 @@ fn a_bundle_without_a_pool_is_told_what_is_missing() {
 }
 
 #[test]
+fn a_bundle_that_waits_is_told_what_keeps_its_pool_from_filling() {
+    let bundle = Function {
+        image: false,
+        ..function(1, 0, 10)
+    };
+    let mut cluster = Cluster::new(vec![("fn-b", bundle)], vec![("python", pool(1))]);
+    cluster.settle();
+    for pod in cluster.pods.values_mut() {
+        pod.trouble = Some(Trouble {
+            reason: Reason::ImagePullFailed,
+            message: "no such image".to_owned(),
+        });
+    }
+    assert_eq!(cluster.plan(PLENTY).problems, [], "nobody waits");
+    cluster.demand(vec![wants_bundle("fn-b", 1, 128)], &[], &[]);
+    let problems = cluster.plan(PLENTY).problems;
+    assert_eq!(problems[0].reason, "ImagePullFailed");
+    assert_eq!(
+        problems[0].message,
+        "its pool python does not fill: no such image"
+    );
+}
+
+#[test]
 fn pods_whose_owner_is_gone_go_unless_held_and_others_are_left_alone() {
     let mut cluster = Cluster::new(vec![("fn-a", function(1, 3, 10))], vec![]);
     cluster.settle();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chaos_tests_kube_api::{Calls, Effect, Verb};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::plane::{Plane, annotation, app, function};
-use crate::region::{Region, Running, eventually};
+use crate::region::{OPERATOR, Region, Running, eventually};
 
 struct Placed {
     region: Region,
@@ -117,10 +118,16 @@ async fn a_function_is_an_object_with_its_configuration_in_a_secret_that_never_c
         secrets.get_opt(&other).await.unwrap()
     })
     .await;
-    assert!(
-        secrets.get_opt(&name).await.unwrap().is_some(),
-        "a pod may be starting"
-    );
+    eventually("the old one goes", async || {
+        secrets
+            .get_opt(&name)
+            .await
+            .unwrap()
+            .is_none()
+            .then_some(())
+    })
+    .await;
+    assert!(secrets.get_opt(&other).await.unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,4 +216,37 @@ async fn a_mass_deletion_waits_for_a_person() {
         (!lease.annotations().contains_key(ACCEPT_DELETIONS)).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_refuses_to_store_is_told_and_tried_again_and_the_rest_is_stored() {
+    let placed = placed().await;
+    let region = &placed.region;
+    placed.plane.put_app(app("A"));
+    let mut invalid = function("BAD", "A");
+    invalid.timeout = Some(1_000_000);
+    placed.plane.put_fn(invalid.clone());
+    placed.plane.put_fn(function("F", "A"));
+    placed.until_names(&["fn-f"]).await;
+    let event = region.until_event("InvalidSpec").await;
+    assert_eq!(event.regarding.unwrap().name.as_deref(), Some("fn-bad"));
+    invalid.timeout = Some(1);
+    placed.plane.put_fn(invalid);
+    placed.until_names(&["fn-bad", "fn-f"]).await;
+
+    let patches = Calls::all()
+        .user(OPERATOR)
+        .verbs(&[Verb::Patch])
+        .resource("functions.tradewind.dev");
+    let denied = region
+        .api
+        .faults()
+        .begin(patches.clone(), Effect::Forbidden);
+    placed.plane.put_fn(function("G", "A"));
+    let event = region.until_event("Forbidden").await;
+    assert!(event.note.unwrap().contains("patch functions"));
+    let asked = region.api.counts().of(&patches).refused;
+    assert!(asked < 5, "it is not asked over and over: {asked}");
+    region.api.faults().end(denied);
+    placed.until_names(&["fn-bad", "fn-f", "fn-g"]).await;
 }

@@ -56,6 +56,7 @@ impl Region {
             settings: Settings {
                 lease_ttl: Duration::from_secs(3),
                 settle_for: Duration::from_millis(300),
+                secret_kept_for: Duration::from_secs(1),
                 creates_per_sec: 200,
                 deletes_per_sec: 200,
                 writes_per_sec: 500,
