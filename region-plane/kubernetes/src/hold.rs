@@ -12,8 +12,9 @@ use tracing::{debug, warn};
 use crate::launch::Names;
 use crate::runner::{Runner, RunnerError};
 
-/// A runner writes a line every 5 s; two may be late. Well below the 15 s after which it drops the
-/// claim of a gateway that it does not hear, so that no two gateways believe in one pod.
+/// A runner writes a line every 5 s; two may be late. After that its machine is thought to be gone.
+/// Should it be only out of reach, the runner has let go of this gateway by then, and answers what
+/// still reaches it as not claimed.
 const SILENCE_MAX: Duration = Duration::from_secs(12);
 
 /// What an instance has printed takes milliseconds to get here; a stop waits until nothing has come

@@ -27,7 +27,7 @@ TRADEWIND_RUNNER_SOCKET_DIR                 /tmp/iofs: shared with the function,
 TRADEWIND_RUNNER_CODE_DIR                   /tradewind/code: shared with the function of a pool's pod
 TRADEWIND_RUNNER_RESPONSE_BODY_BYTES_MAX    6291456: longer answers fail their call
 TRADEWIND_RUNNER_HOT_START_TIMEOUT_MS       5000: from the launch of a bundle until it listens
-TRADEWIND_RUNNER_LEASE_MS                   15000: how long a claim outlives its gateway's last request
+TRADEWIND_RUNNER_LEASE_MS                    5000: how long a claim outlives its gateway's last request
 TRADEWIND_RUNNER_GRACE_MS                   4000: how long a call may go on after SIGTERM
 TRADEWIND_RUNNER_LOG                        info: off, error, warn, info or debug";
 
@@ -119,7 +119,8 @@ impl Settings {
             // What Fn's system tests and Oracle's service use (Fn contract 6.4).
             response_body_bytes_max: response_body_bytes_max.unwrap_or(6 << 20),
             hot_start_timeout: hot_start_timeout.unwrap_or(Duration::from_secs(5)),
-            lease: lease.unwrap_or(Duration::from_secs(15)),
+            // A gateway that restarts finds its pods again within the time a call may wait.
+            lease: lease.unwrap_or(Duration::from_secs(5)),
             grace: grace.unwrap_or(Duration::from_secs(4)),
             log: log.unwrap_or(LevelFilter::INFO),
         })
@@ -200,7 +201,7 @@ mod tests {
     fn only_the_kind_must_be_set() {
         let settings = read(&[("TRADEWIND_RUNNER_KIND", "image"), ("PATH", "/bin")]).unwrap();
         assert_eq!(settings.kind, Kind::Image);
-        assert_eq!(settings.lease, Duration::from_secs(15));
+        assert_eq!(settings.lease, Duration::from_secs(5));
         assert_eq!(
             settings.listen.addresses(),
             [
