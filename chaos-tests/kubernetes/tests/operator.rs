@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use chaos_tests_cluster::eventually;
-use chaos_tests_kubernetes::region::{LEASE_TTL, images};
+use chaos_tests_kubernetes::region::{LEASE_TTL, NEVER_READY_AFTER, images};
 use chaos_tests_kubernetes::{Functions, Needs, Region, Rights, install, scenario, writes};
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, CustomResourceExt as _, ResourceExt as _};
 use region_plane_resources::{Function, labels};
 use serde_json::{Value, json};
@@ -571,6 +571,34 @@ async fn with_the_api_server_or_the_global_plane_away_nothing_is_deleted() -> an
             region.functions().get_opt(&object).await?.is_some(),
             "the function's object went"
         );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_never_runs_is_named() -> anyhow::Result<()> {
+    // Where a scheduler runs it has placed the pod before this can.
+    scenario("never", "127.78", Needs::OwnApiServer, async |region| {
+        region.start_operator(0, Rights::Granted).await?;
+        region.leads(0).await?;
+        region.pool("native", native(1)).await?;
+        pool_has(region, "native", 1).await?;
+        let pods = waiting(region, "native").await?;
+        let name = pods.first().context("one pod")?.name_any();
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "nowhere"},
+        });
+        region
+            .pods()
+            .create_subresource::<Value, Value>("binding", &name, &PostParams::default(), &binding)
+            .await
+            .context("place the pod on a node that is not there")?;
+        let message = region.pool_says("native", "False", "PodNeverReady", NEVER_READY_AFTER * 2);
+        let message = message.await?;
+        ensure!(message.contains("kubectl describe pod"), "{message}");
+        region.event("native", "PodNeverReady").await?;
         Ok(())
     })
     .await

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use chaos_tests_cluster::eventually;
 use chaos_tests_cluster::federation::binary;
 use chaos_tests_kubernetes::functions::Made;
-use chaos_tests_kubernetes::load::{self, Load, Outcome, answer, call, judge};
+use chaos_tests_kubernetes::load::{Load, Outcome, answer, call, judge};
 use chaos_tests_kubernetes::region::images;
 use chaos_tests_kubernetes::{Functions, Needs, Region, Rights, process, scenario};
 use k8s_openapi::api::core::v1::Pod;
@@ -121,7 +121,26 @@ async fn an_image_is_called_from_zero_goes_back_to_zero_and_is_upgraded_without_
             .max();
         let last = calls.iter().map(|call| call.started).max();
         ensure!(last_old < last, "the old version still answers");
-        Ok(())
+
+        // Only its resources change: pods that nobody has are resized where they are.
+        let load = Load::start(&url, &json!({"sleep_ms": 20}), CLIENTS);
+        load.more_calls(100).await?;
+        functions.update(&cart, json!({"memory": 96})).await?;
+        eventually("every pod has the new memory", POD_PATIENCE, async || {
+            let pods = running(region, &cart).await?;
+            let memory: Vec<_> = pods
+                .iter()
+                .map(|pod| pod.labels().get(labels::MEMORY_MB))
+                .collect();
+            ensure!(
+                !memory.is_empty() && memory.iter().all(|mb| mb.is_some_and(|mb| mb == "96")),
+                "{memory:?}"
+            );
+            Ok(())
+        })
+        .await?;
+        load.more_calls(100).await?;
+        judge("more memory", &load.finish().await?, 0)
     })
     .await
 }
@@ -380,9 +399,13 @@ async fn bad_images_are_named_while_the_rest_is_served() -> anyhow::Result<()> {
                 region.event(&object, reason).await?;
             }
         }
+        region.pool("huge", pool("executable", images::NATIVE, 1, 1_000_000)).await?;
+        region.pool_says("huge", "False", "PodUnschedulable", POD_PATIENCE).await?;
+        region.event("huge", "PodUnschedulable").await?;
+        region.pool("absent", pool("other", images::MISSING, 1, 64)).await?;
+        region.pool_says("absent", "False", "ImagePullFailed", POD_PATIENCE).await?;
         let calls = load.finish().await?;
-        load::judge("a good function beside three bad ones", &calls, 0)?;
-        Ok(())
+        judge("a good function beside three bad ones and two bad pools", &calls, 0)
     })
     .await
 }
@@ -411,6 +434,48 @@ async fn a_function_that_takes_too_much_memory_is_ended_and_named() -> anyhow::R
         );
         let (_, took) = first_answer(&url, &json!({})).await?;
         println!("measured: the next call is answered after {took:.2?}");
+        region.event(&cart.object()?, "OutOfMemory").await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_pods_run_as_a_function_may_have() -> anyhow::Result<()> {
+    scenario("scaling", "127.87", Needs::Nodes, async |region| {
+        start(region).await?;
+        let functions = Functions::of(&region.federation);
+        let scaling = json!({"tradewind.dev/scaling": {"min": 1, "max": 2}});
+        let fields = json!({"memory": 64, "idle_timeout": 2, "annotations": scaling});
+        let cart = functions
+            .image("shop", "cart", images::FUNCTION_V1, fields)
+            .await?;
+        eventually(
+            "a pod runs that nobody asked for",
+            POD_PATIENCE,
+            async || {
+                ensure!(running(region, &cart).await?.len() == 1, "none");
+                Ok(())
+            },
+        )
+        .await?;
+        let url = format!("{}{}", region.url()?, cart.path());
+        let (_, took) = first_answer(&url, &json!({})).await?;
+        println!("measured: a pod that is kept hot answers its first call in {took:.2?}");
+
+        let load = Load::start(&url, &json!({"sleep_ms": 20}), CLIENTS);
+        load.more_calls(200).await?;
+        let pods = running(region, &cart).await?.len();
+        ensure!((1..=2).contains(&pods), "{pods} pods");
+        judge("four clients of at most two pods", &load.finish().await?, 0)?;
+
+        eventually("one is kept", ZERO_PATIENCE, async || {
+            let selector = format!("{}={}", labels::FUNCTION, cart.object()?);
+            let pods = region.standing(&selector).await?.len();
+            ensure!(pods == 1, "{pods}");
+            Ok(())
+        })
+        .await?;
         Ok(())
     })
     .await
