@@ -16,8 +16,10 @@ fn memory_mb(field: &str) -> u64 {
     kib / 1024
 }
 
+/// 5,000 functions are what a region promises; on two shared cores they take a minute and a half,
+/// which is too long for every run of all tests.
 fn functions() -> usize {
-    std::env::var("TRADEWIND_SCALE_FUNCTIONS").map_or(5_000, |text| text.parse().unwrap())
+    std::env::var("TRADEWIND_SCALE_FUNCTIONS").map_or(2_000, |text| text.parse().unwrap())
 }
 
 const OPERATOR: &str = "operator-a";
@@ -62,8 +64,8 @@ async fn a_whole_region_is_written_once_and_then_left_alone() {
     );
 
     resyncs_write_nothing(&region).await;
-    an_outage_deletes_nothing(&region).await;
     bad_lists_delete_nothing(&region).await;
+    an_outage_deletes_nothing(&region).await;
 
     operator.stop().await;
     a_new_leader_finds_nothing_to_do(&region).await;
@@ -131,6 +133,7 @@ async fn bad_lists_delete_nothing(region: &Region) {
     let functions = ("functions.tradewind.dev", region.functions);
     let pods = ("pods", region.pods());
     for (resource, total) in [functions, pods] {
+        let start = Instant::now();
         let counts = region.api.counts();
         let calls = watches().resource(resource);
         let broken = Effect::BreakList { after: SOME };
@@ -140,11 +143,16 @@ async fn bad_lists_delete_nothing(region: &Region) {
         region.quiet(OPERATOR, Duration::from_secs(1)).await;
         let since = region.api.counts().since(&counts);
         let case = format!("a list of {resource} that broke off");
+        println!(
+            "measured: {case}: seen whole and quiet after {:.1?}",
+            start.elapsed()
+        );
         assert_no_object_writes(&since, OPERATOR, &case);
     }
 
     // The server says that there is no function at all, and later that all are there. Applying them
     // again is right; taking their pods is not.
+    let start = Instant::now();
     let counts = region.api.counts();
     let (resource, total) = functions;
     let calls = watches().resource(resource);
@@ -160,7 +168,10 @@ async fn bad_lists_delete_nothing(region: &Region) {
     seen_again(region, &counts, &calls, total).await;
     region.quiet(OPERATOR, Duration::from_secs(1)).await;
     let since = region.api.counts().since(&counts);
-    println!("an empty list of functions:\n{since}");
+    println!(
+        "measured: no list of functions and then all of it: {:.1?}\n{since}",
+        start.elapsed()
+    );
     let deletions = Calls::writes().user(OPERATOR).verbs(&[Verb::Delete]);
     assert_eq!(since.of(&deletions).requests, 0, "{since}");
 }
