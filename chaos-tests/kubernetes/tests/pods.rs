@@ -244,10 +244,46 @@ async fn bundles_run_in_pods_that_wait_for_them() -> anyhow::Result<()> {
     .await
 }
 
-/// What is done to a region under load, and how many of the calls under way may fail for it.
-struct Blow {
-    what: &'static str,
-    may_fail: usize,
+/// What is done to a region under load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    DeletePod,
+    DeletePodAtOnce,
+    KillFunction,
+    KillRunner,
+    KillOperator,
+}
+
+/// Each with how many of the calls under way may fail for it.
+const BLOWS: [(Blow, usize); 5] = [
+    (Blow::DeletePod, 1),
+    (Blow::DeletePodAtOnce, 1),
+    (Blow::KillFunction, 1),
+    (Blow::KillRunner, 1),
+    (Blow::KillOperator, 0),
+];
+
+/// Strikes under load, and judges what became of the calls each time.
+async fn strike_all(
+    region: &mut Region,
+    function: &Made,
+    program: &str,
+    body: &Value,
+    calls: usize,
+) -> anyhow::Result<()> {
+    let url = format!("{}{}", region.url()?, function.path());
+    first_answer(&url, body).await?;
+    for (blow, may_fail) in BLOWS {
+        let load = Load::start(&url, body, CLIENTS);
+        load.more_calls(calls / 4).await?;
+        let struck = strike(region, function, program, blow).await?;
+        load.more_calls(calls).await?;
+        let made = load.finish().await?;
+        if struck {
+            judge(&format!("{} {blow:?}", function.name), &made, may_fail)?;
+        }
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -259,79 +295,67 @@ async fn what_is_killed_under_load_loses_at_most_what_it_was_doing() -> anyhow::
         let cart = functions
             .image("shop", "cart", images::FUNCTION_V1, fields)
             .await?;
-        let url = format!("{}{}", region.url()?, cart.path());
-        first_answer(&url, &json!({})).await?;
+        strike_all(
+            region,
+            &cart,
+            "test-function",
+            &json!({"sleep_ms": 50}),
+            200,
+        )
+        .await?;
 
-        for blow in [
-            Blow {
-                what: "a pod is deleted",
-                may_fail: 1,
-            },
-            Blow {
-                what: "a pod is deleted at once",
-                may_fail: 1,
-            },
-            Blow {
-                what: "a function's process is killed",
-                may_fail: 1,
-            },
-            Blow {
-                what: "a runner is killed",
-                may_fail: 1,
-            },
-            Blow {
-                what: "the operator is killed and started again",
-                may_fail: 0,
-            },
-        ] {
-            let load = Load::start(&url, &json!({"sleep_ms": 50}), CLIENTS);
-            load.more_calls(50).await?;
-            let struck = strike(region, &cart, blow.what).await?;
-            load.more_calls(200).await?;
-            let calls = load.finish().await?;
-            if struck {
-                judge(blow.what, &calls, blow.may_fail)?;
-            }
-        }
-        Ok(())
+        region
+            .pool("native", pool("executable", images::NATIVE, 3, 64))
+            .await?;
+        let folder = rust_bundle(region)?;
+        let hello = Functions::of(&region.federation)
+            .deploy("shop", "hello", &folder)
+            .await?;
+        strike_all(region, &hello, "hello-rust", &json!({"name": "Ada"}), 2_000).await
     })
     .await
 }
 
 /// Whether it could be done here.
-async fn strike(region: &mut Region, cart: &Made, what: &str) -> anyhow::Result<bool> {
+async fn strike(
+    region: &mut Region,
+    function: &Made,
+    program: &str,
+    blow: Blow,
+) -> anyhow::Result<bool> {
     let (pods, _) = eventually("a pod runs calls", POD_PATIENCE, async || {
-        let pods = running(region, cart).await?;
+        let pods = running(region, function).await?;
         ensure!(!pods.is_empty(), "none does");
         Ok(pods)
     })
     .await?;
     let pod = pods.first().context("one runs")?;
     let (name, uid) = (pod.name_any(), pod.uid().context("a pod has a uid")?);
-    match what {
-        "a pod is deleted" => {
+    let inside = matches!(blow, Blow::KillFunction | Blow::KillRunner);
+    if inside && !process::visible(&uid, program) {
+        println!("SKIPPED: {blow:?}: pods run on another machine");
+        return Ok(false);
+    }
+    match blow {
+        Blow::DeletePod => {
             region
                 .pods()
                 .delete(&name, &DeleteParams::default())
                 .await?;
         }
-        "a pod is deleted at once" => {
+        Blow::DeletePodAtOnce => {
             let now = DeleteParams::default().grace_period(0);
             region.pods().delete(&name, &now).await?;
         }
-        "the operator is killed and started again" => {
+        Blow::KillFunction => {
+            process::kill(&uid, program)?;
+        }
+        Blow::KillRunner => {
+            process::kill(&uid, "tradewind-runner")?;
+        }
+        Blow::KillOperator => {
             region.operator(0)?.kill()?;
             region.start_operator(0, Rights::Granted).await?;
-        }
-        _ if !process::visible(&uid, "tradewind-runner") => {
-            println!("SKIPPED: {what}: pods run on another machine");
-            return Ok(false);
-        }
-        "a function's process is killed" => {
-            process::kill(&uid, "test-function")?;
-        }
-        _ => {
-            process::kill(&uid, "tradewind-runner")?;
         }
     }
     Ok(true)
