@@ -44,7 +44,7 @@ const IN_FLIGHT_MAX: usize = 64;
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 
 /// And this many times what the last plan took, so that planning leaves most of a core alone.
-const PAUSE_FACTOR: u32 = 3;
+const PAUSE_FACTOR: u32 = 2;
 
 /// Changes taken in before anything is decided again.
 const BATCH_MAX: usize = 4_096;
@@ -236,7 +236,7 @@ impl Running {
             Source::Replica(replica) => Some(replica.subscribe()),
             Source::Objects => None,
         };
-        self.read_replica();
+        let mut read = self.read_replica(position.as_ref());
         loop {
             let due = match self.plan_due || self.objects_due {
                 true => self.not_before,
@@ -263,7 +263,7 @@ impl Running {
                     self.plan_due = true;
                     self.objects_due = true;
                 }
-                Ok(()) = moved(&mut position) => self.read_replica(),
+                Ok(()) = moved(&mut position, read) => read = self.read_replica(position.as_ref()),
                 () = sleep_until(self.start + due) => {}
             }
             self.step_if_due();
@@ -375,15 +375,18 @@ impl Running {
         self.leadership.borrow().filter(|led| led.holds(now))
     }
 
-    fn read_replica(&mut self) {
+    /// Returns the count of changes that what was read has at least.
+    fn read_replica(&mut self, position: Option<&watch::Receiver<Position>>) -> u64 {
+        let read = position.map_or(0, |position| position.borrow().functions);
         let Source::Replica(replica) = &self.source else {
-            return;
+            return read;
         };
         self.written = replica.read(written);
         self.objects_due = true;
         for (function, problem) in &self.written.skipped {
             warn!(function, problem, "function skipped");
         }
+        read
     }
 
     fn step_if_due(&mut self) {
@@ -1089,16 +1092,16 @@ impl Running {
         reason = "gauges of counts that are far below 2^53"
     )]
     fn publish(&mut self, now: Moment, led: Option<Leadership>, waiting_for: Option<String>) {
-        let live = |phase: Phase| {
-            self.state
-                .counted(|pod| pod.phase == phase && !pod.deleting)
-        };
-        let pods = PodCounts {
-            pending: live(Phase::Pending),
-            running: live(Phase::Running),
-            ended: live(Phase::Ended) + live(Phase::Broken),
-            deleting: self.state.counted(|pod| pod.deleting),
-        };
+        let mut pods = PodCounts::default();
+        for pod in self.state.pods.values() {
+            let count = match pod.phase {
+                _ if pod.deleting => &mut pods.deleting,
+                Phase::Pending => &mut pods.pending,
+                Phase::Running => &mut pods.running,
+                Phase::Broken | Phase::Ended => &mut pods.ended,
+            };
+            *count += 1;
+        }
         for (phase, count) in [
             ("pending", pods.pending),
             ("running", pods.running),
@@ -1178,16 +1181,16 @@ fn earlier(later: &mut Option<Moment>, at: Moment) {
     *later = Some(later.map_or(at, |other| other.min(at)));
 }
 
-/// When the replica's functions have changed. Never without a replica.
+/// When the replica's functions have changed since they were `read`. Never without a replica.
 async fn moved(
     position: &mut Option<watch::Receiver<Position>>,
+    read: u64,
 ) -> Result<(), watch::error::RecvError> {
     let Some(position) = position else {
         return std::future::pending().await;
     };
-    let functions = position.borrow_and_update().functions;
     position
-        .wait_for(|now| now.functions != functions)
+        .wait_for(|now| now.functions != read)
         .await
         .map(|_| ())
 }

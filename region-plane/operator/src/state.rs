@@ -23,6 +23,9 @@ use crate::template;
 /// A pod whose creation got no answer may exist: it counts for this long unless it is seen.
 const UNANSWERED_FOR: Duration = Duration::from_secs(10);
 
+/// What has no meaning any more takes memory and nothing else, so it may stay a while.
+const SWEPT_EVERY: Duration = Duration::from_secs(5);
+
 pub struct State {
     settings: PodSettings,
     pub pods: BTreeMap<String, Pod>,
@@ -39,6 +42,9 @@ pub struct State {
     pub demands: Demands,
     pub setbacks: Setbacks,
     guard: Guard,
+    /// Of the last look at what is there; `None` since that changed.
+    plausible: Option<Result<(), MassDrop>>,
+    swept: Moment,
     listed: BTreeSet<Kind>,
     pub broken: BTreeMap<Kind, Broken>,
     /// Fields that the cluster's definitions lack.
@@ -94,6 +100,8 @@ impl State {
             demands: Demands::default(),
             setbacks: Setbacks::default(),
             guard: Guard::default(),
+            plausible: None,
+            swept: Moment::ZERO,
             listed: BTreeSet::new(),
             broken: BTreeMap::new(),
             lacking: Vec::new(),
@@ -126,9 +134,16 @@ impl State {
     /// # Errors
     /// If more functions and pools went at once than is plausible.
     pub fn plausible(&mut self, confirmed: bool) -> Result<(), MassDrop> {
+        if let Some(looked) = self.plausible
+            && (looked.is_ok() || !confirmed)
+        {
+            return looked;
+        }
         let functions = self.functions.keys().map(|name| format!("function/{name}"));
         let pools = self.pools.keys().map(|name| format!("pool/{name}"));
-        self.guard.look(functions.chain(pools), confirmed)
+        let looked = self.guard.look(functions.chain(pools), confirmed);
+        self.plausible = Some(looked);
+        looked
     }
 
     #[must_use]
@@ -153,6 +168,7 @@ impl State {
             }
             Change::Functions(seen) => {
                 self.listed.insert(Kind::Functions);
+                self.plausible = None;
                 self.functions_seen(seen);
                 Touched {
                     plan: true,
@@ -161,6 +177,7 @@ impl State {
             }
             Change::Pools(seen) => {
                 self.listed.insert(Kind::Pools);
+                self.plausible = None;
                 self.pools_seen(seen);
                 Touched {
                     plan: true,
@@ -557,9 +574,12 @@ impl State {
         for name in ended.collect::<Vec<_>>() {
             self.not_created(&name, false, now);
         }
-        let pods = &self.pods;
-        self.demands.forget(now, |pod| pods.contains_key(pod));
-        self.setbacks.forget(now);
+        if now >= self.swept + SWEPT_EVERY {
+            self.swept = now;
+            let pods = &self.pods;
+            self.demands.forget(now, |pod| pods.contains_key(pod));
+            self.setbacks.forget(now);
+        }
     }
 
     #[must_use]
@@ -569,11 +589,6 @@ impl State {
             _ => None,
         });
         unanswered.min()
-    }
-
-    #[must_use]
-    pub fn counted(&self, is: impl Fn(&Pod) -> bool) -> usize {
-        self.pods.values().filter(|pod| is(pod)).count()
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar,
     LocalObjectReference, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile,
-    SecretEnvSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    SecretEnvSource, SecurityContext, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
@@ -36,6 +36,9 @@ const FUNCTION_USER: i64 = 1000;
 
 /// Another one, so that a function cannot signal or trace its runner.
 const RUNNER_USER: i64 = 1001;
+
+/// A node that says nothing for so long, after the 40 s in which it may be late, is lost.
+const LOST_NODE_SECS: i64 = 30;
 
 /// Who a pod is made for, and by whom.
 pub struct Made<'a> {
@@ -273,9 +276,26 @@ fn body(
                     .map(spread)
                     .to_vec()
             }),
+            tolerations: Some(
+                ["not-ready", "unreachable"]
+                    .map(leaves_after_a_while)
+                    .to_vec(),
+            ),
             ..PodSpec::default()
         }),
         status: None,
+    }
+}
+
+/// Kubernetes' own default leaves a pod on a lost node for five minutes, and its function with one
+/// instance less.
+fn leaves_after_a_while(condition: &str) -> Toleration {
+    Toleration {
+        key: Some(format!("node.kubernetes.io/{condition}")),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(LOST_NODE_SECS),
+        ..Toleration::default()
     }
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::ResourceExt as _;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use region_plane_operator::{ACCEPT_DELETIONS, Source};
 use region_plane_resources::labels;
 use serde_json::json;
@@ -22,7 +22,7 @@ struct Placed {
     plane: Plane,
     operator: Running,
     tasks: JoinSet<()>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 async fn placed() -> Placed {
@@ -36,7 +36,7 @@ async fn placed() -> Placed {
         plane,
         operator,
         tasks,
-        _folder: folder,
+        folder,
     }
 }
 
@@ -249,4 +249,35 @@ async fn what_the_server_refuses_to_store_is_told_and_tried_again_and_the_rest_i
     assert!(asked < 5, "it is not asked over and over: {asked}");
     region.api.faults().end(denied);
     placed.until_names(&["fn-bad", "fn-f", "fn-g"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_global_plane_objects_follow_the_copy_on_disk() {
+    let Placed {
+        mut region,
+        plane,
+        operator,
+        mut tasks,
+        folder,
+    } = placed().await;
+    plane.put_app(app("A"));
+    plane.put_fn(function("F", "A"));
+    eventually("it is there", async || {
+        region.functions().get_opt("fn-f").await.unwrap()
+    })
+    .await;
+    // Everything ends, so that the folder is free again.
+    operator.end().await;
+    tasks.shutdown().await;
+    region
+        .functions()
+        .delete("fn-f", &DeleteParams::default())
+        .await
+        .unwrap();
+    let replica = Plane::reopen(folder.path());
+    let _operator = region.operate_as("two", Source::Replica(replica)).await;
+    eventually("it is back", async || {
+        region.functions().get_opt("fn-f").await.unwrap()
+    })
+    .await;
 }

@@ -76,6 +76,11 @@ impl Plane {
         (plane, replica)
     }
 
+    /// What a process has that starts while no global node answers.
+    pub fn reopen(folder: &Path) -> Replica {
+        Replica::open(folder, fra(), "fn.test".to_owned()).unwrap()
+    }
+
     fn change(&self, change: impl FnOnce(&mut MetadataBody, u64) -> WatchLine) {
         let mut held = self.held.lock().unwrap();
         let revision = *self.revision.borrow() + 1;

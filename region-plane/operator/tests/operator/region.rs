@@ -245,6 +245,14 @@ impl Region {
 }
 
 impl Running {
+    /// Stops, and waits until nothing of it is left.
+    pub async fn end(self) {
+        let mut status = self.handle.watch();
+        self.stop.cancel();
+        let ended = async { while status.changed().await.is_ok() {} };
+        tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    }
+
     pub async fn demand(
         &self,
         functions: Vec<FunctionDemand>,
