@@ -658,3 +658,6 @@ fn pool(spec: &WarmPoolSpec, meta: Seized, stated: Option<Stated>, template: Str
         stated,
     }
 }
+
+#[cfg(test)]
+mod tests;

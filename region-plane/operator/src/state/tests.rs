@@ -1,0 +1,277 @@
+use region_plane_resources::Scaling;
+
+use super::*;
+
+fn secs(secs: u64) -> Moment {
+    Duration::from_secs(secs)
+}
+
+fn owner() -> Owner {
+    Owner::Function("fn-a".to_owned())
+}
+
+fn pod(uid: &str) -> PodSeen {
+    PodSeen {
+        uid: uid.to_owned(),
+        owner: owner(),
+        owner_uid: "u".to_owned(),
+        settings: Some("1".to_owned()),
+        function: None,
+        dedicated: None,
+        memory_mb: 128,
+        template: "t".to_owned(),
+        phase: Phase::Running,
+        unscheduled: false,
+        trouble: None,
+        deleting: false,
+    }
+}
+
+fn expected(now: Moment) -> Pod {
+    asked_for(&owner(), "u", Some("1".to_owned()), 128, None, "t", now)
+}
+
+fn function(version: u64, generation: i64, ready: Option<bool>) -> FunctionSeen {
+    let spec = FunctionSpec {
+        revision: 1,
+        app_id: "A".to_owned(),
+        app_name: "a".to_owned(),
+        fn_id: "A".to_owned(),
+        fn_name: "a".to_owned(),
+        image: Some(format!("image:{generation}")),
+        bundle: None,
+        memory_mb: 128,
+        timeout_secs: 30,
+        idle_timeout_secs: 30,
+        config_secret: None,
+        scaling: Scaling::default(),
+        shape: String::new(),
+        settings: "1".repeat(16),
+    };
+    FunctionSeen {
+        meta: Seized {
+            generation,
+            stated: ready.map(|ready| stated(generation, ready)),
+            since: None,
+            managed: true,
+            uid: "u".to_owned(),
+            version,
+        },
+        object: Ok(Arc::new(Function::new("fn-a", spec))),
+    }
+}
+
+fn stated(generation: i64, ready: bool) -> Stated {
+    Stated {
+        generation,
+        ready,
+        reason: "Serving".to_owned(),
+    }
+}
+
+/// A state that has listed everything and found nothing.
+fn state() -> State {
+    let mut state = State::new(PodSettings::default());
+    state.take(Change::Functions(Seen::All(Vec::new())), secs(0));
+    state.take(Change::Pools(Seen::All(Vec::new())), secs(0));
+    assert!(!state.complete(), "pods were not listed");
+    state.take(Change::Pods(Seen::All(Vec::new())), secs(0));
+    assert!(state.complete() && !state.doubtful());
+    state
+}
+
+fn put(state: &mut State, name: &str, seen: PodSeen, now: Moment) {
+    state.take(Change::Pods(Seen::Put(name.to_owned(), seen)), now);
+}
+
+#[test]
+fn a_pod_counts_from_when_it_is_asked_for_in_whatever_order_news_of_it_come() {
+    for order in ["answer first", "watch first"] {
+        let mut state = state();
+        state.creating("p".to_owned(), expected(secs(1)));
+        assert_eq!(state.pods.len(), 1, "{order}");
+        if order == "watch first" {
+            put(&mut state, "p", pod("uid"), secs(3));
+            state.created("p", "uid".to_owned());
+        } else {
+            state.created("p", "uid".to_owned());
+            assert_eq!(state.pods["p"].uid, "uid");
+            put(&mut state, "p", pod("uid"), secs(3));
+        }
+        let held = &state.pods["p"];
+        assert_eq!(
+            (held.phase, held.seen),
+            (Phase::Running, secs(1)),
+            "{order}"
+        );
+        state.forget(secs(100));
+        assert_eq!(state.pods.len(), 1, "{order}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_gone_before_its_answer_came_does_not_come_back() {
+    let mut state = state();
+    state.creating("p".to_owned(), expected(secs(1)));
+    put(&mut state, "p", pod("uid"), secs(2));
+    state.take(Change::Pods(Seen::Gone("p".to_owned())), secs(2));
+    state.created("p", "uid".to_owned());
+    assert!(state.pods.is_empty());
+}
+
+#[test]
+fn a_creation_without_an_answer_counts_for_a_while() {
+    let mut state = state();
+    state.creating("p".to_owned(), expected(secs(1)));
+    state.not_created("p", true, secs(2));
+    assert_eq!(state.next_forgotten(), Some(secs(12)));
+    state.forget(secs(11));
+    assert_eq!(state.pods.len(), 1);
+    state.forget(secs(12));
+    assert!(state.pods.is_empty());
+    state.creating("q".to_owned(), expected(secs(20)));
+    state.not_created("q", false, secs(20));
+    assert!(state.pods.is_empty(), "it was refused");
+}
+
+#[test]
+fn a_list_drops_what_is_not_on_it_but_not_what_is_being_made() {
+    let mut state = state();
+    put(&mut state, "old", pod("uid-1"), secs(1));
+    put(&mut state, "kept", pod("uid-2"), secs(1));
+    state.creating("new".to_owned(), expected(secs(2)));
+    let listed = vec![("kept".to_owned(), pod("uid-2"))];
+    state.take(Change::Pods(Seen::All(listed)), secs(9));
+    let names: Vec<&String> = state.pods.keys().collect();
+    assert_eq!(names, ["kept", "new"]);
+    assert_eq!(state.pods["kept"].seen, secs(1));
+}
+
+#[test]
+fn what_was_asked_of_a_pod_outlasts_older_news_of_it() {
+    let mut state = state();
+    for name in ["deleted", "patched", "replaced"] {
+        put(&mut state, name, pod(name), secs(1));
+    }
+    state.deleting("deleted");
+    state.patching("patched");
+    state.not_resizable("replaced");
+    for name in ["deleted", "patched", "replaced"] {
+        put(&mut state, name, pod(name), secs(2));
+    }
+    assert!(state.pods["deleted"].deleting);
+    assert!(state.pods["patched"].busy);
+    assert_eq!(state.pods["replaced"].template, "");
+    state.not_deleted("deleted");
+    state.patched("patched", |pod| pod.memory_mb = 256);
+    assert!(!state.pods["deleted"].deleting);
+    let patched = &state.pods["patched"];
+    assert_eq!((patched.busy, patched.memory_mb), (false, 256));
+
+    state.deleting("deleted");
+    put(&mut state, "deleted", pod("another"), secs(3));
+    assert!(!state.pods["deleted"].deleting, "another by that name");
+}
+
+#[test]
+fn an_older_version_of_a_function_does_not_undo_a_newer_one() {
+    let mut state = state();
+    for (version, generation, want) in [(5, 2, 2), (4, 1, 2), (6, 3, 3)] {
+        let seen = function(version, generation, None);
+        state.take(
+            Change::Functions(Seen::Put("fn-a".to_owned(), seen)),
+            secs(1),
+        );
+        assert_eq!(state.desired.functions["fn-a"].generation, want);
+    }
+}
+
+#[test]
+fn a_condition_that_was_written_is_believed_until_the_watch_has_caught_up() {
+    let mut state = state();
+    let see = |state: &mut State, version, ready| {
+        let seen = function(version, 1, ready);
+        state.take(
+            Change::Functions(Seen::Put("fn-a".to_owned(), seen)),
+            secs(1),
+        );
+        state.desired.functions["fn-a"].stated.clone()
+    };
+    see(&mut state, 5, None);
+    state.stating(&owner(), stated(1, false));
+    assert_eq!(
+        see(&mut state, 6, None),
+        Some(stated(1, false)),
+        "not answered yet"
+    );
+    state.said(&owner(), 8);
+    assert_eq!(see(&mut state, 7, None), Some(stated(1, false)), "older");
+    assert_eq!(see(&mut state, 8, Some(false)), Some(stated(1, false)));
+    assert_eq!(
+        see(&mut state, 9, Some(true)),
+        Some(stated(1, true)),
+        "somebody else's"
+    );
+    state.stating(&owner(), stated(1, false));
+    state.unsaid(&owner());
+    assert_eq!(
+        state.desired.functions["fn-a"].stated,
+        Some(stated(1, true)),
+        "it could not be written"
+    );
+}
+
+#[test]
+fn an_unreadable_function_is_there_and_names_what_the_definition_lacks() {
+    let mut state = state();
+    let mut seen = function(5, 1, None);
+    seen.object = Err("missing field `settings`".to_owned());
+    state.take(
+        Change::Functions(Seen::Put("fn-a".to_owned(), seen)),
+        secs(1),
+    );
+    let reason = |state: &State| state.desired.unreadable[&owner()].trouble.reason;
+    assert_eq!(reason(&state), Reason::InvalidSpec);
+    let lacking = vec!["Function.spec.settings".to_owned()];
+    state.take(Change::Definitions(lacking), secs(1));
+    assert_eq!(reason(&state), Reason::ResourceDefinitionOutdated);
+    let seen = function(6, 2, None);
+    state.take(
+        Change::Functions(Seen::Put("fn-a".to_owned(), seen)),
+        secs(1),
+    );
+    assert!(state.desired.unreadable.is_empty());
+    assert!(state.desired.functions.contains_key("fn-a"));
+}
+
+#[test]
+fn a_kind_that_is_not_defined_keeps_nothing_waiting_and_everything_in_doubt() {
+    let mut state = State::new(PodSettings::default());
+    state.take(Change::Functions(Seen::All(Vec::new())), secs(0));
+    state.take(Change::Pods(Seen::All(Vec::new())), secs(0));
+    assert!(!state.complete());
+    let broken = |broken| Change::Watch {
+        kind: Kind::Pools,
+        broken,
+    };
+    state.take(broken(Some(Broken::Failing)), secs(1));
+    assert!(!state.complete());
+    state.take(broken(Some(Broken::Unknown)), secs(1));
+    assert!(state.complete() && state.doubtful());
+    state.take(broken(None), secs(2));
+    state.take(Change::Pools(Seen::All(Vec::new())), secs(2));
+    assert!(state.complete() && !state.doubtful());
+}
+
+#[test]
+fn a_mass_drop_is_held_until_it_is_confirmed() {
+    let mut state = state();
+    let all = (0..30).map(|n| (format!("fn-{n}"), function(5, 1, None)));
+    state.take(Change::Functions(Seen::All(all.collect())), secs(1));
+    assert_eq!(state.plausible(false), Ok(()));
+    state.take(Change::Functions(Seen::All(Vec::new())), secs(1));
+    assert_eq!(state.plausible(false), Err(MassDrop { gone: 30, held: 30 }));
+    assert!(state.plausible(false).is_err());
+    assert_eq!(state.plausible(true), Ok(()));
+    assert_eq!(state.plausible(false), Ok(()));
+}
