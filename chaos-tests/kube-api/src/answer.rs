@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::count::{Counters, Tally};
 use crate::fault::{Effect, Faults};
+use crate::query::Query;
 use crate::refusal::{self, Refusal};
 use crate::request::{Call, Calls, Verb};
 use crate::resource::{Definition, Target};
@@ -141,52 +142,42 @@ pub(crate) async fn answer(
         tokio::time::sleep(fate.delay).await;
     }
     let answered = match &fate.effect {
-        Some(Effect::Drop) => Err(Dropped),
+        Some(Effect::Drop) => {
+            tally(shared, &call, bytes_in, 0, false, 0);
+            return Err(Dropped);
+        }
         Some(Effect::DropAnswer) => {
             let outcome = perform(shared, &call, &target, &query, &request, None);
-            if let Ok(Answer::Written { written, .. }) = &outcome {
-                tally(shared, &call, bytes_in, 0, written.changed, 0);
-                return Err(Dropped);
-            }
-            Err(Dropped)
+            let changed = matches!(outcome, Ok(Answer::Written { written, .. }) if written.changed);
+            tally(shared, &call, bytes_in, 0, changed, 0);
+            return Err(Dropped);
         }
         Some(effect) if !matches!(effect, Effect::EmptyList | Effect::BreakList { .. }) => {
-            Ok(Err(fault(shared, &call, &target, effect)))
+            Err(fault(shared, &call, &target, effect))
         }
-        effect => Ok(perform(
-            shared,
-            &call,
-            &target,
-            &query,
-            &request,
-            effect.as_ref(),
-        )),
+        effect => perform(shared, &call, &target, &query, &request, effect.as_ref()),
     };
     match answered {
-        Err(dropped) => {
-            tally(shared, &call, bytes_in, 0, false, 0);
-            Err(dropped)
-        }
-        Ok(Err(status)) => {
+        Err(status) => {
             let response = refused(&status);
             tally(shared, &call, bytes_in, status.code, false, 0);
             Ok(response)
         }
-        Ok(Ok(Answer::Written {
+        Ok(Answer::Written {
             code,
             written,
             body,
-        })) => {
+        }) => {
             let length = body.len() as u64;
             tally(shared, &call, bytes_in, code, written.changed, length);
             Ok(respond(code, body))
         }
-        Ok(Ok(Answer::Body(body))) => {
+        Ok(Answer::Body(body)) => {
             let length = body.len() as u64;
             tally(shared, &call, bytes_in, 200, false, length);
             Ok(respond(200, body))
         }
-        Ok(Ok(Answer::Watch(watcher))) => {
+        Ok(Answer::Watch(watcher)) => {
             tally(shared, &call, bytes_in, 200, false, 0);
             let body = StreamBody::new(Box::pin(watcher.stream()));
             Ok(json_response(200, body.boxed_unsync()))
@@ -581,68 +572,6 @@ fn manager_of(headers: &HeaderMap) -> String {
         .filter(|name| !name.is_empty())
         .unwrap_or("unknown")
         .to_owned()
-}
-
-/// Query parameters, percent-decoded; empty ones count as absent, as clients send those too.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn parse(text: &str) -> Self {
-        Self(
-            serde_urlencoded_pairs(text)
-                .filter(|(_, value)| !value.is_empty())
-                .collect(),
-        )
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    fn is_true(&self, name: &str) -> bool {
-        matches!(self.get(name), Some("true" | "1"))
-    }
-
-    fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {
-        self.get(name)
-            .map(|value| {
-                value.parse().map_err(|_| {
-                    refusal::bad_request(&format!("Invalid value: {value:?}: {name} is no number"))
-                })
-            })
-            .transpose()
-    }
-}
-
-fn serde_urlencoded_pairs(text: &str) -> impl Iterator<Item = (String, String)> {
-    text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (percent_decoded(name), percent_decoded(value))
-    })
-}
-
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        let escaped = (first == b'%')
-            .then(|| after.get(..2))
-            .flatten()
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match escaped {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => bytes.push(if first == b'+' { b' ' } else { first }),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Paths that name no resource.

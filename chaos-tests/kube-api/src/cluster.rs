@@ -34,6 +34,8 @@ pub struct ClusterConfig {
     pub start_after: Duration,
     /// From its deletion to its end, if its grace period is not shorter.
     pub end_after: Duration,
+    /// From a failed pull to the next. The kubelet backs off up to five minutes.
+    pub pull_again_after: Duration,
 }
 
 impl Default for ClusterConfig {
@@ -45,6 +47,7 @@ impl Default for ClusterConfig {
             bind_after: Duration::from_millis(2),
             start_after: Duration::from_millis(20),
             end_after: Duration::from_millis(20),
+            pull_again_after: Duration::from_millis(100),
         }
     }
 }
@@ -160,12 +163,6 @@ impl Cluster {
 
     pub fn provide_image(&self, image: &str) {
         self.rules().missing_images.remove(image);
-        self.changed.notify_one();
-    }
-
-    /// Lets waiting pods try again, as the end of a back-off does.
-    pub fn retry_waiting(&self) {
-        self.changed.notify_one();
     }
 
     /// Ends a container of a running pod; the pod fails when none of its containers runs any more.
@@ -233,7 +230,7 @@ struct Running {
     /// Where each bound pod is, by uid, and what it takes there.
     bound: HashMap<String, (usize, u64)>,
     ending: HashSet<String>,
-    /// Pods without a node, and pods without an image.
+    /// Pods without a node, and pods that may not start.
     waiting: VecDeque<(ObjectName, Step)>,
     /// Our own writes, which tell us nothing when the log shows them.
     written: HashSet<u64>,
@@ -460,8 +457,8 @@ impl Running {
         };
         self.write(name, |pod| status::started(pod, address, state_of));
         if !missing.is_empty() {
-            // The kubelet tries again after its back-off, whether or not anything changed.
-            self.waiting.push_back((name.clone(), Step::Start));
+            let again = self.cluster.config.pull_again_after;
+            self.after(again, name.clone(), Step::Start);
         }
     }
 

@@ -18,6 +18,7 @@ mod count;
 mod fault;
 mod patch;
 mod pod;
+mod query;
 mod refusal;
 mod request;
 mod resource;

@@ -459,3 +459,124 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Create(u8, bool),
+        Relabel(u8, bool),
+        Delete(u8),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (0..6_u8, any::<bool>()).prop_map(|(name, yes)| Step::Create(name, yes)),
+            (0..6_u8, any::<bool>()).prop_map(|(name, yes)| Step::Relabel(name, yes)),
+            (0..6_u8).prop_map(Step::Delete),
+        ];
+        prop::collection::vec(step, 1..40)
+    }
+
+    fn nodes(store: &Store) -> Arc<Definition> {
+        store
+            .definition(&Target::parse("/api/v1/nodes").unwrap())
+            .unwrap()
+    }
+
+    fn labels(yes: bool) -> Value {
+        json!({ "metadata": { "labels": { "yes": yes.to_string() } } })
+    }
+
+    /// Refusals (of what is there already, or not there) change nothing and are part of the game.
+    fn perform(store: &mut Store, step: &Step) {
+        let nodes = nodes(store);
+        let write = Write {
+            manager: "tests".to_owned(),
+            subresource: None,
+            dry_run: false,
+        };
+        let name = |name: u8| ObjectName {
+            namespace: String::new(),
+            name: format!("n{name}"),
+        };
+        match step {
+            Step::Create(at, yes) => {
+                let mut object = labels(*yes);
+                object["metadata"]["name"] = json!(name(*at).name);
+                drop(store.create(&nodes, None, object, &write));
+            }
+            Step::Relabel(at, yes) => {
+                drop(store.patch(&nodes, &name(*at), Patch::Merge(labels(*yes)), &write));
+            }
+            Step::Delete(at) => drop(store.delete(&nodes, &name(*at), &Deletion::default())),
+        }
+    }
+
+    fn chosen(store: &Store, selector: &Selector) -> BTreeMap<String, u64> {
+        store
+            .all(&nodes(store).key(), None)
+            .filter(|object| selector.matches(object))
+            .map(|object| (object.name.name.clone(), object.revision))
+            .collect()
+    }
+
+    proptest! {
+        /// What a reflector does, whatever it selects and whenever it begins.
+        #[test]
+        fn a_list_and_the_changes_after_it_are_the_present(steps in steps(), begin in 0..40_usize) {
+            for selector in ["", "yes=true"] {
+                let selector = Selector::parse(Some(selector), None).unwrap();
+                let mut store = Store::new();
+                let begin = begin.min(steps.len());
+                steps[..begin].iter().for_each(|step| perform(&mut store, step));
+                let from = store.revision();
+                let mut seen = chosen(&store, &selector);
+                steps[begin..].iter().for_each(|step| perform(&mut store, step));
+                let key = nodes(&store).key();
+                let mut last = from;
+                for change in store.changes_after(&key, from, usize::MAX).unwrap() {
+                    prop_assert!(change.object.revision > last, "revisions grow");
+                    last = change.object.revision;
+                    let name = change.object.name.name.clone();
+                    match change.seen_through(&selector) {
+                        Some(ChangeKind::Added) => {
+                            prop_assert!(seen.insert(name, last).is_none(), "added once");
+                        }
+                        Some(ChangeKind::Modified) => {
+                            prop_assert!(seen.insert(name, last).is_some(), "known before");
+                        }
+                        Some(ChangeKind::Deleted) => {
+                            prop_assert!(seen.remove(&name).is_some(), "known before");
+                        }
+                        None => {}
+                    }
+                }
+                prop_assert_eq!(seen, chosen(&store, &selector));
+            }
+        }
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_says_so() {
+        let mut store = Store::new();
+        let from = store.revision();
+        perform(&mut store, &Step::Create(0, true));
+        for at in 0..LOG_MAX + 2 {
+            perform(&mut store, &Step::Relabel(0, at % 2 == 0));
+        }
+        let key = nodes(&store).key();
+        assert_eq!(store.changes_after(&key, from, 1).unwrap_err().code, 410);
+        let table = &store.tables[&key];
+        assert!(table.log.len() <= LOG_MAX);
+        let oldest = table.oldest;
+        assert!(store.changes_after(&key, oldest, 1).is_ok());
+    }
+}

@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::ListParams;
 use region_plane_resources::Function;
 
-use crate::region::{Region, patience};
+use crate::region::{Region, assert_no_object_writes, patience};
 
 const OPERATOR: &str = "operator-a";
 
@@ -131,6 +131,13 @@ async fn refusals_become_conditions_and_events_that_say_what_to_do() {
             }
         };
         tokio::time::timeout(patience(), said).await.expect(case);
+        if case == "image" {
+            // The kubelet says ErrImagePull and ImagePullBackOff in turns; saying so once is enough.
+            let counts = region.api.counts();
+            region.quiet(OPERATOR, Duration::from_secs(1)).await;
+            let since = region.api.counts().since(&counts);
+            assert_no_object_writes(&since, OPERATOR, "an image that stays missing");
+        }
         operator.stop().await;
     }
 }

@@ -95,7 +95,6 @@ async fn an_image_that_cannot_be_pulled_reads_as_the_kubelet_writes_it() {
     api.create(&PostParams::default(), &pod("p")).await.unwrap();
     let waiting = until(&api, "p", waiting_is("ErrImagePull")).await;
     assert_eq!(waiting.status.unwrap().phase.as_deref(), Some("Pending"));
-    cluster.retry_waiting();
     until(&api, "p", waiting_is("ImagePullBackOff")).await;
     cluster.provide_image("localhost/fn:1");
     until(&api, "p", phase_is("Running")).await;
