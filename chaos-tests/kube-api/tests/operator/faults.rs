@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chaos_tests_kube_api::{Calls, Effect, Verb};
+use chaos_tests_kube_api::{Calls, Effect, Verb, WatchEnd};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
@@ -140,4 +140,45 @@ async fn refusals_become_conditions_and_events_that_say_what_to_do() {
         }
         operator.stop().await;
     }
+}
+
+/// A server that forgets pods for a moment, as one restored from an old backup would: they are made
+/// again, and what is too many goes when the others show, but no more than that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_a_list_forgot_cost_no_more_than_what_was_made_for_them() {
+    let region = Region::start(20, 2).await;
+    let mut settings = Region::settings(OPERATOR);
+    settings.rules.surplus_after = Duration::from_millis(500);
+    let operator = region.operator(settings);
+    region.converged(&operator).await;
+    let counts = region.api.counts();
+    let calls = Calls::all()
+        .user(OPERATOR)
+        .verbs(&[Verb::Watch])
+        .resource("pods");
+    region
+        .api
+        .faults()
+        .next(1, calls.clone(), Effect::EmptyList);
+    region.api.end_watches(&calls, WatchEnd::Expired);
+    operator
+        .until("it misses them", |status| {
+            status.pods.running < region.pods()
+        })
+        .await;
+    region.quiet(OPERATOR, Duration::from_secs(1)).await;
+    region.api.end_watches(&calls, WatchEnd::Expired);
+    region.quiet(OPERATOR, Duration::from_secs(2)).await;
+    region.converged(&operator).await;
+    let since = region.api.counts().since(&counts);
+    let made = since.of(&creations()).changed;
+    let deletions = Calls::all().user(OPERATOR).verbs(&[Verb::Delete]);
+    let deleted = since.of(&deletions).changed;
+    println!(
+        "measured: {made} pods made for {} forgotten, {deleted} deleted",
+        region.pods()
+    );
+    assert!(deleted <= made, "{since}");
+    assert!(made <= region.pods() as u64, "{since}");
+    operator.stop().await;
 }
