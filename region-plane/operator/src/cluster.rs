@@ -126,6 +126,8 @@ pub struct Seized {
     /// When that condition became true or false.
     pub since: Option<String>,
     pub managed: bool,
+    /// Somebody other than the metadata replica set fields of its spec.
+    pub foreign: bool,
     pub uid: String,
     /// Grows with each write. Zero if the server's are no numbers.
     pub version: u64,
@@ -555,7 +557,12 @@ fn quantity_megabytes(text: &str) -> u64 {
 pub fn read<K: DeserializeOwned>(
     mut object: DynamicObject,
 ) -> Option<(String, Seized, Result<Arc<K>, String>)> {
-    object.metadata.managed_fields = None;
+    let entries = object.metadata.managed_fields.take().unwrap_or_default();
+    let foreign = entries.iter().any(|entry| {
+        let fields = entry.fields_v1.as_ref();
+        entry.manager.as_deref() != Some(labels::REPLICA_MANAGER)
+            && fields.is_some_and(|fields| fields.0.get("f:spec").is_some())
+    });
     let name = object.metadata.name.clone()?;
     let ready = object.data["status"]["conditions"]
         .as_array()
@@ -572,6 +579,7 @@ pub fn read<K: DeserializeOwned>(
         since: ready.and_then(|ready| Some(ready["lastTransitionTime"].as_str()?.to_owned())),
         managed: label(&object.metadata, labels::MANAGED_BY).as_deref()
             == Some(labels::MANAGED_BY_VALUE),
+        foreign,
         uid: object.metadata.uid.clone().unwrap_or_default(),
         version: version(&object.metadata),
     };

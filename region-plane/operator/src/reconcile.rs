@@ -130,6 +130,13 @@ impl Reconciler {
     }
 }
 
+/// An object of the replica's that the server refused.
+struct Rest {
+    until: Moment,
+    /// What was refused; something else may be tried at once.
+    of: Option<Arc<Wanted>>,
+}
+
 /// What was refused. Until it may be tried again it counts as done, or as under way.
 enum Again {
     State(Owner),
@@ -158,11 +165,9 @@ struct Running {
     /// Objects that a write of the replica's is under way for, by kind and name.
     writing: HashSet<String>,
     /// Objects not to be written before.
-    resting: HashMap<String, Moment>,
+    resting: HashMap<String, Rest>,
     /// Writes that were refused, to be thought of again.
     again: Vec<(Moment, Again)>,
-    /// As each function was last applied.
-    applied: HashMap<String, Arc<Wanted>>,
     /// Functions that are to go, and Secrets that nothing names, since when.
     doomed: HashMap<String, Moment>,
     idle_secrets: HashMap<String, Moment>,
@@ -192,7 +197,6 @@ impl Running {
             writing: HashSet::new(),
             resting: HashMap::new(),
             again: Vec::new(),
-            applied: HashMap::new(),
             doomed: HashMap::new(),
             idle_secrets: HashMap::new(),
             problems: Vec::new(),
@@ -714,9 +718,9 @@ impl Running {
                         .push((now + TRIED_AGAIN_AFTER, Again::State(owner)));
                 }
             },
-            Write::ApplyFunction { name, object } => {
+            Write::ApplyFunction { name, wanted, .. } => {
                 self.writing.remove(&name);
-                self.function_applied(name, &object, done.result, now);
+                self.function_applied(name, wanted, done.result, now);
             }
             Write::ApplySecret { function, object } => {
                 let secret = object.metadata.name.clone().unwrap_or_default();
@@ -728,7 +732,7 @@ impl Running {
                         }
                     }
                     Err(refusal) => {
-                        self.resting.insert(secret, now + TRIED_AGAIN_AFTER);
+                        self.rest(secret, now);
                         if let Refusal::Refused(trouble) = refusal {
                             self.note_refused(&function, trouble);
                         }
@@ -739,7 +743,7 @@ impl Running {
             Write::DeleteFunction { name, .. } | Write::DeleteSecret { name } => {
                 self.writing.remove(&name);
                 // Until the watch shows that it is gone.
-                self.resting.insert(name.clone(), now + TRIED_AGAIN_AFTER);
+                self.rest(name.clone(), now);
                 if let Err(Refusal::Refused(trouble)) = done.result {
                     self.note_refused(&name, trouble);
                 }
@@ -787,6 +791,14 @@ impl Running {
                 self.state.setbacks.refused(owner, trouble, now);
             }
         }
+    }
+
+    fn rest(&mut self, object: String, now: Moment) {
+        let rest = Rest {
+            until: now + TRIED_AGAIN_AFTER,
+            of: None,
+        };
+        self.resting.insert(object, rest);
     }
 
     fn patch_failed(&mut self, pod: String, refusal: Refusal, now: Moment) {

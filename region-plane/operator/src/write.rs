@@ -21,6 +21,7 @@ use crate::lease::Leadership;
 use crate::plan::{Action, Condition, Owner, Why};
 use crate::refusal::{Refusal, refusal};
 use crate::template::megabytes;
+use crate::writer::Wanted;
 
 /// An API server that takes longer than this for one object is not going to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,6 +60,7 @@ pub enum Write {
     ApplyFunction {
         name: String,
         object: Box<Function>,
+        wanted: Arc<Wanted>,
     },
     ApplySecret {
         function: String,
@@ -274,11 +276,16 @@ impl Writer {
                     .await?;
                 Ok(Answer::Object(Arc::new(object)))
             }
-            Write::ApplyFunction { name, object } => {
-                let stored = self
-                    .dynamic::<Function>()
-                    .patch(name, &replica, &Patch::Apply(object))
-                    .await?;
+            Write::ApplyFunction { name, object, .. } => {
+                let api = self.dynamic::<Function>();
+                let mut stored = api.patch(name, &replica, &Patch::Apply(object)).await?;
+                if let Some(patch) = without_extras(&stored, object) {
+                    let ours = PatchParams {
+                        field_manager: Some(labels::REPLICA_MANAGER.to_owned()),
+                        ..PatchParams::default()
+                    };
+                    stored = api.patch(name, &ours, &Patch::Merge(patch)).await?;
+                }
                 Ok(Answer::Object(Arc::new(stored)))
             }
             Write::ApplySecret { object, .. } => {
@@ -304,6 +311,19 @@ impl Writer {
         let kind = ApiResource::erase::<K>(&());
         Api::namespaced_with(self.client.clone(), &self.namespace, &kind)
     }
+}
+
+/// Takes out what somebody put into the spec that we leave out: applying ours does not, since it was
+/// never ours.
+fn without_extras(stored: &DynamicObject, sent: &Function) -> Option<serde_json::Value> {
+    let sent = serde_json::to_value(&sent.spec).expect("a spec is plain data");
+    let extras: serde_json::Map<_, _> = stored.data["spec"]
+        .as_object()?
+        .keys()
+        .filter(|field| sent.get(field).is_none())
+        .map(|field| (field.clone(), serde_json::Value::Null))
+        .collect();
+    (!extras.is_empty()).then(|| json!({ "spec": extras }))
 }
 
 /// Never another object that has come by the same name.

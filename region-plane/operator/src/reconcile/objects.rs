@@ -1,6 +1,6 @@
 //! `Function` objects and their Secrets.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use kube::Resource as _;
 use region_plane_resources::Function;
 use tracing::{info, warn};
 
-use super::{Running, Source, TRIED_AGAIN_AFTER};
+use super::{Rest, Running, Source, TRIED_AGAIN_AFTER};
 use crate::cluster::{Kind, read};
 use crate::lease::ACCEPT_DELETIONS;
 use crate::plan::{Moment, Owner, Reason};
 use crate::refusal::Refusal;
 use crate::state::Record;
 use crate::write::{Answer, Write};
-use crate::writer::{function_object, secret_object};
+use crate::writer::{Wanted, function_object, secret_object};
 
 /// Requests under way are answered within this, mostly, and leave room for others.
 const SLOTS_AGAIN_AFTER: Duration = Duration::from_millis(5);
@@ -27,47 +27,67 @@ const PRUNED_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// A function that goes is kept for its calls under way, and this much longer.
 const DRAIN_MARGIN: Duration = Duration::from_secs(30);
 
+/// Between looks at whether a function that goes still has calls under way.
+const DRAIN_LOOKED_EVERY: Duration = Duration::from_secs(1);
+
+/// One look at all objects.
+struct Pass {
+    now: Moment,
+    fence: u64,
+    /// How many more writes may be sent.
+    room: u32,
+    /// Not all was looked at.
+    left: bool,
+    /// When to look again though nothing is new.
+    later: Option<Moment>,
+}
+
+impl Pass {
+    fn look_at(&mut self, at: Moment) {
+        self.later = Some(self.later.map_or(at, |later| later.min(at)));
+    }
+}
+
 impl Running {
     /// Brings `Function` objects and their Secrets in step with the replica.
     pub(super) fn write_objects(&mut self, now: Moment, fence: u64) {
-        if !self.objects_due || !matches!(self.source, Source::Replica(_)) {
-            self.objects_due = false;
-            return;
-        }
-        if self.state.undefined(Kind::Functions) || !self.written.known {
-            self.objects_due = false;
+        let due = std::mem::take(&mut self.objects_due);
+        let known = matches!(self.source, Source::Replica(_)) && self.written.known;
+        if !due || !known || self.state.undefined(Kind::Functions) {
             return;
         }
         for (function, problem) in self.written.skipped.clone() {
             let message = format!("function {function} is skipped: {problem}");
             self.warn_about_us("FunctionSkipped", message);
         }
-        self.resting.retain(|_, until| *until > now);
-        let mut room = self.others.available(now).min(self.slots());
-        let mut left = false;
-        let mut later: Option<Moment> = None;
+        self.resting.retain(|_, rest| rest.until > now);
+        let mut pass = Pass {
+            now,
+            fence,
+            room: self.others.available(now).min(self.slots()),
+            left: false,
+            later: None,
+        };
         let names: Vec<String> = self.written.functions.keys().cloned().collect();
         for name in names {
-            let Some(write) = self.object_write(&name, &mut later) else {
-                continue;
-            };
-            if room == 0 {
-                left = true;
+            if pass.room == 0 {
+                pass.left = true;
                 break;
             }
-            room -= 1;
-            self.begin_object(write, fence);
+            if let Some(write) = self.object_write(&name, &mut pass) {
+                self.begin_object(write, &mut pass);
+            }
         }
-        self.delete_objects(now, fence, &mut room, &mut left, &mut later);
-        self.objects_due = false;
-        if left {
+        self.delete_functions(&mut pass);
+        self.delete_secrets(&mut pass);
+        if pass.left {
             let next = self.others.next_token(now).max(now + SLOTS_AGAIN_AFTER);
-            earlier(&mut later, next);
+            pass.look_at(next);
         }
-        self.objects_at = later;
+        self.objects_at = pass.later;
     }
 
-    fn begin_object(&mut self, write: Write, fence: u64) {
+    fn begin_object(&mut self, write: Write, pass: &mut Pass) {
         let key = match &write {
             Write::ApplyFunction { name, .. }
             | Write::DeleteFunction { name, .. }
@@ -76,25 +96,31 @@ impl Running {
             _ => return,
         };
         self.writing.insert(key);
-        self.send(write, fence);
+        pass.room -= 1;
+        self.send(write, pass.fence);
+    }
+
+    /// Whether an object is being written, or was refused and is not to be asked for again yet.
+    fn rests(&self, key: &str, wanted: Option<&Wanted>, pass: &mut Pass) -> bool {
+        if self.writing.contains(key) {
+            return true;
+        }
+        let rest = self.resting.get(key).filter(|rest| {
+            // What was refused may be accepted now that it is something else.
+            rest.of.as_deref().is_none_or(|of| Some(of) == wanted)
+        });
+        rest.inspect(|rest| pass.look_at(rest.until)).is_some()
     }
 
     /// What one function's objects lack, if they may be written now.
-    fn object_write(&mut self, name: &str, later: &mut Option<Moment>) -> Option<Write> {
+    fn object_write(&mut self, name: &str, pass: &mut Pass) -> Option<Write> {
         let wanted = &self.written.functions[name];
         let record = self.state.functions.get(name);
-        let rests = |key: &str, later: &mut Option<Moment>| {
-            if let Some(until) = self.resting.get(key) {
-                *later = Some(later.map_or(*until, |at| at.min(*until)));
-                return true;
-            }
-            self.writing.contains(key)
-        };
         if let Some(secret) = &wanted.spec.config_secret
             && let Some(record) = record
             && let Some(secrets) = &self.state.secrets
             && !secrets.contains_key(secret)
-            && !rests(secret, later)
+            && !self.rests(secret, None, pass)
         {
             let owner = OwnerReference {
                 api_version: Function::api_version(&()).into_owned(),
@@ -110,34 +136,23 @@ impl Running {
                 object: Box::new(secret_object(name, namespace, owner, wanted)?),
             });
         }
-        let differs = match record {
-            None => true,
-            Some(record) => {
-                !record.meta.managed
-                    || record
-                        .object
-                        .as_ref()
-                        .map_or(true, |object| object.spec != wanted.spec)
-            }
-        };
-        let refused = self.applied.get(name).map(Arc::as_ref) == Some(wanted);
-        if !differs || self.writing.contains(name) || (refused && rests(name, later)) {
+        let differs = record.is_none_or(|record| {
+            let stored = record.object.as_ref().map(|object| &object.spec);
+            !record.meta.managed || stored != Ok(&wanted.spec)
+        });
+        if !differs || self.rests(name, Some(wanted), pass) {
             return None;
         }
+        let drifted = record.is_some_and(|record| record.meta.foreign);
         let object = function_object(name, &self.settings.namespace, wanted);
         let wanted = Arc::new(wanted.clone());
-        let ours = self.applied.insert(name.to_owned(), Arc::clone(&wanted));
-        let same_revision = record
-            .and_then(|record| record.object.as_ref().ok())
-            .is_some_and(|object| object.spec.revision == wanted.spec.revision);
-        let drifted = record.is_some() && (ours.as_ref() == Some(&wanted) || same_revision);
         let owner = Owner::Function(name.to_owned());
         if drifted {
-            info!(function = name, "changed by somebody else, and put back");
+            info!(function = name, "changed by somebody else, and is put back");
             self.warn_about(
                 &owner,
                 "ManagedFieldsRestored",
-                "somebody changed what Tradewind manages, and it was put back; change the function through Fn's API".to_owned(),
+                "somebody changed what Tradewind manages, and it is put back; change the function through Fn's API".to_owned(),
             );
         }
         for note in wanted.notes.clone() {
@@ -147,116 +162,109 @@ impl Running {
         Some(Write::ApplyFunction {
             name: name.to_owned(),
             object: Box::new(object),
+            wanted,
         })
     }
 
-    /// Functions that are not placed here any more, and Secrets that nothing names.
-    fn delete_objects(
-        &mut self,
-        now: Moment,
-        fence: u64,
-        room: &mut u32,
-        left: &mut bool,
-        later: &mut Option<Moment>,
-    ) {
-        let functions = &self.state.functions;
-        let written = &self.written;
-        self.applied
-            .retain(|name, _| written.functions.contains_key(name));
-        let managed = functions
-            .values()
-            .filter(|record| record.meta.managed)
-            .count();
+    /// Functions that are not placed here any more.
+    fn delete_functions(&mut self, pass: &mut Pass) {
+        let now = pass.now;
+        let (functions, written) = (&self.state.functions, &self.written);
+        let managed = functions.values().filter(|record| record.meta.managed);
+        let managed = managed.count();
+        let unplaced = |name: &String, record: &Record<Function>| {
+            // An object of a newer revision than the replica's is none that it has deleted.
+            let spec = record.object.as_ref().map(|object| &object.spec);
+            let known = spec.map_or(true, |spec| spec.revision <= written.revision);
+            record.meta.managed && known && !written.functions.contains_key(name)
+        };
         let doomed: BTreeMap<String, (String, Duration)> = functions
             .iter()
-            .filter(|(name, record)| {
-                // An object of a newer revision than the replica's is none that it has deleted.
-                let known = record
-                    .object
-                    .as_ref()
-                    .map_or(true, |object| object.spec.revision <= written.revision);
-                record.meta.managed && known && !written.functions.contains_key(*name)
-            })
+            .filter(|(name, record)| unplaced(name, record))
             .map(|(name, record)| {
-                let timeout = record
-                    .object
-                    .as_ref()
-                    .map_or(0, |object| object.spec.timeout_secs);
+                let spec = record.object.as_ref().map(|object| &object.spec);
+                let timeout = spec.map_or(0, |spec| spec.timeout_secs);
                 let drain = Duration::from_secs(u64::from(timeout.unsigned_abs())) + DRAIN_MARGIN;
                 (name.clone(), (record.meta.uid.clone(), drain))
             })
             .collect();
         self.doomed.retain(|name, _| doomed.contains_key(name));
-        let mass = doomed.len() > 10 && doomed.len() > managed / 2 && now >= self.accepted_until;
+        let news = doomed.len() - self.doomed.len();
+        let mass = news > 10 && news > managed / 2 && now >= self.accepted_until;
         self.objects_held = mass.then(|| {
             format!(
-                "{} of {managed} Function objects are to be deleted at once; they are kept until the lease is annotated {ACCEPT_DELETIONS}=true",
-                doomed.len()
+                "{news} of {managed} Function objects are to be deleted at once; they are kept until the lease is annotated {ACCEPT_DELETIONS}=true"
             )
         });
         self.tell_held(self.objects_held.clone());
         if !mass {
-            for (name, (uid, drain)) in doomed {
-                let since = *self.doomed.entry(name.clone()).or_insert(now);
-                let busy = self.state.demands.holds(&name, now);
-                if busy && now < since + drain {
-                    earlier(later, now + Duration::from_secs(1));
-                    continue;
-                }
-                if self.writing.contains(&name) || self.resting.contains_key(&name) {
-                    continue;
-                }
-                if *room == 0 {
-                    *left = true;
-                    break;
-                }
-                *room -= 1;
-                info!(function = name, "not placed here any more, deleted");
-                self.begin_object(Write::DeleteFunction { name, uid }, fence);
+            for name in doomed.keys() {
+                self.doomed.entry(name.clone()).or_insert(now);
             }
         }
-        let named: HashSet<&str> =
-            self.written
-                .functions
-                .values()
-                .filter_map(|wanted| wanted.spec.config_secret.as_deref())
-                .chain(self.state.functions.values().filter_map(|record| {
-                    record.object.as_ref().ok()?.spec.config_secret.as_deref()
-                }))
-                .collect();
-        let idle: Vec<String> = self
+        for (name, (uid, drain)) in doomed {
+            let Some(since) = self.doomed.get(&name).copied() else {
+                continue;
+            };
+            if self.state.demands.holds(&name, now) && now < since + drain {
+                pass.look_at(now + DRAIN_LOOKED_EVERY);
+                continue;
+            }
+            if self.rests(&name, None, pass) {
+                continue;
+            }
+            if pass.room == 0 {
+                pass.left = true;
+                break;
+            }
+            info!(function = name, "not placed here any more, deleted");
+            self.begin_object(Write::DeleteFunction { name, uid }, pass);
+        }
+    }
+
+    /// Secrets that no function names.
+    fn delete_secrets(&mut self, pass: &mut Pass) {
+        let of_objects = self.state.functions.values();
+        let of_objects = of_objects.filter_map(|record| {
+            let object = record.object.as_ref().ok()?;
+            object.spec.config_secret.as_deref()
+        });
+        let of_replica = self.written.functions.values();
+        let named: HashSet<&str> = of_replica
+            .filter_map(|wanted| wanted.spec.config_secret.as_deref())
+            .chain(of_objects)
+            .collect();
+        let idle: BTreeSet<String> = self
             .state
             .secrets
             .iter()
-            .flatten()
-            .map(|(secret, _)| secret)
+            .flat_map(BTreeMap::keys)
             .filter(|secret| !named.contains(secret.as_str()))
             .cloned()
             .collect();
         self.idle_secrets.retain(|secret, _| idle.contains(secret));
         for secret in idle {
-            let since = *self.idle_secrets.entry(secret.clone()).or_insert(now);
-            let until = since + self.settings.secret_kept_for;
-            if now < until {
-                earlier(later, until);
+            let since = self.idle_secrets.entry(secret.clone()).or_insert(pass.now);
+            let until = *since + self.settings.secret_kept_for;
+            if pass.now < until {
+                pass.look_at(until);
                 continue;
             }
-            if self.writing.contains(&secret) || self.resting.contains_key(&secret) {
+            if self.rests(&secret, None, pass) {
                 continue;
             }
-            if *room == 0 {
-                *left = true;
+            if pass.room == 0 {
+                pass.left = true;
                 return;
             }
-            *room -= 1;
-            self.begin_object(Write::DeleteSecret { name: secret }, fence);
+            self.begin_object(Write::DeleteSecret { name: secret }, pass);
         }
     }
 
     pub(super) fn function_applied(
         &mut self,
         name: String,
-        sent: &Function,
+        wanted: Arc<Wanted>,
         result: Result<Answer, Refusal>,
         now: Moment,
     ) {
@@ -268,9 +276,15 @@ impl Running {
                 let Some((name, meta, object)) = read::<Function>(object) else {
                     return;
                 };
-                let as_sent = object.as_ref().is_ok_and(|stored| stored.spec == sent.spec);
+                let as_sent = object
+                    .as_ref()
+                    .is_ok_and(|stored| stored.spec == wanted.spec);
                 if !as_sent {
-                    self.resting.insert(name.clone(), now + PRUNED_AGAIN_AFTER);
+                    let rest = Rest {
+                        until: now + PRUNED_AGAIN_AFTER,
+                        of: Some(wanted),
+                    };
+                    self.resting.insert(name.clone(), rest);
                     let lacking = self.state.lacking.join(", ");
                     let message = format!(
                         "the server stored it otherwise than it was sent, its definition lacks {lacking}; install the resource definitions of this version"
@@ -286,7 +300,11 @@ impl Running {
             Ok(_) => {}
             Err(Refusal::Conflict | Refusal::Throttled { .. }) => {}
             Err(refusal) => {
-                self.resting.insert(name, now + TRIED_AGAIN_AFTER);
+                let rest = Rest {
+                    until: now + TRIED_AGAIN_AFTER,
+                    of: Some(wanted),
+                };
+                self.resting.insert(name, rest);
                 if let Refusal::Refused(trouble) = refusal {
                     warn!(object = owner.name(), reason = %trouble.reason, problem = trouble.message, "write refused");
                     self.warn_about(&owner, &trouble.reason.to_string(), trouble.message);
@@ -294,8 +312,4 @@ impl Running {
             }
         }
     }
-}
-
-fn earlier(later: &mut Option<Moment>, at: Moment) {
-    *later = Some(later.map_or(at, |other| other.min(at)));
 }

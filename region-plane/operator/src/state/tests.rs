@@ -54,6 +54,7 @@ fn function(version: u64, generation: i64, ready: Option<bool>) -> FunctionSeen 
             stated: ready.map(|ready| stated(generation, ready)),
             since: None,
             managed: true,
+            foreign: false,
             uid: "u".to_owned(),
             version,
         },

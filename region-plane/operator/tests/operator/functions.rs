@@ -5,6 +5,7 @@ use std::time::Duration;
 use chaos_tests_kube_api::{Calls, Effect, Verb};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -137,7 +138,7 @@ async fn what_a_person_changes_is_put_back_and_told() {
     placed.plane.put_app(app("A"));
     placed.plane.put_fn(function("F", "A"));
     placed.until_names(&["fn-f"]).await;
-    let patch = json!({ "spec": { "memoryMb": 4096 } });
+    let patch = json!({ "spec": { "memoryMb": 4096, "configSecret": "theirs" } });
     region
         .functions()
         .patch("fn-f", &PatchParams::default(), &Patch::Merge(patch))
@@ -146,9 +147,32 @@ async fn what_a_person_changes_is_put_back_and_told() {
     region.until_event("ManagedFieldsRestored").await;
     eventually("it is put back", async || {
         let object = region.functions().get("fn-f").await.unwrap();
-        (object.spec.memory_mb == 128).then_some(())
+        (object.spec.memory_mb == 128 && object.spec.config_secret.is_none()).then_some(())
     })
     .await;
+
+    // A change that comes the right way is none of that.
+    let restored = || async {
+        let events = Api::<Event>::default_namespaced(region.client.clone());
+        let events = events.list(&ListParams::default()).await.unwrap();
+        let told = events
+            .items
+            .iter()
+            .filter(|event| event.reason.as_deref() == Some("ManagedFieldsRestored"));
+        told.count()
+    };
+    assert_eq!(restored().await, 1);
+    for memory in 200..230 {
+        let mut f = function("F", "A");
+        f.memory = Some(memory);
+        placed.plane.put_fn(f);
+        eventually("it is changed", async || {
+            let object = region.functions().get("fn-f").await.unwrap();
+            (object.spec.memory_mb == i64::try_from(memory).unwrap()).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(restored().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,7 +53,6 @@ async fn troubles_of_one_function_are_conditions_and_events_and_others_are_serve
     // And when it is over, that is told too.
     region.cluster.provide_image("localhost/missing:1");
     region.cluster.set_fate(|_| Fate::Runs);
-    region.cluster.retry_waiting();
     region.until_reason("fn-missing", "Serving").await;
     eventually("nothing is wrong", async || {
         let reply = operator.demand(all.to_vec(), &[], &[]).await;
