@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 /// Kept hot of every function, so that pods are wanted without any gateway.
 pub const PODS_EACH: usize = 4;
 
+/// A minute converges the whole region on two cores that do nothing else.
 pub fn patience() -> Duration {
-    Duration::from_secs(120)
+    Duration::from_secs(300)
 }
 
 fn app(pods_each: usize) -> App {
