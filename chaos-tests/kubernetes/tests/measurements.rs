@@ -221,12 +221,8 @@ async fn steady(region: &Region) -> anyhow::Result<()> {
     let wrote = writes::between(&before, &writes::counted(&client).await?);
     let calls = load.finish().await?;
     judge("steady calls", &calls, 0)?;
-    let seconds = calls
-        .iter()
-        .map(|call| call.took.as_secs_f64())
-        .sum::<f64>();
     println!(
-        "measured: {} calls in {seconds:.1} s one after the other, {} writes to the API server: {wrote:?}",
+        "measured: {} calls in {STEADY:?} one after the other, {} writes to the API server",
         calls.len(),
         wrote.values().sum::<u64>()
     );
