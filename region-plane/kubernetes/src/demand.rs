@@ -77,6 +77,7 @@ pub async fn tell(
             functions: snapshot.functions,
             claims: snapshot.claims,
             finished: snapshot.finished,
+            failures: snapshot.failures,
         };
         if let Some(reply) = teller.tell(&demand).await {
             for problem in &reply.problems {

@@ -315,6 +315,7 @@ impl Runtime for KubernetesRuntime {
             };
             match brought_up {
                 Ok((runner, hold)) => {
+                    self.seats.start_succeeded(&launching.wanted.pair);
                     return Ok(KubernetesInstance {
                         seat,
                         runner,
@@ -324,6 +325,8 @@ impl Runtime for KubernetesRuntime {
                 }
                 Err(Setback::Elsewhere(refusal)) => seat.refused(refusal),
                 Err(Setback::Final(error)) => {
+                    self.seats
+                        .start_failed(&launching.wanted.pair, explained(&error));
                     // What has failed once is not tried again.
                     seat.end();
                     return Err(error);
@@ -411,6 +414,15 @@ fn elsewhere(error: RunnerError) -> Setback {
         "a pod did not become an instance"
     );
     Setback::Elsewhere(Refusal::Unavailable)
+}
+
+/// What a start failed by, for whoever owns the function. The error itself speaks to its callers.
+fn explained(error: &StartError) -> String {
+    match error {
+        StartError::TimedOut => "it did not listen on its socket in time".to_owned(),
+        StartError::Failed { source } => source.to_string(),
+        StartError::NotRunnable(problem) => problem.to_string(),
+    }
 }
 
 async fn unless(shutdown: CancellationToken, running: impl Future<Output = ()>) {

@@ -11,7 +11,7 @@ mod verdict;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use region_plane_resources::demand::{ClaimedPod, Code, Problem};
+use region_plane_resources::demand::{ClaimedPod, Code, Problem, StartFailure};
 
 pub use demands::Demands;
 pub use guard::{Guard, MassDrop};
@@ -248,6 +248,7 @@ struct Planner<'a> {
     /// Pods of gateways that fell silent: they may still be serving.
     lapsed: HashSet<&'a str>,
     finished: HashSet<&'a str>,
+    failures: HashMap<&'a str, &'a StartFailure>,
     creates: Vec<Create>,
     deletes: Vec<Delete<'a>>,
     patches: Vec<Action>,
@@ -313,6 +314,10 @@ impl<'a> Planner<'a> {
             claims,
             lapsed: demands.lapsed_claims(observed.now).collect(),
             finished: demands.finished(observed.now).collect(),
+            failures: demands
+                .failures(observed.now)
+                .map(|failure| (failure.function.as_str(), failure))
+                .collect(),
             creates: Vec::new(),
             deletes: Vec::new(),
             patches: Vec::new(),
@@ -823,10 +828,23 @@ impl<'a> Planner<'a> {
                 message: trouble.message.clone(),
             });
         }
+        // Not a problem that gateways are told: only another start shows whether it is over.
+        if evidence.trouble.is_none()
+            && let Owner::Function(function) = &owner
+        {
+            evidence.trouble = self.start_failure(function);
+        }
         if let Some(condition) = verdict::judge(evidence, generation, stated) {
             self.states.push(Action::State { owner, condition });
         }
         trouble
+    }
+
+    /// Of the settings the function has now.
+    fn start_failure(&self, function: &str) -> Option<Trouble> {
+        let current = &self.desired.functions.get(function)?.settings;
+        let failure = self.failures.get(function)?;
+        (failure.settings == *current).then(|| Trouble::start_failed(&failure.message))
     }
 
     fn finish(mut self) -> Plan {

@@ -29,6 +29,21 @@ pub struct Demand {
     /// Names of pods it gave back and that no instance should be made of again. Told until they
     /// are gone.
     pub finished: Vec<String>,
+    /// Functions whose last start failed by what they did; at most [`FAILURES_MAX`].
+    #[serde(default)]
+    pub failures: Vec<StartFailure>,
+}
+
+/// Bounds a demand in which everything fails.
+pub const FAILURES_MAX: usize = 1_000;
+
+/// A function that a pod was there for and that did not come up in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartFailure {
+    pub function: String,
+    pub settings: String,
+    /// What it did, for whoever owns it.
+    pub message: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -161,7 +161,8 @@ async fn a_function_that_does_not_come_up_fails_its_start_and_its_pod_is_finishe
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_exits_fails_its_start_as_soon_as_the_cluster_knows() {
     let cluster = Cluster::start().await;
-    let driver = cluster.driver();
+    let operator = Operator::start().await;
+    let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
     let _pod = cluster.image_pod_that("a", "fn-f", 1, "exit").await;
     let starting = Box::pin(driver.start(image_spec("F", 1)));
     let ending = async {
@@ -175,6 +176,10 @@ async fn an_image_that_exits_fails_its_start_as_soon_as_the_cluster_knows() {
     let (failed, ()) = soon("a start", async { tokio::join!(starting, ending) }).await;
     let failed = failed.unwrap_err();
     assert!(matches!(failed, StartError::Failed { .. }), "{failed:?}");
+    let told = operator.told("the failure", |demand| !demand.failures.is_empty());
+    let failures = told.await.failures;
+    assert_eq!(failures[0].function, "fn-f");
+    assert!(failures[0].message.contains("exit"), "{failures:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,7 +211,7 @@ async fn a_problem_fails_the_starts_that_wait_and_nothing_else() {
     let failed = soon("a failure", driver.start(image_spec("F", 1)))
         .await
         .unwrap_err();
-    assert_eq!(failed.to_string(), "ImagePullFailed: manifest unknown");
+    assert_eq!(failed.to_string(), "manifest unknown");
     let mut other = Box::pin(driver.start(image_spec("G", 1)));
     assert!(timeout(A_WHILE, &mut other).await.is_err());
     assert_eq!(text(&serving, "").await, "ping");

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use region_plane_resources::demand::{ClaimedPod, Demand, FORGOTTEN_AFTER, FunctionDemand};
+use region_plane_resources::demand::{
+    ClaimedPod, Demand, FORGOTTEN_AFTER, FunctionDemand, StartFailure,
+};
 
 use super::Moment;
 
 /// A silent gateway's pods are left alone for this long: it is likelier cut off from us than from
-/// its callers. By then a runner whose gateway died has dropped the claim (15 s), and another
+/// its callers. By then a runner whose gateway died has dropped the claim (5 s), and another
 /// gateway that took the pod over has told us.
 const CLAIMS_OUTLAST: Duration = Duration::from_secs(30);
 
@@ -46,6 +48,7 @@ impl Demands {
                 || told.demand.functions != demand.functions
                 || told.demand.claims != demand.claims
                 || told.demand.finished != demand.finished
+                || told.demand.failures != demand.failures
         });
         if changed && let Some(told) = known {
             for claim in &told.demand.claims {
@@ -102,6 +105,10 @@ impl Demands {
         self.live(now)
             .flat_map(|demand| &demand.finished)
             .map(String::as_str)
+    }
+
+    pub(super) fn failures(&self, now: Moment) -> impl Iterator<Item = &StartFailure> {
+        self.live(now).flat_map(|demand| &demand.failures)
     }
 
     /// Whether a gateway has pods of `function`.

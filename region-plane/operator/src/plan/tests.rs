@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use region_plane_resources::demand::{Demand, FunctionDemand};
+use region_plane_resources::demand::{Demand, FunctionDemand, StartFailure};
 
 use super::*;
 
@@ -122,6 +122,7 @@ impl Cluster {
             functions,
             claims: claims.collect(),
             finished: finished.iter().map(|pod| (*pod).to_owned()).collect(),
+            failures: Vec::new(),
         };
         self.demands.take(demand, self.now);
     }
@@ -587,6 +588,45 @@ fn a_bundle_without_a_pool_is_told_what_is_missing() {
             .unwrap()
             .ready
     );
+}
+
+#[test]
+fn a_function_that_does_not_come_up_in_its_pod_is_stated_and_still_tried() {
+    let mut cluster = Cluster::new(vec![("fn-a", function(1, 0, 10))], vec![]);
+    let tell = |cluster: &mut Cluster, settings: &str, failed: bool| {
+        cluster.sequence += 1;
+        let failure = StartFailure {
+            function: "fn-a".to_owned(),
+            settings: settings.to_owned(),
+            message: "it never listened".to_owned(),
+        };
+        let demand = Demand {
+            gateway: "g".to_owned(),
+            sequence: cluster.sequence,
+            functions: vec![wants("fn-a", 1, 1)],
+            claims: Vec::new(),
+            finished: Vec::new(),
+            failures: failed.then_some(failure).into_iter().collect(),
+        };
+        cluster.demands.take(demand, cluster.now);
+    };
+    tell(&mut cluster, "1", true);
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(created(&plan), ["fn-a"]);
+    assert!(plan.problems.is_empty(), "or no start would be tried again");
+    cluster.settle();
+    let stated = |cluster: &Cluster| cluster.desired.functions["fn-a"].stated.clone().unwrap();
+    assert_eq!(stated(&cluster).reason, "StartFailed");
+
+    tell(&mut cluster, "0", true);
+    cluster.settle();
+    assert!(stated(&cluster).ready, "what it was before does not count");
+    tell(&mut cluster, "1", true);
+    cluster.settle();
+    assert!(!stated(&cluster).ready);
+    tell(&mut cluster, "1", false);
+    cluster.settle();
+    assert!(stated(&cluster).ready);
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub enum Reason {
     OutOfMemory,
     PodLost,
     NoWarmPool,
+    StartFailed,
     QuotaExceeded,
     Forbidden,
     InvalidSpec,
@@ -42,6 +43,14 @@ impl Trouble {
                 "a pod has a node and does not run after {} s; `kubectl describe pod` shows what it waits for",
                 after.as_secs()
             ),
+        }
+    }
+
+    /// A pod was there and the function did not come up in it.
+    pub(super) fn start_failed(message: &str) -> Self {
+        Self {
+            reason: Reason::StartFailed,
+            message: format!("{message}; its pod's log may say why, then deploy it anew"),
         }
     }
 

@@ -23,6 +23,7 @@ async fn another_takes_over_at_once_from_one_that_stops_and_after_a_while_from_o
         functions: Vec::new(),
         claims: Vec::new(),
         finished: Vec::new(),
+        failures: Vec::new(),
     };
     assert_eq!(second.handle.demand(demand).await, Err(NotLeading));
     let first_fence = first.demand(vec![wants("fn-a", 1)], &[], &[]).await.fence;

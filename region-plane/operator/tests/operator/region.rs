@@ -273,6 +273,7 @@ impl Running {
             functions,
             claims: claims.collect(),
             finished: finished.iter().map(|pod| (*pod).to_owned()).collect(),
+            failures: Vec::new(),
         };
         self.handle.demand(demand).await.unwrap()
     }
