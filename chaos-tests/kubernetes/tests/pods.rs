@@ -405,8 +405,8 @@ async fn bad_images_are_named_while_the_rest_is_served() -> anyhow::Result<()> {
         let load = Load::start(&good, &json!({"sleep_ms": 20}), 1);
         for (function, reason, says) in [
             (&missing, Some("ImagePullFailed"), images::MISSING),
-            (&exits, Some("FunctionExited"), ""),
-            (&silent, None, ""),
+            (&exits, Some("StartFailed"), "exit"),
+            (&silent, Some("StartFailed"), "socket"),
         ] {
             let url = format!("{base}{}", function.path());
             let call = call(&http, &url, &json!({})).await;

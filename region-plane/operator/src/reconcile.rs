@@ -135,6 +135,8 @@ struct Rest {
     until: Moment,
     /// What was refused; something else may be tried at once.
     of: Option<Arc<Wanted>>,
+    /// Why it was refused, where there is no object yet to state it on.
+    trouble: Option<Trouble>,
 }
 
 /// What was refused. Until it may be tried again it counts as done, or as under way.
@@ -276,7 +278,21 @@ impl Running {
         {
             self.note_broken(*kind, broken);
         }
+        if matches!(change, Change::Definitions(_)) {
+            // What was refused for want of a field may be accepted now.
+            self.resting.clear();
+            self.objects_due = true;
+        }
         let touched = self.state.take(change, now);
+        for ran_out in std::mem::take(&mut self.state.ran_out) {
+            let reason = ran_out.trouble.reason.to_string();
+            self.warn_about(&ran_out.owner, &reason, ran_out.trouble.message.clone());
+            if ran_out.deleting {
+                self.state
+                    .setbacks
+                    .ended(ran_out.owner, ran_out.trouble, now);
+            }
+        }
         self.plan_due |= touched.plan;
         self.objects_due |= touched.objects;
     }
@@ -469,6 +485,8 @@ impl Running {
         metrics::histogram!("tradewind_operator_plan_seconds")
             .record(began.elapsed().as_secs_f64());
         self.problems = planned.problems;
+        let unwritten: Vec<Problem> = self.unwritten().collect();
+        self.problems.extend(unwritten);
         for action in planned.actions {
             if self.slots() == 0 {
                 break;
@@ -797,8 +815,21 @@ impl Running {
         let rest = Rest {
             until: now + TRIED_AGAIN_AFTER,
             of: None,
+            trouble: None,
         };
         self.resting.insert(object, rest);
+    }
+
+    /// Functions whose objects the server does not take.
+    fn unwritten(&self) -> impl Iterator<Item = Problem> {
+        self.resting.iter().filter_map(|(name, rest)| {
+            let trouble = rest.trouble.as_ref()?;
+            Some(Problem {
+                function: name.clone(),
+                reason: trouble.reason.to_string(),
+                message: trouble.message.clone(),
+            })
+        })
     }
 
     fn patch_failed(&mut self, pod: String, refusal: Refusal, now: Moment) {

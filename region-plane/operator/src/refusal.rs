@@ -91,6 +91,14 @@ pub fn refusal(error: &kube::Error, verb: &str, resource: &str) -> Refusal {
             Reason::InvalidSpec,
             format!("the server finds it invalid: {said}; correct the function or the pool"),
         ),
+        // Of server-side apply; no request is to blame for it, so it has no better code.
+        500 if said.contains("field not declared in schema") => refused(
+            Reason::ResourceDefinitionOutdated,
+            format!(
+                "the cluster's definition of {resource} lacks a field ({said}); \
+                 install the resource definitions of this version"
+            ),
+        ),
         code if code >= 500 => Refusal::Lost(format!("{code} {said}")),
         code => refused(
             Reason::ApiRefused,
@@ -135,6 +143,12 @@ mod tests {
             (
                 404,
                 "the server could not find the requested resource",
+                Reason::ResourceDefinitionOutdated,
+                "definitions",
+            ),
+            (
+                500,
+                "failed to create typed patch object: .spec.settings: field not declared in schema",
                 Reason::ResourceDefinitionOutdated,
                 "definitions",
             ),

@@ -26,6 +26,16 @@ const UNANSWERED_FOR: Duration = Duration::from_secs(10);
 /// What has no meaning any more takes memory and nothing else, so it may stay a while.
 const SWEPT_EVERY: Duration = Duration::from_secs(5);
 
+/// A pod of which the function took more memory than it may. Its gateway often gives it back before
+/// the kubelet tells.
+#[derive(Debug)]
+pub struct OutOfMemory {
+    pub owner: Owner,
+    pub trouble: Trouble,
+    /// It goes already, so that nothing else will count it.
+    pub deleting: bool,
+}
+
 pub struct State {
     settings: PodSettings,
     pub pods: BTreeMap<String, Pod>,
@@ -41,6 +51,8 @@ pub struct State {
     nodes: BTreeMap<String, NodeSeen>,
     pub demands: Demands,
     pub setbacks: Setbacks,
+    /// Pods seen to have run out of memory since these were taken.
+    pub ran_out: Vec<OutOfMemory>,
     guard: Guard,
     /// Of the last look at what is there; `None` since that changed.
     plausible: Option<Result<(), MassDrop>>,
@@ -99,6 +111,7 @@ impl State {
             nodes: BTreeMap::new(),
             demands: Demands::default(),
             setbacks: Setbacks::default(),
+            ran_out: Vec::new(),
             guard: Guard::default(),
             plausible: None,
             swept: Moment::ZERO,
@@ -281,6 +294,22 @@ impl State {
                 self.asked.remove(&name);
             }
             None => {}
+        }
+        let ran_out = |pod: &Pod| {
+            let trouble = pod.trouble.as_ref();
+            trouble.is_some_and(|trouble| trouble.reason == Reason::OutOfMemory)
+        };
+        if ran_out(&pod) && !self.pods.get(&name).is_some_and(ran_out) {
+            let owner = match &pod.function {
+                Some(function) => Owner::Function(function.clone()),
+                None => pod.owner.clone(),
+            };
+            self.ran_out
+                .extend(pod.trouble.clone().map(|trouble| OutOfMemory {
+                    owner,
+                    trouble,
+                    deleting: pod.deleting,
+                }));
         }
         self.pods.insert(name, pod);
     }

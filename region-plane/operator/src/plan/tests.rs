@@ -618,6 +618,7 @@ fn a_function_that_does_not_come_up_in_its_pod_is_stated_and_still_tried() {
     let stated = |cluster: &Cluster| cluster.desired.functions["fn-a"].stated.clone().unwrap();
     assert_eq!(stated(&cluster).reason, "StartFailed");
 
+    cluster.all_run();
     tell(&mut cluster, "0", true);
     cluster.settle();
     assert!(stated(&cluster).ready, "what it was before does not count");

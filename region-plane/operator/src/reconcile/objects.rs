@@ -283,6 +283,7 @@ impl Running {
                     let rest = Rest {
                         until: now + PRUNED_AGAIN_AFTER,
                         of: Some(wanted),
+                        trouble: None,
                     };
                     self.resting.insert(name.clone(), rest);
                     let lacking = self.state.lacking.join(", ");
@@ -300,15 +301,20 @@ impl Running {
             Ok(_) => {}
             Err(Refusal::Conflict | Refusal::Throttled { .. }) => {}
             Err(refusal) => {
-                let rest = Rest {
+                let mut rest = Rest {
                     until: now + TRIED_AGAIN_AFTER,
                     of: Some(wanted),
+                    trouble: None,
                 };
-                self.resting.insert(name, rest);
                 if let Refusal::Refused(trouble) = refusal {
                     warn!(object = owner.name(), reason = %trouble.reason, problem = trouble.message, "write refused");
-                    self.warn_about(&owner, &trouble.reason.to_string(), trouble.message);
+                    self.warn_about(&owner, &trouble.reason.to_string(), trouble.message.clone());
+                    if !self.state.functions.contains_key(&name) {
+                        rest.trouble = Some(trouble);
+                        self.plan_due = true;
+                    }
                 }
+                self.resting.insert(name, rest);
             }
         }
     }
