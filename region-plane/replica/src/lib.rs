@@ -1,6 +1,6 @@
 //! A region's own copy of the metadata: on disk, in memory, and never waited for by a call.
 //!
-//! One task, [`follow`], changes it: what comes from the global plane is checked against what is
+//! One task, [`follow()`], changes it: what comes from the global plane is checked against what is
 //! held, written to disk with its revision in one batch, and then shown to readers in one step.
 //! This crate refuses to know what the copy is for: gateways serve calls from it, operators keep a
 //! cluster in step with it.
