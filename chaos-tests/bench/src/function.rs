@@ -68,6 +68,9 @@ impl ByHand {
         command
             .args(args)
             .current_dir(&program.folder)
+            // As the region does: what is set here may slow a runtime's start.
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .env("FN_FORMAT", "http-stream")
             .env(
                 "FN_LISTENER",
