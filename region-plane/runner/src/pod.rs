@@ -332,10 +332,15 @@ impl Pod {
     /// start it with.
     ///
     /// # Errors
-    /// If the claim it was put under has been dropped since; then nothing may be started.
+    /// If the claim it was put under has been dropped since, or the container that would have become
+    /// the function is gone; then nothing may be started.
     pub fn launch(&mut self, claim: &str) -> Result<BTreeMap<String, String>, NotClaimed> {
+        let is_over = self.phase.is_over();
         let held = self.held(claim)?;
         held.bundle_comes = false;
+        if is_over {
+            return Err(NotClaimed);
+        }
         let tenant = held.holder.tenant.clone();
         let launch = held.to_launch.as_mut().ok_or(NotClaimed)?;
         // Needed once only, and the largest thing here.

@@ -375,10 +375,8 @@ impl Driven {
                 match ours {
                     Some(claim) if whole => {
                         let launched = pod.launch(&claim).is_ok();
-                        prop_assert_eq!(
-                            launched,
-                            before.claim.is_some_and(|holder| { holder.claim == claim })
-                        );
+                        let held = before.claim.is_some_and(|holder| holder.claim == claim);
+                        prop_assert_eq!(launched, held && !before.phase.is_over());
                     }
                     Some(claim) => pod.bundle_failed(&claim),
                     None => {}
@@ -431,6 +429,18 @@ fn order(phase: Phase) -> u8 {
         Phase::Failed => 3,
         Phase::Gone => 4,
     }
+}
+
+#[test]
+fn a_pod_that_went_while_its_bundle_came_starts_nothing() {
+    let mut pod = Pod::new(Kind::Pool, LEASE);
+    let holder = holder("1", "1");
+    pod.claim(&holder, Some(bundle(1)), Duration::ZERO).unwrap();
+    let put = pod.put_bundle(&holder.claim, &bundle(1).digest);
+    assert_eq!(put, Ok(Bundle::Wanted));
+    pod.gone("the launcher was killed".to_owned());
+    assert!(pod.launch(&holder.claim).is_err());
+    assert_eq!(pod.state(Duration::ZERO).phase, Phase::Gone);
 }
 
 proptest! {
