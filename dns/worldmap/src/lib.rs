@@ -12,4 +12,4 @@ pub mod map;
 pub mod region;
 
 pub use map::{Located, OpenError, WorldMap};
-pub use region::{RegionPlace, region_place};
+pub use region::{RegionPlace, region_labels, region_location, region_place};

@@ -1,5 +1,7 @@
 //! Where regions are, by the metro codes that clouds use.
 
+use std::collections::BTreeMap;
+
 use api_types::Location;
 
 /// What a region's name says about it, when its configuration does not.
@@ -32,6 +34,40 @@ pub fn region_place(name: &str) -> Option<RegionPlace> {
         geo,
         country,
     })
+}
+
+/// Where a region is: as configured, else as its name says. `None` if neither does.
+#[must_use]
+pub fn region_location(
+    name: &str,
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+) -> Option<Location> {
+    match (latitude, longitude) {
+        (Some(latitude), Some(longitude)) => Some(Location {
+            latitude,
+            longitude,
+        }),
+        _ => region_place(name).map(|place| place.location),
+    }
+}
+
+/// A region's labels: as configured, else those of the place its name says.
+#[must_use]
+pub fn region_labels(
+    name: &str,
+    given: Option<&BTreeMap<String, String>>,
+) -> BTreeMap<String, String> {
+    if let Some(labels) = given {
+        return labels.clone();
+    }
+    region_place(name)
+        .map(|place| {
+            [("geo", place.geo), ("country", place.country)]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into()
+        })
+        .unwrap_or_default()
 }
 
 /// All metro codes known, ascending.

@@ -130,26 +130,11 @@ fn default_termination_grace_secs() -> u64 {
 
 impl Config {
     fn location(&self) -> Option<Location> {
-        match (self.latitude, self.longitude) {
-            (Some(latitude), Some(longitude)) => Some(Location {
-                latitude,
-                longitude,
-            }),
-            _ => dns_worldmap::region_place(&self.name).map(|place| place.location),
-        }
+        dns_worldmap::region_location(&self.name, self.latitude, self.longitude)
     }
 
     fn labels(&self) -> BTreeMap<String, String> {
-        if let Some(labels) = &self.labels {
-            return labels.clone();
-        }
-        dns_worldmap::region_place(&self.name)
-            .map(|place| {
-                [("geo", place.geo), ("country", place.country)]
-                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                    .into()
-            })
-            .unwrap_or_default()
+        dns_worldmap::region_labels(&self.name, self.labels.as_ref())
     }
 
     /// Lower case, no trailing dot.
@@ -217,15 +202,6 @@ impl Config {
             },
         }
     }
-}
-
-/// Names of objects in a cluster (RFC 1123).
-fn is_object_name(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&text.len())
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
 }
 
 impl daemon::Config for Config {
@@ -306,7 +282,7 @@ termination_grace_secs = 5               # for a pod's call under way
             ("lease_name", &self.lease_name),
         ] {
             check(
-                is_object_name(name),
+                api_types::dns_label::is_label(name),
                 format!(
                     "`{key}` {name:?} is no name of an object: lower-case letters, digits and hyphens"
                 ),

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
-use region_plane_runtime::{CallError, CallRequest};
+use region_plane_runtime::{CallError, CallRequest, with_sources};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 use tracing::{debug, warn};
 
 use crate::bundle::{self, BundleError};
-use crate::instance::{Attendance, Instance, LaunchFailure, Seen, with_sources};
+use crate::instance::{Attendance, Instance, LaunchFailure, Seen};
 use crate::pod::{Bundle, BundleRefused, NotClaimed, Reason, ToLaunch};
 use crate::protocol::{
     BUNDLE_PATH, CALL_BODY_BYTES_MAX, CALL_ERROR, CALL_PATH, CLAIM, CLAIM_BYTES_MAX, CLAIM_PATH,

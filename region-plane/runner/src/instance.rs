@@ -9,7 +9,9 @@ use region_plane_runtime::call::Connection;
 use region_plane_runtime::command::{bundle_environment, command_line};
 use region_plane_runtime::output::Output;
 use region_plane_runtime::readiness::{self, READY_LINK, Readiness};
-use region_plane_runtime::{Breach, CallError, CallRequest, CallResponse, InitFailure, StartError};
+use region_plane_runtime::{
+    Breach, CallError, CallRequest, CallResponse, InitFailure, StartError, with_sources,
+};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -432,15 +434,4 @@ fn failure(error: &CallError) -> CallFailure {
         CallError::BodyTooLarge => CallFailure::BodyTooLarge,
         CallError::HeadersTooLarge => CallFailure::HeadersTooLarge,
     }
-}
-
-/// An error and what it came from, in one line.
-pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -168,26 +168,11 @@ impl Config {
     }
 
     fn location(&self) -> Option<Location> {
-        match (self.latitude, self.longitude) {
-            (Some(latitude), Some(longitude)) => Some(Location {
-                latitude,
-                longitude,
-            }),
-            _ => dns_worldmap::region_place(&self.name).map(|place| place.location),
-        }
+        dns_worldmap::region_location(&self.name, self.latitude, self.longitude)
     }
 
     fn labels(&self) -> BTreeMap<String, String> {
-        if let Some(labels) = &self.labels {
-            return labels.clone();
-        }
-        dns_worldmap::region_place(&self.name)
-            .map(|place| {
-                [("geo", place.geo), ("country", place.country)]
-                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                    .into()
-            })
-            .unwrap_or_default()
+        dns_worldmap::region_labels(&self.name, self.labels.as_ref())
     }
 
     /// This region as it sees itself before the global plane has said anything of it.

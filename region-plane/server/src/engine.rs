@@ -21,7 +21,7 @@ use region_plane_dispatch::{
     StartFailure,
 };
 use region_plane_runtime::{
-    CallError, CallRequest, CallResponse, Instance, InstanceSpec, Runtime, StartError,
+    CallError, CallRequest, CallResponse, Instance, InstanceSpec, Runtime, StartError, with_sources,
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -394,7 +394,7 @@ impl<R: Runtime> Owner<R> {
             }
             Ended::Started(id, Err(error)) => {
                 metrics::counter!("tradewind_region_start_failures_total").increment(1);
-                let reason = chain(&error);
+                let reason = with_sources(&error);
                 warn!(
                     instance = id.0,
                     error = reason,
@@ -417,7 +417,7 @@ impl<R: Runtime> Owner<R> {
             } => {
                 let after = match &result {
                     Err(error) if error.instance_lost() => {
-                        info!(%function, error = chain(error), "a call cost its instance");
+                        info!(%function, error = with_sources(error), "a call cost its instance");
                         AfterCall::Lost
                     }
                     Ok(_) | Err(_) => AfterCall::Kept,
@@ -586,15 +586,4 @@ fn deadline_text(timeout: Duration) -> HeaderValue {
     at.0 =
         at.0.saturating_add(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
     HeaderValue::from_str(&api_wire::time::format_seconds(at)).expect("digits and punctuation")
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }
