@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
+use crate::identity::Identity;
 use crate::seats::Seats;
 
 /// What changes within this is told at once: a burst of calls starts many instances.
@@ -44,7 +45,7 @@ enum TellError {
 pub async fn tell(
     seats: Arc<Seats>,
     operators: Vec<String>,
-    gateway: String,
+    gateway: Identity,
     sizing: watch::Sender<Sizing>,
 ) {
     if operators.is_empty() {
@@ -72,7 +73,8 @@ pub async fn tell(
         sequence += 1;
         let snapshot = seats.demand();
         let demand = Demand {
-            gateway: gateway.clone(),
+            gateway: gateway.name.clone(),
+            boot: gateway.boot,
             sequence,
             functions: snapshot.functions,
             claims: snapshot.claims,

@@ -8,6 +8,7 @@
 mod claims;
 mod demand;
 mod hold;
+mod identity;
 mod launch;
 mod pods;
 mod runner;
@@ -34,6 +35,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+pub use identity::{Identity, IdentityError};
+
 use claims::{Loss, Pair, Refusal};
 use hold::Hold;
 use launch::Launching;
@@ -49,8 +52,8 @@ pub struct KubernetesSettings {
     pub namespace: String,
     /// Base URLs of the operator's processes, `http://10.0.0.7:8082`. One of them leads.
     pub operators: Vec<String>,
-    /// Unique to this process.
-    pub gateway: String,
+    /// Who this process is. No two at once may be the same.
+    pub gateway: Identity,
     /// How long an instance may take from having its code to being ready (Fn contract 9.2).
     pub hot_start_timeout: Duration,
     /// How long a start may wait for a pod, and look for another when one fails it.
@@ -65,7 +68,10 @@ impl Default for KubernetesSettings {
         Self {
             namespace: "tradewind".to_owned(),
             operators: Vec::new(),
-            gateway: "gateway".to_owned(),
+            gateway: Identity {
+                name: "gateway".to_owned(),
+                boot: 1,
+            },
             hot_start_timeout: Duration::from_secs(5),
             // A node may have to be added first; calls that wait give up by themselves.
             pod_start_timeout: Duration::from_secs(300),
@@ -79,7 +85,7 @@ impl Default for KubernetesSettings {
 #[derive(Debug)]
 pub struct KubernetesRuntime {
     settings: KubernetesSettings,
-    /// What the names of all claims begin with: the gateway's name as a word.
+    /// What the names of all claims begin with: the gateway's name as a word, and its boot.
     claims: String,
     seats: Arc<Seats>,
     sizing: watch::Receiver<Sizing>,
@@ -121,7 +127,7 @@ impl KubernetesRuntime {
     pub fn new(settings: KubernetesSettings, client: Client) -> Self {
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let seats = Arc::new(Seats::new(&settings.gateway));
+        let seats = Arc::new(Seats::new(&settings.gateway.name));
         let (sizing, sized) = watch::channel(Sizing::default());
         let pods: Api<Pod> = Api::namespaced(client, &settings.namespace);
 
@@ -138,8 +144,12 @@ impl KubernetesRuntime {
         tasks.spawn(unless(shutdown.clone(), telling));
         tasks.spawn(unless(shutdown.clone(), resting));
         let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+        let word = settings
+            .gateway
+            .name
+            .replace(|letter| !is_word(letter), "-");
         Self {
-            claims: settings.gateway.replace(|letter| !is_word(letter), "-"),
+            claims: format!("{word}.{}", settings.gateway.boot),
             settings,
             seats,
             sizing: sized,
@@ -179,7 +189,8 @@ impl KubernetesRuntime {
         let claim = Claim {
             holder: Holder {
                 claim: format!("{}.{}", self.claims, seat.next_claim()),
-                gateway: self.settings.gateway.clone(),
+                gateway: self.settings.gateway.name.clone(),
+                boot: self.settings.gateway.boot,
                 tenant,
             },
             launch: launching.launch.clone(),

@@ -18,9 +18,12 @@ pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
-    /// Unique to the gateway's process.
+    /// The same each time the gateway is started.
     pub gateway: String,
-    /// Grows with each; an older one that comes late is dropped.
+    /// Larger each time it is started: what an earlier one said is void.
+    #[serde(default)]
+    pub boot: u64,
+    /// Grows with each of a boot; an older one that comes late is dropped.
     pub sequence: u64,
     /// Functions that have or want instances.
     pub functions: Vec<FunctionDemand>,

@@ -18,15 +18,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::bundle::{self, BundleError};
 use crate::instance::{Attendance, Instance, LaunchFailure, Seen};
 use crate::pod::{Bundle, BundleRefused, NotClaimed, Reason, ToLaunch};
 use crate::protocol::{
     BUNDLE_PATH, CALL_BODY_BYTES_MAX, CALL_ERROR, CALL_PATH, CLAIM, CLAIM_BYTES_MAX, CLAIM_PATH,
-    CallFailure, Claim, EVENTS_EVERY, EVENTS_PATH, Event, Phase, READY_PATH, RELEASE_PATH, Release,
-    STATE_PATH, TIMEOUT_MS, Trouble,
+    CallFailure, Claim, EVENTS_EVERY, EVENTS_PATH, Event, Holder, Phase, READY_PATH, RELEASE_PATH,
+    Release, STATE_PATH, TIMEOUT_MS, Trouble,
 };
 
 /// A claim's id is all there is to say.
@@ -82,7 +82,19 @@ async fn claim(instance: &Instance, body: Incoming) -> Answer {
             Err(error) => return trouble(StatusCode::BAD_REQUEST, format!("launch: {error}")),
         },
     };
-    match instance.pod(|pod, now| pod.claim(&claim.holder, to_launch, now)) {
+    let (before, claimed) = instance.pod(|pod, now| {
+        let before = pod.holder().cloned();
+        (before, pod.claim(&claim.holder, to_launch, now))
+    });
+    let superseded = before
+        .filter(|before| before.gateway == claim.holder.gateway && before.boot < claim.holder.boot);
+    if let Some(Holder { claim, gateway, .. }) = superseded {
+        info!(
+            claim,
+            gateway, "a claim was dropped, its gateway has been started again"
+        );
+    }
+    match claimed {
         Ok(claimed) => json(StatusCode::OK, &claimed),
         Err(refused) => match refused.conflict() {
             Some(conflict) => json(StatusCode::CONFLICT, &conflict),
@@ -112,8 +124,7 @@ async fn put(instance: &Arc<Instance>, digest: &str, request: Request<Incoming>)
     let for_task = Arc::clone(instance);
     // A task, so that one that is given up midway is not still written to when the next one comes.
     let received = instance.run_to_end(async move {
-        let _attendance = attendance;
-        receive(&for_task, &claim, digest, request.into_body()).await
+        receive(&for_task, &attendance, digest, request.into_body()).await
     });
     match received.await {
         Ok(()) => empty(StatusCode::NO_CONTENT),
@@ -127,15 +138,15 @@ async fn put(instance: &Arc<Instance>, digest: &str, request: Request<Incoming>)
 
 async fn receive(
     instance: &Arc<Instance>,
-    claim: &str,
+    attendance: &Attendance,
     digest: Digest,
     body: Incoming,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let code_dir = &instance.settings().code_dir;
-    match bundle::receive(code_dir, digest, body).await {
-        Ok(manifest) => Ok(instance.launch(claim, &manifest).await?),
+    match bundle::receive(code_dir, digest, body, attendance.lost()).await {
+        Ok(manifest) => Ok(instance.launch(attendance.claim(), &manifest).await?),
         Err(error) => {
-            instance.pod(|pod, _| pod.bundle_failed(claim));
+            instance.pod(|pod, _| pod.bundle_failed());
             Err(error.into())
         }
     }
@@ -147,8 +158,10 @@ fn bundle_status(error: &(dyn std::error::Error + 'static)) -> StatusCode {
         error.downcast_ref::<LaunchFailure>(),
     ) {
         (Some(BundleError::TooLarge), _) => StatusCode::PAYLOAD_TOO_LARGE,
+        (Some(BundleError::ClaimLost), _) | (_, Some(LaunchFailure::NotClaimed(_))) => {
+            StatusCode::CONFLICT
+        }
         (Some(error), _) if !error.is_ours() => StatusCode::BAD_REQUEST,
-        (_, Some(LaunchFailure::NotClaimed(_))) => StatusCode::CONFLICT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -224,7 +237,7 @@ async fn call(instance: &Arc<Instance>, request: Request<Incoming>) -> Answer {
     if instance.shutdown().is_cancelled() {
         return refused_call(CallFailure::NotClaimed);
     }
-    let Ok(_attendance) = instance.attend(claim) else {
+    let Ok(attendance) = instance.attend(claim) else {
         return refused_call(CallFailure::NotClaimed);
     };
     // Before the body is read, so that no more than one is ever held.
@@ -235,7 +248,14 @@ async fn call(instance: &Arc<Instance>, request: Request<Incoming>) -> Answer {
         instance,
         entered: false,
     };
-    let body = match timeout_at(deadline, whole(body, CALL_BODY_BYTES_MAX)).await {
+    let coming_whole = timeout_at(deadline, whole(body, CALL_BODY_BYTES_MAX));
+    let body = tokio::select! {
+        biased;
+        body = coming_whole => body,
+        // The next claim waits for this.
+        () = attendance.lost() => return refused_call(CallFailure::NotClaimed),
+    };
+    let body = match body {
         Ok(Ok(body)) => body,
         Ok(Err(refusal)) => return refusal,
         Err(_) => {

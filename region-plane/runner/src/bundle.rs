@@ -15,6 +15,8 @@ use crate::launch::BUNDLE;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
+    #[error("the claim was lost while the bundle came")]
+    ClaimLost,
     #[error("the bundle has more than {} MiB", PACKED_BYTES_MAX >> 20)]
     TooLarge,
     #[error("receive the bundle")]
@@ -46,24 +48,30 @@ impl BundleError {
             Self::Unpack { source } => {
                 matches!(source, UnpackError::Write { .. })
             }
-            Self::TooLarge | Self::Receive { .. } | Self::Platform(_) => false,
+            Self::ClaimLost | Self::TooLarge | Self::Receive { .. } | Self::Platform(_) => false,
         }
     }
 }
 
 /// Writes the body to disk, and unpacks it if it is the bundle of that digest.
 ///
-/// On an error nothing of it is in the bundle's place, and it may be tried again. No two at once.
+/// On an error nothing of it is in the bundle's place, and it may be tried again. No two at once: it
+/// is waited for no longer once `claim_lost` returns, since the next claim waits for its end.
 ///
 /// # Errors
-/// If it does not come whole, is another, is malformed or for another platform, or the disk fails.
+/// If the claim is lost, it does not come whole, is another, is malformed or for another platform, or the disk fails.
 pub async fn receive(
     code_dir: &Path,
     digest: Digest,
     body: Incoming,
+    claim_lost: impl Future<Output = ()>,
 ) -> Result<Manifest, BundleError> {
     let packed = code_dir.join("bundle.packed");
-    let received = write(&packed, body).await;
+    let received = tokio::select! {
+        biased;
+        received = write(&packed, body) => received,
+        () = claim_lost => Err(BundleError::ClaimLost),
+    };
     let code_dir = code_dir.to_owned();
     let unpacking = tokio::task::spawn_blocking(move || {
         let manifest = received.and_then(|()| unpack(&code_dir, &packed, &digest));

@@ -237,9 +237,10 @@ impl Instance {
         manifest: &api_bundle::Manifest,
     ) -> Result<(), LaunchFailure> {
         // Before there is anyone to make the link.
-        let readiness = self
-            .watch()
-            .map_err(|source| LaunchFailure::Watch { source })?;
+        let readiness = self.watch().map_err(|source| {
+            self.pod(|pod, _| pod.bundle_failed());
+            LaunchFailure::Watch { source }
+        })?;
         let environment = self.pod(|pod, _| pod.launch(claim))?;
 
         let folder = self.settings.code_dir.join(launch::BUNDLE);
@@ -400,6 +401,15 @@ impl Attendance {
     #[must_use]
     pub fn claim(&self) -> &str {
         &self.claim
+    }
+
+    /// Returns once the claim is not the pod's any more.
+    pub async fn lost(&self) {
+        let mut pod = self.instance.watch_pod();
+        let is_lost = |seen: &Seen| seen.claim.as_ref() != Some(&self.claim);
+        pod.wait_for(is_lost)
+            .await
+            .expect("the instance holds the sender");
     }
 }
 

@@ -3,6 +3,7 @@
 //! A state machine without IO or clock: whoever owns it passes in the monotonic time since the
 //! runner started. It is the one arbiter of claims, so that gateways need not agree with each other.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -20,6 +21,10 @@ pub struct Pod {
     phase: Phase,
     reason: Option<Reason>,
     claim: Option<Held>,
+    /// The gateway that claimed the pod last, and its boot: an earlier boot of it is dead.
+    newest: Option<(String, u64)>,
+    /// A bundle is being put, under a claim that may have been dropped since.
+    bundle_comes: bool,
     /// What runs or ran here, or is about to. Never changes once there is one, since the container
     /// cannot be started again.
     tenant: Option<Tenant>,
@@ -35,7 +40,6 @@ pub struct Pod {
 struct Held {
     holder: Holder,
     to_launch: Option<ToLaunch>,
-    bundle_comes: bool,
     /// Open requests that name it.
     attended: usize,
     /// When the last of them ended, or the claim was made.
@@ -87,12 +91,16 @@ impl fmt::Display for Reason {
 pub enum Refused {
     #[error("the pod is claimed by {}", .by.gateway)]
     Held { by: Holder },
+    #[error("{gateway} has been started again since")]
+    Superseded { gateway: String },
     #[error("the claim was made for another function or bundle")]
     Changed,
     #[error("the pod runs {} with settings {}", .tenant.function, .tenant.settings)]
     Taken { tenant: Tenant },
     #[error("the instance is over: {reason}")]
     Over { reason: Reason },
+    #[error("what was begun under an earlier claim goes on")]
+    Busy,
     #[error("a pool's pod must be told what to launch")]
     NothingToLaunch,
     #[error("an image's pod launches nothing")]
@@ -105,7 +113,11 @@ impl Refused {
     pub fn conflict(&self) -> Option<Conflict> {
         let claim = match self {
             Self::Held { by } => Some(by.clone()),
-            Self::Changed | Self::Taken { .. } | Self::Over { .. } => None,
+            Self::Superseded { .. }
+            | Self::Changed
+            | Self::Taken { .. }
+            | Self::Over { .. }
+            | Self::Busy => None,
             Self::NothingToLaunch | Self::LaunchesNothing => return None,
         };
         Some(Conflict {
@@ -163,6 +175,8 @@ impl Pod {
             },
             reason: None,
             claim: None,
+            newest: None,
+            bundle_comes: false,
             tenant: None,
             bundle: None,
             call: None,
@@ -199,10 +213,11 @@ impl Pod {
         (self.phase, self.reason.as_ref())
     }
 
-    /// Makes a claim, or finds it made.
+    /// Makes a claim, or finds it made. The claim of an earlier boot of the same gateway is dropped,
+    /// also if this one cannot have the pod: whoever made it is dead.
     ///
     /// # Errors
-    /// If it cannot have the pod; then nothing has changed.
+    /// If it cannot have the pod; then nothing else has changed.
     pub fn claim(
         &mut self,
         holder: &Holder,
@@ -216,6 +231,7 @@ impl Pod {
         }
         let digest = to_launch.as_ref().map(|launch| launch.digest);
         self.expire(now);
+        self.supersede(holder)?;
         if let Some(held) = &mut self.claim {
             if held.holder.claim != holder.claim {
                 return Err(Refused::Held {
@@ -240,17 +256,43 @@ impl Pod {
                 tenant: tenant.clone(),
             });
         }
+        // Two bundles would be unpacked into one place, and a call of the claim's would find another
+        // inside.
+        if self.call.is_some() || self.bundle_comes {
+            return Err(Refused::Busy);
+        }
         if self.kind == Kind::Image {
             self.tenant = Some(holder.tenant.clone());
         }
+        self.newest = Some((holder.gateway.clone(), holder.boot));
         self.claim = Some(Held {
             holder: holder.clone(),
             to_launch,
-            bundle_comes: false,
             attended: 0,
             unattended_since: now,
         });
         Ok(self.claimed())
+    }
+
+    /// Of two boots of one gateway the later is right.
+    fn supersede(&mut self, holder: &Holder) -> Result<(), Refused> {
+        let Some((gateway, boot)) = &mut self.newest else {
+            return Ok(());
+        };
+        if *gateway != holder.gateway {
+            return Ok(());
+        }
+        match holder.boot.cmp(boot) {
+            Ordering::Less => Err(Refused::Superseded {
+                gateway: gateway.clone(),
+            }),
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => {
+                *boot = holder.boot;
+                self.claim = None;
+                Ok(())
+            }
+        }
     }
 
     fn claimed(&self) -> Claimed {
@@ -315,17 +357,15 @@ impl Pod {
         if !empty {
             return Ok(Bundle::Here);
         }
-        if std::mem::replace(&mut held.bundle_comes, true) {
+        if std::mem::replace(&mut self.bundle_comes, true) {
             return Err(BundleRefused::Coming);
         }
         Ok(Bundle::Wanted)
     }
 
     /// The bundle did not come, and may be put again.
-    pub fn bundle_failed(&mut self, claim: &str) {
-        if let Ok(held) = self.held(claim) {
-            held.bundle_comes = false;
-        }
+    pub fn bundle_failed(&mut self) {
+        self.bundle_comes = false;
     }
 
     /// The bundle is here: from now on the pod is its function's for good. Returns the environment to
@@ -335,9 +375,9 @@ impl Pod {
     /// If the claim it was put under has been dropped since, or the container that would have become
     /// the function is gone; then nothing may be started.
     pub fn launch(&mut self, claim: &str) -> Result<BTreeMap<String, String>, NotClaimed> {
+        self.bundle_comes = false;
         let is_over = self.phase.is_over();
         let held = self.held(claim)?;
-        held.bundle_comes = false;
         if is_over {
             return Err(NotClaimed);
         }

@@ -18,6 +18,12 @@
 //! A claim is held as long as a request that names it is open; [`crate::settings::Settings::lease`]
 //! after the last one ended it is dropped, since its gateway has died. So a gateway opens
 //! [`EVENTS_PATH`] first and keeps it open.
+//!
+//! A gateway that was started again need not wait for that: a claim by the same gateway with a later
+//! [`boot`](Holder::boot) says that its predecessor is no more, and ends the predecessor's claim
+//! there and then. Should that process be alive after all, it is answered `not_claimed`. A call of
+//! its that is inside the function goes on and is answered to whoever made it; until it has ended
+//! the pod can be claimed by nobody (409), so that there is one call at a time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -135,7 +141,11 @@ pub struct Tenant {
 pub struct Holder {
     /// Chosen by the gateway, never used twice.
     pub claim: String,
+    /// The same each time it is started.
     pub gateway: String,
+    /// Larger each time it is started. Zero: one of which nothing is known but its name.
+    #[serde(default)]
+    pub boot: u64,
     #[serde(flatten)]
     pub tenant: Tenant,
 }

@@ -9,7 +9,7 @@ use api_client::Client;
 use api_types::FnId;
 use daemon::{HttpLimits, Shutdown};
 use region_plane_dispatch::Limits;
-use region_plane_kubernetes::{KubernetesHandle, KubernetesRuntime, KubernetesSettings};
+use region_plane_kubernetes::{Identity, KubernetesHandle, KubernetesRuntime, KubernetesSettings};
 use region_plane_replica::{Replica, follow};
 use region_plane_runtime::{ProcessRuntime, ProcessSettings};
 use tokio::task::JoinSet;
@@ -50,8 +50,7 @@ impl Driver {
         let settings = KubernetesSettings {
             namespace: kubernetes.namespace.clone(),
             operators: kubernetes.operators.clone(),
-            // A process that was killed must not be taken for the one that follows it.
-            gateway: format!("{}-{:08x}", config.name(), rand::random::<u32>()),
+            gateway: identity(config).await?,
             hot_start_timeout: config.hot_start_timeout(),
             pod_start_timeout: kubernetes.pod_start_timeout(),
             response_body_bytes_max: config.response_body_bytes_max,
@@ -59,6 +58,15 @@ impl Driver {
         };
         Ok(Self::Pods(KubernetesRuntime::new(settings, client)))
     }
+}
+
+/// Who this gateway is. The replica has the folder for this process by now.
+async fn identity(config: &Config) -> anyhow::Result<Identity> {
+    let (folder, region) = (config.data_dir.clone(), config.name().to_string());
+    let counted = tokio::task::spawn_blocking(move || {
+        Identity::of_next_start(&folder, &region, rand::random())
+    });
+    Ok(counted.await.context("count the start")??)
 }
 
 /// Runs the region until it is asked to stop and has.

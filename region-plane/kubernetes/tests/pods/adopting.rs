@@ -1,9 +1,10 @@
 //! What a gateway leaves behind is found by the next.
 
-use region_plane_runtime::Runtime as _;
+use region_plane_runtime::{CallError, CallResponse, Instance as _, Runtime as _};
+use tokio::time::{Instant, timeout};
 
-use crate::cluster::{Bundle, Cluster};
-use crate::{soon, text};
+use crate::cluster::{A_WHILE, Bundle, Cluster, image_spec};
+use crate::{call, soon, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pods_of_a_gateway_that_died_are_adopted_hot() {
@@ -32,7 +33,7 @@ async fn the_pods_of_a_gateway_that_died_are_adopted_hot() {
     first.shutdown_background();
     drop((driver, instance));
 
-    let driver = cluster.driver_with(|settings| settings.gateway = "two".to_owned());
+    let driver = cluster.driver_with(|settings| settings.gateway.name = "two".to_owned());
     let instance = soon("a start", driver.start(bundle.spec("F", 1)))
         .await
         .unwrap();
@@ -54,9 +55,57 @@ async fn a_gateway_that_is_replaced_hands_its_pods_over() {
     drop(instance);
     soon("the shutdown", driver.shutdown()).await;
 
-    let driver = cluster.driver_with(|settings| settings.gateway = "two".to_owned());
+    let driver = cluster.driver_with(|settings| settings.gateway.name = "two".to_owned());
     let instance = soon("a start", driver.start(bundle.spec("F", 1)))
         .await
         .unwrap();
     assert_eq!(text(&instance, "pid").await, pid, "it is the same process");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_started_again_has_its_pods_from_one_that_is_only_slow() {
+    let cluster = Cluster::start().await;
+    let _pods = (
+        cluster.pool_pod("a", 128).await,
+        cluster.image_pod("b", "fn-g", 1).await,
+    );
+    let bundle = Bundle::new();
+    let spec = |function: &str| match function {
+        "F" => bundle.spec("F", 1),
+        other => image_spec(other, 1),
+    };
+    let before = cluster.driver();
+    let after = cluster.driver_with(|settings| settings.gateway.boot += 1);
+    for function in ["F", "G"] {
+        let old = soon("a start", before.start(spec(function))).await.unwrap();
+        let process = |answer: CallResponse| String::from_utf8(answer.body.to_vec()).unwrap();
+        let pid = text(&old, "pid").await;
+        // Begun before the other gateway is there; it is answered, and nothing comes between.
+        let slow = async {
+            let answer = call(&old, "sleep-ms 600").await.map(process);
+            (answer, Instant::now())
+        };
+        let taking = async {
+            tokio::time::sleep(A_WHILE / 2).await;
+            let new = soon("a start", after.start(spec(function))).await.unwrap();
+            (new, Instant::now())
+        };
+        let ((answer, answered), (new, taken)) = tokio::join!(slow, taking);
+        assert_eq!(answer.unwrap(), "slept");
+        assert_eq!(text(&new, "pid").await, pid, "it is the same process");
+        assert!(taken + A_WHILE / 10 > answered, "one call at a time");
+
+        soon("the end of what was", old.exited()).await;
+        let late = call(&old, "").await;
+        assert!(
+            matches!(late, Err(CallError::NotStarted { .. })),
+            "{late:?}"
+        );
+        drop(old);
+        let mut again = Box::pin(before.start(spec(function)));
+        assert!(timeout(A_WHILE, &mut again).await.is_err(), "it is refused");
+        new.stop().await;
+        assert!(timeout(A_WHILE, &mut again).await.is_err(), "for good");
+    }
+    cluster.assert_no_writes();
 }

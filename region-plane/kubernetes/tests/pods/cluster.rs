@@ -13,7 +13,7 @@ use chaos_tests_kube_api::{Calls, KubeApi, Verb};
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
-use region_plane_kubernetes::{KubernetesRuntime, KubernetesSettings};
+use region_plane_kubernetes::{Identity, KubernetesRuntime, KubernetesSettings};
 use region_plane_runtime::{Code, InstanceSpec, PACKED};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -100,7 +100,10 @@ impl Cluster {
 
     pub fn settings(&self, gateway: &str) -> KubernetesSettings {
         KubernetesSettings {
-            gateway: gateway.to_owned(),
+            gateway: Identity {
+                name: gateway.to_owned(),
+                boot: 1,
+            },
             // The machine may be busy with other tests.
             hot_start_timeout: LONG,
             pod_start_timeout: LONG,

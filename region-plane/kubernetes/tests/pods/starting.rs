@@ -89,7 +89,7 @@ async fn two_drivers_never_have_one_pod() {
     let cluster = Cluster::start().await;
     let (one, two) = (
         cluster.driver(),
-        cluster.driver_with(|settings| settings.gateway = "two".to_owned()),
+        cluster.driver_with(|settings| settings.gateway.name = "two".to_owned()),
     );
     let _pod = cluster.pool_pod("a", 128).await;
     for driver in [&one, &two] {

@@ -10,8 +10,8 @@ use region_plane_resources::demand::{
 use super::Moment;
 
 /// A silent gateway's pods are left alone for this long: it is likelier cut off from us than from
-/// its callers. By then a runner whose gateway died has dropped the claim (5 s), and another
-/// gateway that took the pod over has told us.
+/// its callers. By then a runner whose gateway died has dropped the claim (5 s, or as soon as the
+/// gateway was started again), and whoever took the pod over has told us.
 const CLAIMS_OUTLAST: Duration = Duration::from_secs(30);
 
 /// More gateways than this at once are a mistake, and each is memory.
@@ -20,7 +20,8 @@ const GATEWAYS_MAX: usize = 64;
 /// Soft state: what is not repeated is forgotten.
 #[derive(Debug, Default)]
 pub struct Demands {
-    gateways: BTreeMap<String, Told>,
+    /// By name and boot.
+    gateways: BTreeMap<(String, u64), Told>,
     /// Pod to when a gateway last had it.
     claimed: HashMap<String, Moment>,
 }
@@ -29,17 +30,27 @@ pub struct Demands {
 struct Told {
     at: Moment,
     demand: Demand,
+    /// A later boot has spoken. This one wants nothing more; what it had waits to be taken over.
+    followed: bool,
 }
 
 impl Demands {
     /// Whether it changes anything but the time.
     pub fn take(&mut self, demand: Demand, now: Moment) -> bool {
-        if !self.gateways.contains_key(&demand.gateway) && self.gateways.len() >= GATEWAYS_MAX {
+        let key = (demand.gateway.clone(), demand.boot);
+        let boots = (key.0.clone(), 0)..=(key.0.clone(), u64::MAX);
+        for ((_, boot), told) in self.gateways.range_mut(boots) {
+            if *boot > demand.boot {
+                return false;
+            }
+            told.followed |= *boot < demand.boot;
+        }
+        if !self.gateways.contains_key(&key) && self.gateways.len() >= GATEWAYS_MAX {
             let oldest = self.gateways.iter().min_by_key(|(_, told)| told.at);
-            let oldest = oldest.map(|(name, _)| name.clone());
+            let oldest = oldest.map(|(key, _)| key.clone());
             self.gateways.remove(&oldest.expect("there are many"));
         }
-        let known = self.gateways.get(&demand.gateway);
+        let known = self.gateways.get(&key);
         if known.is_some_and(|told| told.demand.sequence > demand.sequence) {
             return false;
         }
@@ -58,8 +69,12 @@ impl Demands {
         for claim in &demand.claims {
             self.claimed.insert(claim.pod.clone(), now);
         }
-        let told = Told { at: now, demand };
-        self.gateways.insert(told.demand.gateway.clone(), told);
+        let told = Told {
+            at: now,
+            demand,
+            followed: false,
+        };
+        self.gateways.insert(key, told);
         changed
     }
 
@@ -89,7 +104,7 @@ impl Demands {
     fn live(&self, now: Moment) -> impl Iterator<Item = &Demand> {
         self.gateways
             .values()
-            .filter(move |told| now < told.at + FORGOTTEN_AFTER)
+            .filter(move |told| !told.followed && now < told.at + FORGOTTEN_AFTER)
             .map(|told| &told.demand)
     }
 
@@ -121,7 +136,8 @@ impl Demands {
         self.gateways
             .values()
             .filter(move |told| {
-                (told.at + FORGOTTEN_AFTER..told.at + CLAIMS_OUTLAST).contains(&now)
+                let silent = told.followed || told.at + FORGOTTEN_AFTER <= now;
+                silent && now < told.at + CLAIMS_OUTLAST
             })
             .flat_map(|told| &told.demand.claims)
             .map(|claim| claim.pod.as_str())

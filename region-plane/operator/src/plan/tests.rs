@@ -26,6 +26,7 @@ struct Cluster {
     setbacks: Setbacks,
     surplus_from: Option<Moment>,
     named: usize,
+    boot: u64,
     sequence: u64,
 }
 
@@ -100,6 +101,7 @@ impl Cluster {
             setbacks: Setbacks::default(),
             surplus_from: Some(secs(0)),
             named: 0,
+            boot: 1,
             sequence: 0,
         }
     }
@@ -118,6 +120,7 @@ impl Cluster {
         });
         let demand = Demand {
             gateway: "g".to_owned(),
+            boot: self.boot,
             sequence: self.sequence,
             functions,
             claims: claims.collect(),
@@ -368,6 +371,36 @@ fn a_silent_gateways_pods_are_left_for_a_while() {
 }
 
 #[test]
+fn a_gateway_started_again_wants_only_what_it_says_now_and_finds_its_pods() {
+    let mut cluster = Cluster::new(vec![("fn-a", function(1, 0, 10))], vec![]);
+    cluster.demand(vec![wants("fn-a", 1, 2)], &[], &[]);
+    cluster.settle();
+    cluster.all_run();
+    let pods = cluster.of("fn-a");
+    let claims = [(pods[0].as_str(), "fn-a"), (pods[1].as_str(), "fn-a")];
+    cluster.demand(vec![wants("fn-a", 1, 2)], &claims, &[]);
+
+    let said_before = cluster.sequence;
+    (cluster.boot, cluster.sequence) = (2, 0);
+    cluster.demand(vec![], &[], &[]);
+    assert_eq!(cluster.demands.gateways(cluster.now), 1);
+    assert_eq!(cluster.plan(PLENTY).actions, [], "they wait for it");
+    cluster.demand(vec![wants("fn-a", 1, 2)], &claims[..1], &[]);
+    assert_eq!(created(&cluster.plan(PLENTY)), [""; 0], "two are enough");
+
+    // What the other said last comes late.
+    (cluster.boot, cluster.sequence) = (1, said_before);
+    cluster.demand(vec![wants("fn-a", 1, 9)], &[], &[&pods[0]]);
+    assert_eq!(cluster.plan(PLENTY).actions, []);
+
+    (cluster.boot, cluster.sequence) = (2, 2);
+    cluster.now += secs(30);
+    cluster.demand(vec![wants("fn-a", 1, 1)], &claims[..1], &[]);
+    let surplus = cluster.plan(PLENTY);
+    assert_eq!(deleted(&surplus), [(pods[1].as_str(), Why::Surplus)]);
+}
+
+#[test]
 fn a_failed_pod_is_replaced_at_once_and_a_crash_loop_is_slowed_and_told() {
     let mut cluster = Cluster::new(vec![("fn-a", function(1, 1, 10))], vec![]);
     cluster.settle();
@@ -602,6 +635,7 @@ fn a_function_that_does_not_come_up_in_its_pod_is_stated_and_still_tried() {
         };
         let demand = Demand {
             gateway: "g".to_owned(),
+            boot: 1,
             sequence: cluster.sequence,
             functions: vec![wants("fn-a", 1, 1)],
             claims: Vec::new(),

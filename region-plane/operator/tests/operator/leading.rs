@@ -19,6 +19,7 @@ async fn another_takes_over_at_once_from_one_that_stops_and_after_a_while_from_o
     let second = region.begin("two", Source::Objects);
     let demand = Demand {
         gateway: "gateway".to_owned(),
+        boot: 1,
         sequence: 1,
         functions: Vec::new(),
         claims: Vec::new(),

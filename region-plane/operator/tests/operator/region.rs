@@ -269,6 +269,7 @@ impl Running {
         });
         let demand = Demand {
             gateway: "gateway".to_owned(),
+            boot: 1,
             sequence,
             functions,
             claims: claims.collect(),

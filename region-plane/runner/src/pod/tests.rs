@@ -13,10 +13,20 @@ fn holder(claim: &str, function: &str) -> Holder {
     Holder {
         claim: claim.to_owned(),
         gateway: format!("gateway of {claim}"),
+        boot: 1,
         tenant: Tenant {
             function: function.to_owned(),
             settings: "000000000000002a".to_owned(),
         },
+    }
+}
+
+/// A claim of function `a` by a boot of the one gateway `g`.
+fn boot(claim: &str, boot: u64) -> Holder {
+    Holder {
+        gateway: "g".to_owned(),
+        boot,
+        ..holder(claim, "a")
     }
 }
 
@@ -189,7 +199,7 @@ fn a_bundle_is_put_by_one_request_at_a_time_and_again_after_a_failure() {
     );
     assert_eq!(pod.put_bundle("1", &digest), Ok(Bundle::Wanted));
     assert_eq!(pod.put_bundle("1", &digest), Err(BundleRefused::Coming));
-    pod.bundle_failed("1");
+    pod.bundle_failed();
     assert_eq!(pod.put_bundle("1", &digest), Ok(Bundle::Wanted));
 }
 
@@ -224,6 +234,104 @@ fn an_expired_claim_does_not_stand_in_the_way_of_another() {
     let next = |pod: &mut Pod, now| pod.claim(&holder("2", "a"), Some(bundle(7)), now);
     assert!(next(&mut pod, LEASE - secs(1)).is_err());
     assert!(next(&mut pod, LEASE).is_ok());
+}
+
+/// A pool's pod in which function `a` is ready, claimed by the first boot of `g`.
+fn pod_of_first_boot() -> Pod {
+    let mut pod = ready_pod();
+    pod.release("1");
+    pod.claim(&boot("first", 1), Some(bundle(7)), secs(2))
+        .unwrap();
+    pod.attend("first").unwrap();
+    pod
+}
+
+#[test]
+fn a_later_boot_of_the_same_gateway_has_the_pod_at_once_and_no_other_claim_does() {
+    let other = Holder {
+        gateway: "h".to_owned(),
+        ..boot("other", 9)
+    };
+    for (case, holder, made) in [
+        ("a later boot", boot("second", 2), true),
+        ("a much later one", boot("second", 900), true),
+        ("the same boot", boot("second", 1), false),
+        ("an earlier one", boot("second", 0), false),
+        ("another gateway, of whatever boot", other, false),
+    ] {
+        let mut pod = pod_of_first_boot();
+        let claimed = pod.claim(&holder, Some(bundle(7)), secs(2));
+        assert_eq!(claimed.is_ok(), made, "{case}: {claimed:?}");
+        assert_eq!(
+            pod.begin_call("first"),
+            if made {
+                Err(CallFailure::NotClaimed)
+            } else {
+                Ok(())
+            },
+            "{case}"
+        );
+        assert_eq!(pod.attend("first").is_ok(), !made, "{case}");
+    }
+}
+
+#[test]
+fn an_earlier_boot_gets_nothing_back_however_it_asks() {
+    let mut pod = pod_of_first_boot();
+    pod.claim(&boot("second", 2), Some(bundle(7)), secs(2))
+        .unwrap();
+    // What it had open ends, and what it thinks it has it gives back.
+    pod.leave("first", secs(3));
+    pod.release("first");
+    assert_eq!(pod.holder(), Some(&boot("second", 2)));
+    for claim in ["first", "third"] {
+        let refused = pod.claim(&boot(claim, 1), Some(bundle(7)), secs(3));
+        assert!(
+            matches!(refused, Err(Refused::Superseded { .. })),
+            "{claim}"
+        );
+    }
+    pod.release("second");
+    let refused = pod.claim(&boot("first", 1), Some(bundle(7)), secs(3));
+    assert!(
+        matches!(refused, Err(Refused::Superseded { .. })),
+        "it is dead though the pod is free"
+    );
+}
+
+#[test]
+fn the_call_of_a_boot_that_is_no_more_ends_before_the_pod_is_had() {
+    let mut pod = pod_of_first_boot();
+    pod.begin_call("first").unwrap();
+    pod.enter_call("first").unwrap();
+    let second = |pod: &mut Pod| pod.claim(&boot("second", 2), Some(bundle(7)), secs(3));
+    assert_eq!(second(&mut pod), Err(Refused::Busy));
+    assert_eq!(pod.holder(), None, "the first has lost it all the same");
+    assert_eq!(second(&mut pod), Err(Refused::Busy));
+    pod.end_call(CallEnd::Whole, secs(4));
+    assert_eq!(pod.begin_call("first"), Err(CallFailure::NotClaimed));
+    assert!(second(&mut pod).is_ok());
+    assert_eq!(pod.begin_call("second"), Ok(()));
+}
+
+#[test]
+fn what_comes_from_a_boot_that_is_no_more_is_not_let_in() {
+    let mut pod = pod_of_first_boot();
+    pod.begin_call("first").unwrap();
+    let second = |pod: &mut Pod| pod.claim(&boot("second", 2), Some(bundle(7)), secs(3));
+    assert_eq!(second(&mut pod), Err(Refused::Busy));
+    assert_eq!(pod.enter_call("first"), Err(CallFailure::NotClaimed));
+    assert!(second(&mut pod).is_ok());
+
+    let mut pod = Pod::new(Kind::Pool, LEASE);
+    let digest = bundle(7).digest;
+    pod.claim(&boot("first", 1), Some(bundle(7)), secs(0))
+        .unwrap();
+    assert_eq!(pod.put_bundle("first", &digest), Ok(Bundle::Wanted));
+    assert_eq!(second(&mut pod), Err(Refused::Busy), "its bundle comes");
+    assert_eq!(pod.launch("first"), Err(NotClaimed));
+    assert!(second(&mut pod).unwrap().needs_bundle);
+    assert_eq!(pod.put_bundle("second", &digest), Ok(Bundle::Wanted));
 }
 
 #[test]
@@ -284,6 +392,17 @@ fn what_is_over_stays_over_and_keeps_its_first_reason() {
     assert_eq!(pod.phase(), (Phase::Gone, Some(&Reason::StartTimedOut)));
 }
 
+/// Two gateways, three boots of each.
+const CLAIMS: u8 = 6;
+
+fn claim_of(claim: u8, function: u8) -> Holder {
+    Holder {
+        gateway: format!("gateway {}", claim % 2),
+        boot: u64::from(claim / 2),
+        ..holder(&claim.to_string(), &function.to_string())
+    }
+}
+
 /// What anyone may do to a pod, with claims and functions of few names so that they meet.
 #[derive(Debug, Clone)]
 enum Act {
@@ -303,7 +422,7 @@ enum Act {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let claim = 0..3_u8;
+    let claim = 0..CLAIMS;
     let function = 0..2_u8;
     prop_oneof![
         (claim.clone(), function.clone())
@@ -329,6 +448,8 @@ struct Driven {
     now: Duration,
     putting: Option<String>,
     call: Option<RunningCall>,
+    /// Who had it last.
+    last: Option<Holder>,
 }
 
 impl Driven {
@@ -337,17 +458,37 @@ impl Driven {
         let pod = &mut self.pod;
         match *act {
             Act::Claim { claim, function } => {
-                let holder = holder(&claim.to_string(), &function.to_string());
+                let holder = claim_of(claim, function);
                 let launch = (before.kind == Kind::Pool).then(|| bundle(function));
                 let expired = pod.expires().is_some_and(|at| at <= self.now);
+                let repeated = before.claim.as_ref() == Some(&holder) && !expired;
+                let superseded = before.claim.as_ref().is_some_and(|before| {
+                    before.gateway == holder.gateway && before.boot < holder.boot
+                });
+                let suits =
+                    before.tenant.is_none() || before.tenant.as_ref() == Some(&holder.tenant);
+                let occupied = self.call.is_some() || self.putting.is_some();
                 let made = pod.claim(&holder, launch, self.now).is_ok();
                 if made {
                     let free = before.claim.is_none() || expired;
-                    prop_assert!(free || before.claim.as_ref() == Some(&holder));
-                    prop_assert!(
-                        before.tenant.is_none() || before.tenant.as_ref() == Some(&holder.tenant)
-                    );
+                    prop_assert!(free || repeated || superseded);
+                    prop_assert!(suits);
+                    prop_assert!(repeated || !occupied, "what was begun has not ended");
                     prop_assert_eq!(pod.holder(), Some(&holder));
+                    let last = self.last.replace(holder.clone());
+                    prop_assert!(
+                        last.is_none_or(
+                            |last| last.gateway != holder.gateway || last.boot <= holder.boot
+                        ),
+                        "an earlier boot never follows a later one"
+                    );
+                } else if superseded {
+                    prop_assert_eq!(
+                        pod.holder(),
+                        None,
+                        "a later boot ends an earlier one's claim"
+                    );
+                    prop_assert!(occupied || !suits || before.phase.is_over());
                 }
             }
             Act::Attend { claim } => {
@@ -365,6 +506,7 @@ impl Driven {
                 let claim = claim.to_string();
                 if pod.put_bundle(&claim, &bundle(function).digest) == Ok(Bundle::Wanted) {
                     prop_assert_eq!(before.phase, Phase::Empty);
+                    prop_assert_eq!(&self.putting, &None, "one bundle comes at a time");
                     self.putting = Some(claim);
                 }
             }
@@ -378,7 +520,7 @@ impl Driven {
                         let held = before.claim.is_some_and(|holder| holder.claim == claim);
                         prop_assert_eq!(launched, held && !before.phase.is_over());
                     }
-                    Some(claim) => pod.bundle_failed(&claim),
+                    Some(_) => pod.bundle_failed(),
                     None => {}
                 }
             }
@@ -398,6 +540,10 @@ impl Driven {
                 } else if pod.enter_call(&claim.to_string()).is_ok() {
                     self.call = Some(RunningCall::Inside);
                     prop_assert_eq!(pod.calls, before.calls + 1);
+                    let held = before
+                        .claim
+                        .is_some_and(|held| held.claim == claim.to_string());
+                    prop_assert!(held, "no call of a claim that is dropped gets through");
                 }
             }
             Act::EndCall { whole } if self.call == Some(RunningCall::Inside) => {
@@ -455,6 +601,7 @@ proptest! {
             now: Duration::ZERO,
             putting: None,
             call: None,
+            last: None,
         };
         let mut before = driven.pod.state(driven.now);
         for act in &acts {

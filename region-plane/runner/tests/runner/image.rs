@@ -205,6 +205,50 @@ async fn a_call_whose_gateway_left_goes_on_and_the_instance_serves_the_next() {
 }
 
 #[tokio::test]
+async fn a_gateway_started_again_has_the_pod_once_the_call_inside_has_ended() {
+    let runner = Runner::start("image", &[]);
+    let function = Slow::listen(&runner);
+    runner.claim(&claim("1", "fn-a", None)).await;
+    runner.ready("1").await;
+    let mut events = runner.events("1").await;
+    let next = claim_of_next_boot("2", "fn-a", None);
+    // Its predecessor is not dead, only slow: it gets its answer, and nothing more.
+    let (first, ()) = tokio::join!(runner.call("1", ""), async {
+        let stream = function.called().await;
+        let refused = runner.post(CLAIM_PATH, &next).await;
+        assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text());
+        while events.next().await.is_some() {}
+        assert_eq!(runner.call("1", "").await.call_error(), Some("not_claimed"));
+        let repeated = runner.post(CLAIM_PATH, &claim("1", "fn-a", None)).await;
+        assert_eq!(repeated.status, StatusCode::CONFLICT);
+        answer(&stream);
+    });
+    assert_eq!(first.text(), "pong");
+    let claimed = runner.claim_soon(&next).await;
+    assert_eq!(claimed.phase, Phase::Ready);
+    let (second, ()) = tokio::join!(runner.call("2", ""), async {
+        answer(&function.called().await);
+    });
+    assert_eq!(second.text(), "pong");
+    assert_eq!(runner.state().await.calls, 2);
+}
+
+#[tokio::test]
+async fn a_call_that_is_coming_does_not_keep_the_next_boot_waiting() {
+    let (runner, _function) = with_fake(&[]).await;
+    // As of a gateway that stopped in the midst of it: it neither goes on nor breaks off.
+    let _half = runner.begin(&format!(
+        "POST {CALL_PATH} HTTP/1.1\r\nHost: r\r\nTradewind-Claim: 1\r\nTradewind-Timeout-Ms: 86400000\r\n\
+         Content-Length: 4\r\n\r\npi"
+    ));
+    let coming = async { while runner.call("1", "").await.call_error() != Some("busy") {} };
+    timeout(LONG, coming).await.expect("it has begun");
+    let claim = claim_of_next_boot("2", "fn-a", None);
+    runner.claim_soon(&claim).await;
+    assert_eq!(runner.call("2", "").await.text(), "ping");
+}
+
+#[tokio::test]
 async fn bodies_of_requests_are_bounded() {
     let (runner, _function) = with_fake(&[]).await;
     let answer = runner.raw(&format!(

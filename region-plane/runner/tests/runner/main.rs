@@ -211,6 +211,21 @@ impl Runner {
         answer.json()
     }
 
+    /// Claims as soon as it can be had.
+    async fn claim_soon(&self, claim: &Claim) -> Claimed {
+        let claiming = async {
+            loop {
+                let answer = self.post(CLAIM_PATH, claim).await;
+                if answer.status == StatusCode::OK {
+                    return answer.json();
+                }
+                assert_eq!(answer.status, StatusCode::CONFLICT, "{}", answer.text());
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LONG, claiming).await.expect("the pod is free")
+    }
+
     async fn release(&self, claim: &str) {
         let claim = claim.to_owned();
         let answer = self.post(RELEASE_PATH, &Release { claim }).await;
@@ -256,11 +271,17 @@ impl Runner {
         }
     }
 
+    /// Begins a request over HTTP/1.1 and sends no more of it than this. Blocking.
+    fn begin(&self, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    }
+
     /// What is answered to this much of a request, over HTTP/1.1. Blocking.
     fn raw(&self, request: &str) -> String {
-        let mut stream = TcpStream::connect(self.address).unwrap();
+        let mut stream = self.begin(request);
         stream.set_read_timeout(Some(LONG)).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
         let mut chunk = [0; 4096];
         while !answer.ends_with(b"}") && !answer.ends_with(b"\n") {
@@ -328,6 +349,7 @@ fn claim(claim: &str, function: &str, launch: Option<Launch>) -> Claim {
         holder: Holder {
             claim: claim.to_owned(),
             gateway: "test".to_owned(),
+            boot: 1,
             tenant: Tenant {
                 function: function.to_owned(),
                 settings: "000000000000002a".to_owned(),
@@ -335,6 +357,13 @@ fn claim(claim: &str, function: &str, launch: Option<Launch>) -> Claim {
         },
         launch,
     }
+}
+
+/// Of the same gateway, started again.
+fn claim_of_next_boot(name: &str, function: &str, launch: Option<Launch>) -> Claim {
+    let mut claim = claim(name, function, launch);
+    claim.holder.boot += 1;
+    claim
 }
 
 /// Of the target folder that this test was built into.

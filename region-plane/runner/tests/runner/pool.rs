@@ -159,6 +159,29 @@ async fn a_bundle_too_large_is_refused_unread() {
 }
 
 #[tokio::test]
+async fn a_bundle_of_which_half_came_does_not_keep_the_next_boot_waiting() {
+    let runner = Runner::start("pool", &[]);
+    let _launcher = runner.launcher();
+    runner.claim(&claim("1", "fn-a", fake().launch(&[]))).await;
+    let path = bundle_path(&fake().digest);
+    let _half = runner.begin(&format!(
+        "PUT {path}?claim=1 HTTP/1.1\r\nHost: r\r\nContent-Length: 1000\r\n\r\nhalf"
+    ));
+    let coming = async {
+        while !runner.code().join("bundle.packed").exists() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, coming).await.expect("it has begun");
+    let next = claim_of_next_boot("2", "fn-a", fake().launch(&[]));
+    assert!(runner.claim_soon(&next).await.needs_bundle);
+    let put = runner.put("2", &fake().digest, &fake().packed).await;
+    assert_eq!(put.status, StatusCode::NO_CONTENT, "{}", put.text());
+    runner.ready("2").await;
+    assert_eq!(runner.call("2", "").await.text(), "ping");
+}
+
+#[tokio::test]
 async fn the_program_finds_its_environment_and_its_folder() {
     let runner = Runner::start("pool", &[]);
     let _launcher = runner.launcher();
