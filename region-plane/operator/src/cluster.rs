@@ -22,6 +22,7 @@ use region_plane_resources::{Function, WarmPool, labels};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::plan::{Owner, Phase, Reason, Stated, Trouble};
@@ -31,6 +32,11 @@ const BACKOFF_MIN: Duration = Duration::from_millis(200);
 
 /// An API server that is back is noticed within this.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// A watch that lasted this long was well, or took as long to fail as the longest pause: either way
+/// the shortest is enough. Events alone would not do to tell: where nothing changes there are none,
+/// and bookmarks are not shown to us.
+const STEADY_AFTER: Duration = BACKOFF_MAX;
 
 /// What a watch tells.
 #[derive(Debug)]
@@ -254,7 +260,8 @@ where
         stream: impl futures_util::Stream<Item = Result<Event<K>, watcher::Error>>,
     ) -> Ended {
         let mut stream = pin!(stream);
-        let mut backoff = BACKOFF_MIN;
+        let mut backoff = Backoff::default();
+        let mut began = Instant::now();
         let mut broken = None;
         let mut listed = false;
         let mut listing = Vec::new();
@@ -291,14 +298,15 @@ where
                     if !self.note(&mut broken, &error).await {
                         return Ended::Unheard;
                     }
+                    let pause = backoff.after(began.elapsed());
                     // Half to all of it: watches that broke together must not come back as one.
-                    let pause = rand::rng().random_range(backoff / 2..=backoff);
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    let pause = rand::rng().random_range(pause / 2..=pause);
                     tokio::time::sleep(pause).await;
+                    began = Instant::now();
                     continue;
                 }
             };
-            backoff = BACKOFF_MIN;
+            backoff = Backoff::default();
             if broken.take().is_some() {
                 info!(kind = self.kind.resource(), "watching again");
                 let well = Change::Watch {
@@ -339,6 +347,29 @@ where
             broken: Some(now),
         };
         self.changes.send(change).await.is_ok()
+    }
+}
+
+/// Pauses between tries that fail one after the other.
+struct Backoff {
+    next: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: BACKOFF_MIN }
+    }
+}
+
+impl Backoff {
+    /// The pause after a try that failed when it had `lasted` so long.
+    fn after(&mut self, lasted: Duration) -> Duration {
+        if lasted >= STEADY_AFTER {
+            self.next = BACKOFF_MIN;
+        }
+        let pause = self.next;
+        self.next = (pause * 2).min(BACKOFF_MAX);
+        pause
     }
 }
 

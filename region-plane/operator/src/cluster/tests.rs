@@ -186,3 +186,20 @@ fn one_object_that_cannot_be_read_is_still_there() {
     };
     assert_eq!(meta.stated, Some(stated));
 }
+
+#[test]
+fn a_watch_that_lasted_pauses_as_briefly_as_one_that_first_failed() {
+    let mut backoff = Backoff::default();
+    let mut pauses = |lasted_secs: [u64; 8]| {
+        lasted_secs.map(|lasted| backoff.after(Duration::from_secs(lasted)).as_millis())
+    };
+    // An outage, then hours on which nothing happened, then one cut or list that is too old.
+    assert_eq!(
+        pauses([0; 8]),
+        [200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]
+    );
+    assert_eq!(
+        pauses([7_200, 0, 9, 1, 10, 0, 3_600, 3_600]),
+        [200, 400, 800, 1_600, 200, 400, 200, 200]
+    );
+}
