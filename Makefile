@@ -11,7 +11,7 @@ CORES := dns-steering global-plane-state region-plane-dispatch
 
 .PHONY: help
 help: ## This list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
 
 .PHONY: setup
 setup: ## Install what a bare Debian machine with a Rust toolchain lacks.
@@ -48,6 +48,10 @@ helm:
 .PHONY: test-kubernetes
 test-kubernetes: build ## Test a region on the cluster of KUBECONFIG, or on KUBEBUILDER_ASSETS's API server.
 	cargo test --locked -p chaos-tests-kubernetes -- --nocapture --test-threads=1
+
+.PHONY: test-kubernetes-install
+test-kubernetes-install: build helm ## Install the charts into the cluster of KUBECONFIG and call a function through them.
+	cargo test --locked -p chaos-tests-kubernetes --test in_cluster -- --ignored --nocapture
 
 .PHONY: images
 images: setup ## Write dist/images/NAME.tar: our images, runtimes and a test function.

@@ -1,10 +1,11 @@
 //! Functions as their owners see them: through Fn's API and the CLI.
 
-use std::ffi::OsStr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use chaos_tests_cluster::Federation;
+use chaos_tests_cluster::federation::binary;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -30,16 +31,22 @@ impl Made {
     }
 }
 
-pub struct Functions<'a> {
-    federation: &'a Federation,
+pub struct Functions {
+    /// Base URL of a global node.
+    api: String,
     http: reqwest::Client,
 }
 
-impl<'a> Functions<'a> {
+impl Functions {
+    pub fn of(federation: &Federation) -> anyhow::Result<Self> {
+        let apis = federation.apis()?;
+        Ok(Self::at(apis.first().context("a global node runs")?))
+    }
+
     #[must_use]
-    pub fn of(federation: &'a Federation) -> Self {
+    pub fn at(api: &str) -> Self {
         Self {
-            federation,
+            api: api.to_owned(),
             http: reqwest::Client::new(),
         }
     }
@@ -88,12 +95,15 @@ impl<'a> Functions<'a> {
 
     /// Deploys a folder as `tradewind deploy` does: it returns when every region holds it.
     pub async fn deploy(&self, app: &str, name: &str, folder: &Path) -> anyhow::Result<Made> {
-        self.federation.tradewind_ok([
-            OsStr::new("deploy"),
-            OsStr::new("--app"),
-            OsStr::new(app),
-            folder.as_os_str(),
-        ])?;
+        let output = Command::new(binary("tradewind")?)
+            .args(["deploy", "--app", app])
+            .arg(folder)
+            .env("TRADEWIND_API", &self.api)
+            .stdin(Stdio::null())
+            .output()
+            .context("run tradewind deploy")?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "tradewind deploy: {complaint}");
         let apps = self
             .ask(Method::GET, &format!("/v2/apps?name={app}"), None)
             .await?;
@@ -124,10 +134,15 @@ impl<'a> Functions<'a> {
         Ok(())
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let apis = self.federation.apis()?;
-        let api = apis.first().context("a global node runs")?;
-        let mut request = self.http.request(method.clone(), format!("{api}{path}"));
+    /// Asks the global node, and returns its JSON.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> anyhow::Result<Value> {
+        let url = format!("{}{path}", self.api);
+        let mut request = self.http.request(method.clone(), url);
         if let Some(body) = body {
             request = request.json(&body);
         }

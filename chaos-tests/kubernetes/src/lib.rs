@@ -6,10 +6,12 @@
 //! reached by their addresses, so nothing in the cluster needs to reach this machine, its API server
 //! or a name server. Everything made is removed at the end, also of a scenario that fails.
 
+pub mod client_pod;
 pub mod cluster;
 pub mod daemon;
 pub mod functions;
 pub mod install;
+pub mod kubectl;
 pub mod load;
 pub mod process;
 pub mod region;

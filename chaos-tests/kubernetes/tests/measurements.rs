@@ -93,7 +93,7 @@ async fn bare_pods(region: &Region) -> anyhow::Result<Vec<Duration>> {
 }
 
 async fn new_pods(region: &Region) -> anyhow::Result<Vec<Duration>> {
-    let functions = Functions::of(&region.federation);
+    let functions = Functions::of(&region.federation)?;
     let fields = json!({"memory": 64, "idle_timeout": 1});
     let cart = functions
         .image("bench", "cart", images::FUNCTION_V1, fields)
@@ -152,7 +152,7 @@ async fn claims(region: &Region) -> anyhow::Result<Vec<Duration>> {
     std::fs::create_dir_all(&folder).context("make the function's folder")?;
     std::fs::copy(binary("hello-rust")?, folder.join("hello-rust")).context("copy the example")?;
     std::fs::write(folder.join("func.yaml"), HELLO).context("write func.yaml")?;
-    let functions = Functions::of(&region.federation);
+    let functions = Functions::of(&region.federation)?;
     let hello = functions.deploy("bench", "hello", &folder).await?;
     let url = format!("{}{}", region.url()?, hello.path());
     let http = reqwest::Client::new();
@@ -193,7 +193,7 @@ triggers:
 
 /// Calls of running instances must not reach the API server at all.
 async fn steady(region: &Region) -> anyhow::Result<()> {
-    let functions = Functions::of(&region.federation);
+    let functions = Functions::of(&region.federation)?;
     let fields = json!({"memory": 64, "idle_timeout": 120});
     let cart = functions
         .image("bench", "steady", images::FUNCTION_V1, fields)

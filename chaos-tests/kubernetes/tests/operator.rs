@@ -25,7 +25,7 @@ async fn objects_follow_the_metadata_and_drift_is_put_back() -> anyhow::Result<(
     scenario("objects", "127.71", Needs::ApiServer, async |region| {
         region.start_operator(0, Rights::Granted).await?;
         region.leads(0).await?;
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 96, "config": {"GREETING": "hello"}});
         let cart = functions
             .image("shop", "cart", images::FUNCTION_V1, fields)
@@ -321,7 +321,7 @@ async fn what_a_quota_refuses_is_said_and_made_when_there_is_room() -> anyhow::R
         pool_has(region, "native", 2).await?;
 
         // The rest is served meanwhile.
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let cart = functions
             .image("shop", "cart", images::FUNCTION_V1, json!({}))
             .await?;
@@ -380,7 +380,7 @@ async fn missing_rights_are_named_and_cured_without_a_restart() -> anyhow::Resul
             "{message}"
         );
 
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let cart = functions
             .image("shop", "cart", images::FUNCTION_V1, json!({}))
             .await?;
@@ -445,7 +445,7 @@ async fn told_of_older(region: &mut Region) -> anyhow::Result<()> {
         },
     )
     .await?;
-    let functions = Functions::of(&region.federation);
+    let functions = Functions::of(&region.federation)?;
     let cart = functions
         .image("shop", "cart", images::FUNCTION_V1, json!({}))
         .await?;
@@ -517,7 +517,7 @@ async fn with_the_api_server_or_the_global_plane_away_nothing_is_deleted() -> an
         region.leads(0).await?;
         region.pool("native", native(4)).await?;
         pool_has(region, "native", 4).await?;
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let cart = functions
             .image("shop", "cart", images::FUNCTION_V1, json!({}))
             .await?;

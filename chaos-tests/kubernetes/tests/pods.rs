@@ -74,7 +74,7 @@ async fn an_image_is_called_from_zero_goes_back_to_zero_and_is_upgraded_without_
 -> anyhow::Result<()> {
     scenario("image", "127.81", Needs::Nodes, async |region| {
         start(region).await?;
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 64, "idle_timeout": 2, "config": {"GREETING": "hello"}});
         let cart = functions
             .image("shop", "cart", images::FUNCTION_V1, fields)
@@ -207,7 +207,7 @@ async fn bundles_run_in_pods_that_wait_for_them() -> anyhow::Result<()> {
             .pool_says("native", "True", "Serving", POD_PATIENCE)
             .await?;
 
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let hello = functions
             .deploy("shop", "hello", &rust_bundle(region)?)
             .await?;
@@ -290,7 +290,7 @@ async fn strike_all(
 async fn what_is_killed_under_load_loses_at_most_what_it_was_doing() -> anyhow::Result<()> {
     scenario("kills", "127.83", Needs::Nodes, async |region| {
         start(region).await?;
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 64, "idle_timeout": 60});
         let cart = functions
             .image("shop", "cart", images::FUNCTION_V1, fields)
@@ -308,7 +308,7 @@ async fn what_is_killed_under_load_loses_at_most_what_it_was_doing() -> anyhow::
             .pool("native", pool("executable", images::NATIVE, 3, 64))
             .await?;
         let folder = rust_bundle(region)?;
-        let hello = Functions::of(&region.federation)
+        let hello = Functions::of(&region.federation)?
             .deploy("shop", "hello", &folder)
             .await?;
         strike_all(region, &hello, "hello-rust", &json!({"name": "Ada"}), 2_000).await
@@ -365,7 +365,7 @@ async fn strike(
 async fn a_gateway_started_again_takes_over_the_pods_there_are() -> anyhow::Result<()> {
     scenario("gateway", "127.84", Needs::Nodes, async |region| {
         start(region).await?;
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 64, "idle_timeout": 60});
         let cart = functions
             .image("shop", "cart", images::FUNCTION_V1, fields)
@@ -389,7 +389,7 @@ async fn a_gateway_started_again_takes_over_the_pods_there_are() -> anyhow::Resu
 async fn bad_images_are_named_while_the_rest_is_served() -> anyhow::Result<()> {
     scenario("bad", "127.85", Needs::Nodes, async |region| {
         start(region).await?;
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let small = |config: Value| json!({"memory": 64, "idle_timeout": 60, "timeout": 10, "config": config});
         let cart = functions.image("shop", "cart", images::FUNCTION_V1, small(json!({}))).await?;
         let missing = functions.image("shop", "missing", images::MISSING, small(json!({}))).await?;
@@ -438,7 +438,7 @@ async fn bad_images_are_named_while_the_rest_is_served() -> anyhow::Result<()> {
 async fn a_function_that_takes_too_much_memory_is_ended_and_named() -> anyhow::Result<()> {
     scenario("memory", "127.86", Needs::Nodes, async |region| {
         start(region).await?;
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 64, "idle_timeout": 60, "timeout": 20});
         let cart = functions
             .image("shop", "cart", images::FUNCTION_V1, fields)
@@ -468,7 +468,7 @@ async fn a_function_that_takes_too_much_memory_is_ended_and_named() -> anyhow::R
 async fn as_many_pods_run_as_a_function_may_have() -> anyhow::Result<()> {
     scenario("scaling", "127.87", Needs::Nodes, async |region| {
         start(region).await?;
-        let functions = Functions::of(&region.federation);
+        let functions = Functions::of(&region.federation)?;
         let scaling = json!({"tradewind.dev/scaling": {"min": 1, "max": 2}});
         let fields = json!({"memory": 64, "idle_timeout": 2, "annotations": scaling});
         let cart = functions

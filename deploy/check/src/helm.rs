@@ -16,18 +16,14 @@ impl Helm {
     /// there is neither: the caller should say so, since nothing is checked then.
     ///
     /// # Errors
-    /// If the one that `HELM` names does not run.
+    /// If it does not run.
     pub fn find() -> anyhow::Result<Option<Self>> {
-        if let Some(program) = std::env::var_os("HELM") {
-            let helm = Self {
-                program: program.into(),
-            };
-            helm.run(&["version"]).context("run the helm in HELM")?;
-            return Ok(Some(helm));
-        }
-        let home = std::env::var_os("HOME").unwrap_or_default();
-        let program = Path::new(&home).join(".cache/tradewind/tools/bin/helm");
-        Ok(program.exists().then_some(Self { program }))
+        let Some(program) = installed("helm", "HELM") else {
+            return Ok(None);
+        };
+        let helm = Self { program };
+        helm.run(&["version"]).context("run helm")?;
+        Ok(Some(helm))
     }
 
     /// # Errors
@@ -48,7 +44,11 @@ impl Helm {
         self.run(&[&fixed, arguments].concat())
     }
 
-    fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    /// Runs helm in the folder with the charts, and returns what it printed.
+    ///
+    /// # Errors
+    /// What helm says.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let Output {
             status,
             stdout,
@@ -62,6 +62,20 @@ impl Helm {
         ensure!(status.success(), "{stdout}{stderr}");
         Ok(stdout)
     }
+}
+
+/// The program that `variable` names, else the one of that name that `scripts/install-helm`
+/// installed, if it did.
+#[must_use]
+pub fn installed(name: &str, variable: &str) -> Option<PathBuf> {
+    if let Some(program) = std::env::var_os(variable) {
+        return Some(program.into());
+    }
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    let program = Path::new(&home)
+        .join(".cache/tradewind/tools/bin")
+        .join(name);
+    program.exists().then_some(program)
 }
 
 /// The folder with the charts.
