@@ -73,6 +73,9 @@ pub enum Kind {
     Nodes,
 }
 
+/// The kinds without which nothing is known of a region.
+pub const NEEDED: [Kind; 3] = [Kind::Functions, Kind::Pools, Kind::Pods];
+
 impl Kind {
     /// As roles name it.
     pub fn resource(self) -> &'static str {

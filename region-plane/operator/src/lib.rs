@@ -72,6 +72,9 @@ impl Operator {
         let status = Status {
             identity: settings.identity.clone(),
             waiting_for: Some("the start".to_owned()),
+            not_listed: cluster::NEEDED
+                .map(|kind| kind.resource().to_owned())
+                .into(),
             ..Status::default()
         };
         let (status, statuses) = watch::channel(status);

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use api_client::Client;
 use daemon::{HttpLimits, Shutdown};
 use region_plane_operator::config::Config;
-use region_plane_operator::{Handle, Operator, Source, http};
+use region_plane_operator::{Operator, Source, http};
 use region_plane_replica::{Replica, follow};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -50,8 +50,9 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     });
     tasks.spawn({
         let end = end.child_token();
-        let ready = handle.clone();
-        let router = http::router(handle).merge(daemon::operations(move || readiness(&ready)));
+        let ready = handle.watch();
+        let operations = daemon::operations(move || ready.borrow().readiness());
+        let router = http::router(handle).merge(operations);
         let limits = HttpLimits {
             grace: Duration::from_secs(1),
             ..HttpLimits::default()
@@ -93,13 +94,4 @@ fn open(config: &Config) -> anyhow::Result<Replica> {
         config.region(),
         config.zone(),
     )?)
-}
-
-/// One that waits for the lease is ready to take over.
-fn readiness(handle: &Handle) -> Result<(), String> {
-    let status = handle.status();
-    match status.waiting_for {
-        Some(what) if status.leading => Err(format!("waiting for {what}")),
-        _ => Ok(()),
-    }
 }

@@ -81,6 +81,8 @@ pub struct Status {
     pub fence: Option<u64>,
     /// Why nothing is decided, if so.
     pub waiting_for: Option<String>,
+    /// What has not been listed once since the start, and why if that is known.
+    pub not_listed: Vec<String>,
     pub functions: usize,
     pub pools: usize,
     pub pods: PodCounts,
@@ -109,6 +111,22 @@ pub struct ProblemStatus {
     pub function: String,
     pub reason: String,
     pub message: String,
+}
+
+impl Status {
+    /// Whether this operator could take over from another: it has listed what it needs, so it may
+    /// and can. An upgrade that takes away its rights or its way to the API server stops here, while
+    /// the others still work. Who waits for the lease is ready; and an API server that is away later
+    /// is no reason to replace anything, since what is known stands.
+    ///
+    /// # Errors
+    /// Says what it waits for.
+    pub fn readiness(&self) -> Result<(), String> {
+        match self.not_listed.as_slice() {
+            [] => Ok(()),
+            kinds => Err(format!("not listed yet: {}", kinds.join(", "))),
+        }
+    }
 }
 
 pub(crate) struct Reconciler {
@@ -915,7 +933,17 @@ impl Running {
         for (name, value) in gauges {
             metrics::gauge!(name).set(value);
         }
+        let not_listed = self.state.unlisted().map(|kind| {
+            let resource = kind.resource();
+            match self.state.broken.get(&kind) {
+                None => resource.to_owned(),
+                Some(Broken::Unknown) => format!("{resource} (the server does not know them)"),
+                Some(Broken::Forbidden) => format!("{resource} (the Role does not allow it)"),
+                Some(Broken::Failing) => format!("{resource} (the API server does not answer)"),
+            }
+        });
         let status = Status {
+            not_listed: not_listed.collect(),
             identity: self.settings.identity.clone(),
             leading: led.is_some(),
             fence: led.map(|led| led.fence),

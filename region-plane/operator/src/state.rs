@@ -11,7 +11,7 @@ use region_plane_resources::demand::Sizing;
 use region_plane_resources::{Function, FunctionSpec, WarmPool, WarmPoolSpec};
 
 use crate::cluster::{
-    Broken, Change, FunctionSeen, Kind, NodeSeen, PodSeen, PoolSeen, Seen, Seized, room,
+    Broken, Change, FunctionSeen, Kind, NEEDED, NodeSeen, PodSeen, PoolSeen, Seen, Seized, room,
 };
 use crate::plan::{
     self, Demands, Desired, Guard, MassDrop, Moment, Owner, Phase, Pod, Reason, Setbacks, Stated,
@@ -125,10 +125,17 @@ impl State {
     #[must_use]
     pub fn complete(&self) -> bool {
         // Without one of our kinds, what hangs on the other is served all the same.
-        [Kind::Pods, Kind::Functions, Kind::Pools]
+        NEEDED
             .iter()
             .all(|kind| self.listed.contains(kind) || self.undefined(*kind))
             && self.listed.contains(&Kind::Pods)
+    }
+
+    /// What has never been listed. Once nothing is left it stays so: what was known stands.
+    pub fn unlisted(&self) -> impl Iterator<Item = Kind> {
+        NEEDED
+            .into_iter()
+            .filter(|kind| !self.listed.contains(kind))
     }
 
     #[must_use]

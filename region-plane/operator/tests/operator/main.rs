@@ -6,5 +6,6 @@ mod functions;
 mod leading;
 mod plane;
 mod pods;
+mod readiness;
 mod refusals;
 mod region;
