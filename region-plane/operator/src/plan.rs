@@ -126,6 +126,9 @@ pub struct Rules {
     pub never_ready_after: Duration,
     /// A pod that no node has taken by then is a problem; before, it is a scheduler at work.
     pub unschedulable_after: Duration,
+    /// A pool in which no pod has waited for so long is too small for its calls. Before, it is a
+    /// burst, and its pods are on their way.
+    pub pool_empty_after: Duration,
 }
 
 impl Default for Rules {
@@ -134,6 +137,7 @@ impl Default for Rules {
             surplus_after: Duration::from_secs(10),
             never_ready_after: Duration::from_secs(60),
             unschedulable_after: Duration::from_secs(5),
+            pool_empty_after: Duration::from_secs(30),
         }
     }
 }
@@ -153,9 +157,21 @@ pub struct Observed<'a> {
     pub pods: &'a BTreeMap<String, Pod>,
     pub demands: &'a Demands,
     pub setbacks: &'a Setbacks,
+    /// As the last plan found pools.
+    pub fills: &'a BTreeMap<String, Fill>,
     /// No pod is surplus before this: whoever has it may not have told us yet. `None` while what
     /// should be is in doubt.
     pub surplus_from: Option<Moment>,
+}
+
+/// How full a pool is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fill {
+    pub size: u32,
+    /// Pods that run and that nobody has taken.
+    pub waiting: u32,
+    /// Since when none waits, if any should.
+    pub empty_since: Option<Moment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,6 +241,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// What gateways are told: what stands in the way of pods now, whatever conditions still say.
     pub problems: Vec<Problem>,
+    /// Every pool's, by its name.
+    pub fills: BTreeMap<String, Fill>,
     /// When time alone will have changed the plan.
     pub next_wakeup: Option<Moment>,
     /// More was wanted than the budget allowed.
@@ -670,7 +688,22 @@ impl<'a> Planner<'a> {
         for (_, pods) in dedicated {
             self.trim(pods, 0);
         }
+        self.fill(name, pool, &free);
         self.judge(owner, evidence, pool.generation, pool.stated.as_ref())
+    }
+
+    fn fill(&mut self, name: &str, pool: &Pool, free: &[Candidate<'_>]) {
+        let runs = |candidate: &&Candidate<'_>| candidate.pod.phase == Phase::Running;
+        let waiting = u32::try_from(free.iter().filter(runs).count()).unwrap_or(u32::MAX);
+        let before = self.observed.fills.get(name);
+        let before = before.and_then(|fill| fill.empty_since);
+        let fill = Fill {
+            size: pool.size,
+            waiting,
+            empty_since: (waiting == 0 && pool.size > 0)
+                .then(|| before.unwrap_or(self.observed.now)),
+        };
+        self.plan.fills.insert(name.to_owned(), fill);
     }
 
     /// Brings the pods of one template to a number, old ones replaced one by one: an old pod that
@@ -828,11 +861,13 @@ impl<'a> Planner<'a> {
                 message: trouble.message.clone(),
             });
         }
-        // Not a problem that gateways are told: only another start shows whether it is over.
-        if evidence.trouble.is_none()
-            && let Owner::Function(function) = &owner
-        {
-            evidence.trouble = self.start_failure(function);
+        // Not problems that gateways are told: only another start shows whether the first is over,
+        // and an empty pool serves whoever waits as its pods come.
+        if evidence.trouble.is_none() {
+            evidence.trouble = match &owner {
+                Owner::Function(function) => self.start_failure(function),
+                Owner::Pool(pool) => self.emptiness(pool),
+            };
         }
         if let Some(condition) = verdict::judge(evidence, generation, stated) {
             self.states.push(Action::State { owner, condition });
@@ -845,6 +880,22 @@ impl<'a> Planner<'a> {
         let current = &self.desired.functions.get(function)?.settings;
         let failure = self.failures.get(function)?;
         (failure.settings == *current).then(|| Trouble::start_failed(&failure.message))
+    }
+
+    fn emptiness(&mut self, pool: &str) -> Option<Trouble> {
+        let since = self.plan.fills.get(pool)?.empty_since?;
+        let pool = &self.desired.pools[pool];
+        let after = self.observed.rules.pool_empty_after;
+        let trouble = Trouble::pool_empty(after);
+        // Another leader may have waited for that long.
+        let stated = pool.stated.as_ref().is_some_and(|stated| {
+            stated.generation == pool.generation && stated.reason == trouble.reason.to_string()
+        });
+        if stated || since + after <= self.observed.now {
+            return Some(trouble);
+        }
+        self.wake_at(since + after);
+        None
     }
 
     fn finish(mut self) -> Plan {

@@ -6,7 +6,7 @@
 
 mod objects;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::cluster::{Broken, Change, Kind};
 use crate::lease::{ACCEPT_DELETIONS, Leadership};
 use crate::notes::Notes;
 use crate::plan::{
-    Action, Budget, Moment, Observed, Owner, Phase, Reason, Stated, Trouble, Why, plan,
+    Action, Budget, Fill, Moment, Observed, Owner, Phase, Reason, Stated, Trouble, Why, plan,
 };
 use crate::refusal::Refusal;
 use crate::settings::Settings;
@@ -86,6 +86,9 @@ pub struct Status {
     pub functions: usize,
     pub pools: usize,
     pub pods: PodCounts,
+    /// Of each pool, if this operator decides. In no object, where it would be a write for each pod
+    /// that is taken and each that is made.
+    pub pool_pods: BTreeMap<String, PoolPods>,
     pub gateways: usize,
     pub problems: Vec<ProblemStatus>,
     pub writes_in_flight: usize,
@@ -104,6 +107,12 @@ pub struct PodCounts {
     pub running: usize,
     pub ended: usize,
     pub deleting: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PoolPods {
+    pub waiting: u32,
+    pub wanted: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -192,6 +201,7 @@ struct Running {
     doomed: HashMap<String, Moment>,
     idle_secrets: HashMap<String, Moment>,
     problems: Vec<Problem>,
+    fills: BTreeMap<String, Fill>,
     pods_held: Option<String>,
     objects_held: Option<String>,
     plan_due: bool,
@@ -220,6 +230,7 @@ impl Running {
             doomed: HashMap::new(),
             idle_secrets: HashMap::new(),
             problems: Vec::new(),
+            fills: BTreeMap::new(),
             pods_held: None,
             objects_held: None,
             plan_due: true,
@@ -450,6 +461,8 @@ impl Running {
         if let (Some(led), None) = (led, &waiting_for) {
             self.write_objects(now, led.fence);
             self.write_plan(now, led);
+        } else {
+            self.fills.clear();
         }
         self.publish(now, led, waiting_for);
     }
@@ -496,6 +509,7 @@ impl Running {
                 pods: &self.state.pods,
                 demands: &self.state.demands,
                 setbacks: &self.state.setbacks,
+                fills: &self.fills,
                 surplus_from,
             },
             budget,
@@ -503,6 +517,7 @@ impl Running {
         metrics::histogram!("tradewind_operator_plan_seconds")
             .record(began.elapsed().as_secs_f64());
         self.problems = planned.problems;
+        self.fills = planned.fills;
         let unwritten: Vec<Problem> = self.unwritten().collect();
         self.problems.extend(unwritten);
         for action in planned.actions {
@@ -914,6 +929,13 @@ impl Running {
             ),
             ("tradewind_operator_pools", self.state.pools.len() as f64),
             (
+                "tradewind_operator_pools_empty",
+                self.fills
+                    .values()
+                    .filter(|fill| fill.empty_since.is_some())
+                    .count() as f64,
+            ),
+            (
                 "tradewind_operator_gateways",
                 self.state.demands.gateways(now) as f64,
             ),
@@ -942,8 +964,16 @@ impl Running {
                 Some(Broken::Failing) => format!("{resource} (the API server does not answer)"),
             }
         });
+        let pool_pods = self.fills.iter().map(|(name, fill)| {
+            let pods = PoolPods {
+                waiting: fill.waiting,
+                wanted: fill.size,
+            };
+            (name.clone(), pods)
+        });
         let status = Status {
             not_listed: not_listed.collect(),
+            pool_pods: pool_pods.collect(),
             identity: self.settings.identity.clone(),
             leading: led.is_some(),
             fence: led.map(|led| led.fence),

@@ -31,6 +31,11 @@ use serde::{Deserialize, Serialize};
         json_path = ".status.conditions[?(@.type=='Ready')].status"
     ),
     printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(
         name = "Image",
         type_ = "string",
         json_path = ".spec.image",
@@ -77,7 +82,10 @@ pub struct WarmPoolStatus {
     /// The `metadata.generation` this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// One of type `Ready`: `True` while as many pods wait as should.
+    /// One of type `Ready`: `False` while something keeps its pods from coming up, or none has
+    /// waited for half a minute. How many wait now is not here, where it would be a write for every
+    /// pod that is taken: ask for pods with the label `tradewind.dev/pool` and none that is
+    /// `tradewind.dev/function`, or the operator's `/v1/status`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }

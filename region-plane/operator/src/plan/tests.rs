@@ -24,6 +24,7 @@ struct Cluster {
     pods: BTreeMap<String, Pod>,
     demands: Demands,
     setbacks: Setbacks,
+    fills: BTreeMap<String, Fill>,
     surplus_from: Option<Moment>,
     named: usize,
     boot: u64,
@@ -99,6 +100,7 @@ impl Cluster {
             pods: BTreeMap::new(),
             demands: Demands::default(),
             setbacks: Setbacks::default(),
+            fills: BTreeMap::new(),
             surplus_from: Some(secs(0)),
             named: 0,
             boot: 1,
@@ -137,6 +139,7 @@ impl Cluster {
             pods: &self.pods,
             demands: &self.demands,
             setbacks: &self.setbacks,
+            fills: &self.fills,
             surplus_from: self.surplus_from,
         };
         plan(&self.desired, &observed, budget)
@@ -144,6 +147,7 @@ impl Cluster {
 
     /// Does all that the plan says.
     fn apply(&mut self, plan: &Plan) {
+        self.fills.clone_from(&plan.fills);
         for action in &plan.actions {
             self.apply_one(action);
         }
@@ -566,6 +570,83 @@ fn a_pool_is_refilled_by_what_was_taken_and_what_waits() {
     let plan = cluster.plan(PLENTY);
     assert_eq!(deleted(&plan).len(), 5, "used pods that nobody took over");
     assert_eq!(created(&plan), Vec::<&str>::new());
+}
+
+/// Takes every pod that waits in the pool, as calls of one function would.
+fn take_all(cluster: &mut Cluster) {
+    let pods = cluster.of("python");
+    let running = pods
+        .iter()
+        .filter(|pod| cluster.pods[*pod].phase == Phase::Running);
+    let claims: Vec<(String, &str)> = running.map(|pod| (pod.clone(), "fn-b")).collect();
+    let claims: Vec<(&str, &str)> = claims.iter().map(|(pod, to)| (pod.as_str(), *to)).collect();
+    cluster.demand(vec![wants_bundle("fn-b", 1, 128)], &claims, &[]);
+}
+
+fn stated(plan: &Plan) -> Vec<String> {
+    let states = plan.actions.iter().filter_map(|action| match action {
+        Action::State { owner, condition } => {
+            Some(format!("{} {}", owner.name(), condition.reason()))
+        }
+        _ => None,
+    });
+    states.collect()
+}
+
+#[test]
+fn a_pool_in_which_no_pod_waits_says_so_after_a_while_and_until_one_does() {
+    let mut cluster = Cluster::new(vec![], vec![("python", pool(2))]);
+    cluster.settle();
+    cluster.all_run();
+    let plan = cluster.plan(PLENTY);
+    let fill = |waiting, empty_since| Fill {
+        size: 2,
+        waiting,
+        empty_since,
+    };
+    assert_eq!(plan.fills["python"], fill(2, None));
+
+    // Its pods are taken as they come, sooner or later: that is what it is for.
+    for _ in 0..20 {
+        take_all(&mut cluster);
+        cluster.settle();
+        let plan = cluster.plan(PLENTY);
+        assert_eq!(plan.fills["python"], fill(0, Some(cluster.now)));
+        cluster.now += secs(29);
+        assert_eq!(stated(&cluster.plan(PLENTY)), [""; 0]);
+        cluster.all_run();
+        cluster.settle();
+    }
+
+    take_all(&mut cluster);
+    cluster.settle();
+    let since = cluster.now;
+    cluster.now += secs(29);
+    take_all(&mut cluster);
+    assert_eq!(cluster.plan(PLENTY).next_wakeup, Some(since + secs(30)));
+    cluster.now = since + secs(30);
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(stated(&plan), ["python PoolEmpty"]);
+    assert_eq!(plan.problems, [], "who waits is served as pods come");
+    cluster.apply(&plan);
+    // Another leader has not watched it so long, and believes the first.
+    cluster.fills.clear();
+    cluster.settle();
+
+    cluster.all_run();
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(stated(&plan), ["python Serving"]);
+    cluster.apply(&plan);
+    cluster.settle();
+}
+
+#[test]
+fn a_pool_that_is_to_have_no_pods_is_not_empty() {
+    let mut cluster = Cluster::new(vec![], vec![("python", pool(0))]);
+    cluster.settle();
+    cluster.now += secs(300);
+    let plan = cluster.plan(PLENTY);
+    assert_eq!((stated(&plan), plan.next_wakeup), (vec![], None));
 }
 
 #[test]
@@ -1054,6 +1135,7 @@ proptest! {
             world.happen(&happening);
             let plan = world.cluster.plan(budget);
             world.check(&plan, budget);
+            world.cluster.fills = plan.fills;
             // Some writes get nowhere, and they are done in any order.
             let mut actions = plan.actions;
             let turn = order.min(actions.len());

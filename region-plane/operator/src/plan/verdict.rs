@@ -14,6 +14,7 @@ pub enum Reason {
     OutOfMemory,
     PodLost,
     NoWarmPool,
+    PoolEmpty,
     StartFailed,
     QuotaExceeded,
     Forbidden,
@@ -51,6 +52,16 @@ impl Trouble {
         Self {
             reason: Reason::StartFailed,
             message: format!("{message}; its pod's log may say why, then deploy it anew"),
+        }
+    }
+
+    pub(super) fn pool_empty(after: Duration) -> Self {
+        Self {
+            reason: Reason::PoolEmpty,
+            message: format!(
+                "no pod of it has waited for {} s, so every bundle waits for one to start; raise its size, or see what takes its pods so long",
+                after.as_secs()
+            ),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chaos_tests_kube_api::cluster::Ending;
+use chaos_tests_kube_api::cluster::{Ending, Fate};
 use chaos_tests_kube_api::{Calls, Effect, Verb};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -61,6 +61,65 @@ async fn a_pool_is_refilled_and_what_was_taken_is_labelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn how_full_a_pool_is_is_written_only_when_it_stays_empty() {
+    let mut region = Region::start().await;
+    region.settings.rules.pool_empty_after = Duration::from_secs(2);
+    region.settings.rules.never_ready_after = Duration::from_secs(60);
+    let operator = region.operate().await;
+    region.pool("python", 2).await;
+    let mut taken: Vec<String> = Vec::new();
+    let waiting = async |taken: &[String], want: u32| {
+        eventually(&format!("{want} pods wait"), async || {
+            let claims: Vec<_> = taken.iter().map(|pod| (pod.as_str(), "fn-b")).collect();
+            let wants = wants_bundle("fn-b", claims.len().try_into().unwrap());
+            operator.demand(vec![wants], &claims, &[]).await;
+            let pods = operator.handle.status().pool_pods;
+            let pods = pods.get("python").filter(|pods| pods.wanted == 2)?;
+            (pods.waiting == want).then_some(())
+        })
+        .await;
+    };
+    let free = async |taken: &[String]| {
+        let mut running = region.running().await;
+        running.retain(|pod| !taken.contains(pod));
+        running
+    };
+    for _ in 0..5 {
+        waiting(&taken, 2).await;
+        let pods = free(&taken).await;
+        taken.extend(pods.into_iter().take(1));
+        eventually("another is made", async || {
+            waiting(&taken, 2).await;
+            (region.running().await.len() == taken.len() + 2).then_some(())
+        })
+        .await;
+    }
+    let states = || {
+        let states = Calls::writes().user(OPERATOR);
+        let states = states.resource("warmpools.tradewind.dev/status");
+        region.api.counts().of(&states).requests
+    };
+    assert_eq!(states(), 1, "that nothing stands in its way, and no more");
+
+    region.cluster.set_fate(|_| Fate::NeverStarts);
+    taken.extend(free(&taken).await);
+    let until_reason = async |want: &str| {
+        eventually(want, async || {
+            waiting(&taken, if want == "PoolEmpty" { 0 } else { 2 }).await;
+            let status = region.pools().get("python").await.unwrap().status?;
+            let ready = status.conditions.into_iter().next()?;
+            (ready.reason == want).then_some(ready.message)
+        })
+        .await
+    };
+    let message = until_reason("PoolEmpty").await;
+    assert!(message.contains("raise its size"), "{message}");
+    region.cluster.set_fate(|_| Fate::Runs);
+    until_reason("Serving").await;
+    assert_eq!(states(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_ends_is_replaced_and_a_second_time_told() {
     let mut region = Region::start().await;
     let _operator = region.operate().await;
@@ -85,9 +144,14 @@ async fn a_container_that_ends_is_replaced_and_a_second_time_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_pod_is_resized_where_only_its_memory_differs() {
     let mut region = Region::start().await;
-    let _operator = region.operate().await;
+    let operator = region.operate().await;
     region.function("fn-a", |spec| spec.scaling.min = 1).await;
     let before = region.until_running(1).await;
+    // One that is not seen to run yet is replaced.
+    eventually("the operator sees it run", async || {
+        (operator.handle.status().pods.running == 1).then_some(())
+    })
+    .await;
     let patch = json!({ "spec": { "memoryMb": 256, "settings": settings(2) } });
     region
         .functions()

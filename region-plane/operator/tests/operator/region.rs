@@ -64,6 +64,7 @@ impl Region {
                     surplus_after: Duration::from_millis(300),
                     never_ready_after: Duration::from_millis(500),
                     unschedulable_after: Duration::from_millis(100),
+                    pool_empty_after: Duration::from_millis(300),
                 },
                 ..Settings::default()
             },
