@@ -8,6 +8,7 @@
 //! Verdicts made here are `Healthy`, `Down` and `Draining`. Time is milliseconds of any clock that
 //! does not go back.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use api_types::{Load, Region, RegionName, Revision, Sizing, Timestamp, Verdict};
@@ -86,10 +87,13 @@ impl Monitor {
 
     /// Takes a report of a registered region. Whether it was news: one that a newer report has
     /// overtaken, or that is a copy, is dropped.
+    ///
+    /// Of two processes of a region the one that started last speaks, and the other once that one
+    /// has missed a report: while a gateway is replaced both run, and which is the younger only
+    /// their clocks say.
     pub fn report(&mut self, region: &RegionName, now_ms: u64, facts: Facts) -> bool {
-        let order = |facts: &Facts| (facts.started_at, facts.sequence);
         let track = self.tracks.get(region);
-        if track.is_some_and(|track| order(&facts) <= order(&track.heard.facts)) {
+        if track.is_some_and(|track| !self.is_news(track, now_ms, &facts)) {
             return false;
         }
         // Nobody was heard for longer than regions stay silent: whatever that was, each must have
@@ -112,6 +116,15 @@ impl Monitor {
         self.tracks
             .insert(region.clone(), Track { heard, in_a_row });
         true
+    }
+
+    fn is_news(&self, track: &Track, now_ms: u64, facts: &Facts) -> bool {
+        let last = &track.heard.facts;
+        match facts.started_at.cmp(&last.started_at) {
+            Ordering::Greater => true,
+            Ordering::Equal => facts.sequence > last.sequence,
+            Ordering::Less => now_ms.saturating_sub(track.heard.at_ms) > self.lease_ms / 2,
+        }
     }
 
     /// The verdicts that should change, of all registered regions, by name.

@@ -239,6 +239,35 @@ fn reports_that_were_overtaken_are_dropped() {
     assert_eq!(monitor.heard().count(), 0, "it is no longer registered");
 }
 
+#[test]
+fn an_older_process_is_heard_once_the_younger_has_fallen_silent() {
+    let fra = region("fra", Healthy);
+    let iad = region("iad", Healthy);
+    let mut monitor = Monitor::new(0, LEASE);
+    let mut proposed = Vec::new();
+    let mut heard_of_older = 0;
+    for second in 1..30 {
+        let now = second * 1000;
+        let started = |at| Facts {
+            started_at: Timestamp(at),
+            ..facts(second, false)
+        };
+        // Its successor comes, and dies four seconds later.
+        heard_of_older += u32::from(monitor.report(&fra.name, now, started(5)));
+        if (8..12).contains(&second) {
+            assert!(monitor.report(&fra.name, now, started(9)));
+        }
+        monitor.report(&iad.name, now, started(5));
+        proposed.extend(monitor.evaluate(now + 500, [&fra, &iad]));
+    }
+    assert_eq!(proposed, [], "no lease lapsed");
+    assert_eq!(
+        heard_of_older,
+        29 - 4,
+        "all but those beside the younger one's"
+    );
+}
+
 proptest! {
     /// Whenever and in whatever order reports stop for good, steering is as it was.
     #[test]
