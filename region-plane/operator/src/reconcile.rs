@@ -4,6 +4,7 @@
 //! It runs when it is nudged and when time has changed something, asks [`crate::plan`] what to
 //! write, and sends that. It waits for no write.
 
+mod doubt;
 mod objects;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,6 +36,7 @@ use crate::state::{State, asked_for};
 use crate::template::{Made, image_pod, pool_pod};
 use crate::write::{Answer, Done, Sort, Write, Writer};
 use crate::writer::{Wanted, Written, written};
+use doubt::{Doubt, Held};
 
 /// Requests that may be under way at once: more than the rates need while the server is well, and
 /// few enough not to be a burst when it is not.
@@ -202,8 +204,8 @@ struct Running {
     idle_secrets: HashMap<String, Moment>,
     problems: Vec<Problem>,
     fills: BTreeMap<String, Fill>,
-    pods_held: Option<String>,
-    objects_held: Option<String>,
+    pods_held: Doubt,
+    objects_held: Doubt,
     plan_due: bool,
     objects_due: bool,
     /// When objects are to be looked at though nothing is new.
@@ -231,8 +233,8 @@ impl Running {
             idle_secrets: HashMap::new(),
             problems: Vec::new(),
             fills: BTreeMap::new(),
-            pods_held: None,
-            objects_held: None,
+            pods_held: Doubt::default(),
+            objects_held: Doubt::default(),
             plan_due: true,
             objects_due: true,
             objects_at: None,
@@ -486,12 +488,14 @@ impl Running {
             }
         }
         let plausible = self.state.plausible(now < self.accepted_until);
-        self.pods_held = plausible.err().map(|drop| {
-            format!(
+        let held = plausible.err().map(|drop| Held {
+            count: drop.gone,
+            message: format!(
                 "of the functions and pools in the cluster {drop}; no pod is deleted until they are back or the lease is annotated {ACCEPT_DELETIONS}=true"
-            )
+            ),
         });
-        self.tell_held(self.pods_held.clone());
+        let told = self.pods_held.look(held);
+        self.tell_held(told);
         let surplus_from = (plausible.is_ok() && !self.state.doubtful())
             .then(|| led.since + self.settings.settle_for);
         let slots = self.slots();
@@ -910,14 +914,8 @@ impl Running {
         ] {
             metrics::gauge!("tradewind_operator_pods", "phase" => phase).set(count as f64);
         }
-        let held = self.pods_held.clone().or(self.objects_held.clone());
-        match (&self.status.borrow().deletions_held, &held) {
-            (before, Some(message)) if before.as_ref() != Some(message) => {
-                error!(message, "a mass deletion is held");
-            }
-            (Some(_), None) => info!("no mass deletion is held any more"),
-            _ => {}
-        }
+        let held = [self.pods_held.held(), self.objects_held.held()];
+        let held_count: usize = held.iter().flatten().map(|held| held.count).sum();
         let gauges = [
             (
                 "tradewind_operator_leading",
@@ -944,10 +942,7 @@ impl Running {
                 "tradewind_operator_functions_skipped",
                 self.written.skipped.len() as f64,
             ),
-            (
-                "tradewind_operator_deletions_held",
-                f64::from(u8::from(held.is_some())),
-            ),
+            ("tradewind_operator_deletions_held", held_count as f64),
             ("tradewind_operator_creates_per_sec", self.creates.rate()),
             ("tradewind_operator_deletes_per_sec", self.deletes.rate()),
             ("tradewind_operator_writes_per_sec", self.others.rate()),
@@ -995,7 +990,11 @@ impl Running {
             creates_per_sec: self.creates.rate(),
             deletes_per_sec: self.deletes.rate(),
             writes_per_sec: self.others.rate(),
-            deletions_held: held,
+            deletions_held: held
+                .into_iter()
+                .flatten()
+                .next()
+                .map(|held| held.message.clone()),
             revision: self.written.known.then_some(self.written.revision),
         };
         self.status.send_replace(status);

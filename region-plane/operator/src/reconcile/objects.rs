@@ -9,6 +9,7 @@ use kube::Resource as _;
 use region_plane_resources::Function;
 use tracing::{info, warn};
 
+use super::doubt::Held;
 use super::{Rest, Running, Source, TRIED_AGAIN_AFTER};
 use crate::cluster::{Kind, read};
 use crate::lease::ACCEPT_DELETIONS;
@@ -191,12 +192,14 @@ impl Running {
         self.doomed.retain(|name, _| doomed.contains_key(name));
         let news = doomed.len() - self.doomed.len();
         let mass = news > 10 && news > managed / 2 && now >= self.accepted_until;
-        self.objects_held = mass.then(|| {
-            format!(
+        let held = mass.then(|| Held {
+            count: news,
+            message: format!(
                 "{news} of {managed} Function objects are to be deleted at once; they are kept until the lease is annotated {ACCEPT_DELETIONS}=true"
-            )
+            ),
         });
-        self.tell_held(self.objects_held.clone());
+        let told = self.objects_held.look(held);
+        self.tell_held(told);
         if !mass {
             for name in doomed.keys() {
                 self.doomed.entry(name.clone()).or_insert(now);

@@ -208,9 +208,13 @@ async fn a_mass_deletion_waits_for_a_person() {
     let placed = placed().await;
     let region = &placed.region;
     placed.plane.put_app(app("A"));
+    placed.plane.put_app(app("B"));
     let ids: Vec<String> = (0..24).map(|n| format!("F{n:02}")).collect();
-    for id in &ids {
-        placed.plane.put_fn(function(id, "A"));
+    let (of_a, of_b) = ids.split_at(20);
+    for (ids, app) in [(of_a, "A"), (of_b, "B")] {
+        for id in ids {
+            placed.plane.put_fn(function(id, app));
+        }
     }
     eventually("all are there", async || {
         (placed.names().await.len() == 24).then_some(())
@@ -223,6 +227,23 @@ async fn a_mass_deletion_waits_for_a_person() {
     ));
     placed.plane.put_app(elsewhere);
     region.until_event("MassDeletionHeld").await;
+    // That more are held is known, and no news.
+    let held = async |count: usize| {
+        eventually(&format!("{count} are held"), async || {
+            let held = placed.operator.handle.status().deletions_held?;
+            held.starts_with(&format!("{count} of 24")).then_some(())
+        })
+        .await;
+    };
+    held(20).await;
+    for (before, id) in of_b.iter().enumerate() {
+        placed.plane.delete_fn(id);
+        held(21 + before).await;
+    }
+    let events = Calls::writes()
+        .user(OPERATOR)
+        .resource("events.events.k8s.io");
+    assert_eq!(region.api.counts().of(&events).requests, 1);
     assert_eq!(placed.names().await.len(), 24);
     let leases = Api::<Lease>::default_namespaced(region.client.clone());
     let patch = json!({ "metadata": { "annotations": { ACCEPT_DELETIONS: "true" } } });
