@@ -52,7 +52,7 @@ pub fn refusal(error: &kube::Error, verb: &str, resource: &str) -> Refusal {
     let said = &status.message;
     let refused = |reason, message| Refusal::Refused(Trouble { reason, message });
     match status.code {
-        404 if said.contains("namespace") => refused(
+        404 if said.starts_with("namespaces \"") => refused(
             Reason::ApiRefused,
             format!("{said}; create the namespace, or correct the operator's `namespace`"),
         ),
@@ -180,5 +180,8 @@ mod tests {
             let error = kube::Error::Api(Status::failure("x", "").with_code(code).boxed());
             assert_eq!(refusal(&error, "create", "pods"), want, "{code}");
         }
+        let gone = Status::failure("pods \"namespaces-b7k2qd\" not found", "").with_code(404);
+        let error = kube::Error::Api(gone.boxed());
+        assert_eq!(refusal(&error, "delete", "pods"), Refusal::Gone);
     }
 }
