@@ -429,6 +429,7 @@ fn regions_differ_only_in_what_differs() {
         "/region/ipv4",
         "/region/ipv6",
         "/gateway/admin/address",
+        "/gateway/admin/service/annotations/service.beta.kubernetes.io~1aws-load-balancer-private-ipv4-addresses",
     ];
     let mut alike = Vec::new();
     let mut differing = Vec::new();
