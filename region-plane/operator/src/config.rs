@@ -9,8 +9,11 @@ use api_client::Client;
 use api_types::{Location, Region, RegionName, Revision, Timestamp, Verdict};
 use serde::Deserialize;
 
+use self::toleration::Toleration;
 use crate::plan::Rules;
 use crate::settings::{PodSettings, Settings};
+
+mod toleration;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +56,10 @@ pub struct Config {
     topology_spread: bool,
     #[serde(default)]
     node_selector: BTreeMap<String, String>,
+    #[serde(default)]
+    tolerations: Vec<Toleration>,
+    #[serde(default)]
+    runtime_class: String,
     #[serde(default = "default_function_cpu_millis")]
     function_cpu_millis: u32,
     #[serde(default = "default_runner_cpu_millis")]
@@ -194,6 +201,8 @@ impl Config {
                 priority_class: self.priority_class.clone(),
                 topology_spread: self.topology_spread,
                 node_selector: self.node_selector.clone(),
+                tolerations: self.tolerations.iter().cloned().map(Into::into).collect(),
+                runtime_class: self.runtime_class.clone(),
                 function_cpu_millis: self.function_cpu_millis,
                 runner_cpu_millis: self.runner_cpu_millis,
                 runner_memory_mb: self.runner_memory_mb,
@@ -234,6 +243,8 @@ image_pull_secrets = []
 priority_class = "tradewind-function"    # of pods; default none
 topology_spread = true                   # over zones and nodes
 node_selector = {}
+tolerations = [{ key = "functions", operator = "Exists", effect = "NoSchedule" }]
+runtime_class = "gvisor"                 # of pods; default the nodes'
 function_cpu_millis = 100                # an image's container asks for, in thousandths of a core
 runner_cpu_millis = 10
 runner_memory_mb = 16                    # reserved for it, and
@@ -305,6 +316,22 @@ termination_grace_secs = 5               # for a pod's call under way
                 self.image_pull_policy
             ),
         );
+        check(
+            self.runtime_class.is_empty()
+                || self
+                    .runtime_class
+                    .split('.')
+                    .all(api_types::dns_label::is_label),
+            format!(
+                "`runtime_class` {:?} is no name of an object: lower-case letters, digits, hyphens and dots",
+                self.runtime_class
+            ),
+        );
+        for (index, toleration) in self.tolerations.iter().enumerate() {
+            if let Some(problem) = toleration.problem() {
+                check(false, format!("`tolerations[{index}]`: {problem}"));
+            }
+        }
         check(
             self.lease_ttl_ms.is_multiple_of(1_000),
             format!(
@@ -416,6 +443,31 @@ mod tests {
                 "zone =",
                 "image_pull_policy = \"Often\"\nzone =",
                 "IfNotPresent",
+            ),
+            (
+                "zone =",
+                "runtime_class = \"g visor\"\nzone =",
+                "runtime_class",
+            ),
+            (
+                "zone =",
+                "tolerations = [{ operator = \"Exists\" }, { value = \"x\" }]\nzone =",
+                "`tolerations[1]`: one without a key",
+            ),
+            (
+                "zone =",
+                "tolerations = [{ key = \"a\", operator = \"Exists\", value = \"x\" }]\nzone =",
+                "has no value",
+            ),
+            (
+                "zone =",
+                "tolerations = [{ key = \"a\", toleration_seconds = 1 }]\nzone =",
+                "NoExecute",
+            ),
+            (
+                "zone =",
+                "tolerations = [{ key = \"a\", effect = \"Never\" }]\nzone =",
+                "Never",
             ),
             ("zone =", "zonk = 1\nzone =", "zonk"),
         ] {

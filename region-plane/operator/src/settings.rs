@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Toleration;
+
 use crate::plan::Rules;
 
 #[derive(Debug, Clone)]
@@ -38,6 +40,10 @@ pub struct PodSettings {
     /// Spread over zones and nodes.
     pub topology_spread: bool,
     pub node_selector: BTreeMap<String, String>,
+    /// Beside those that a pod needs to leave a lost node.
+    pub tolerations: Vec<Toleration>,
+    /// The nodes' own if empty.
+    pub runtime_class: String,
     /// Thousandths of a core that an image function's container asks for.
     pub function_cpu_millis: u32,
     pub runner_cpu_millis: u32,
@@ -74,6 +80,8 @@ impl Default for PodSettings {
             priority_class: String::new(),
             topology_spread: true,
             node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            runtime_class: String::new(),
             function_cpu_millis: 100,
             runner_cpu_millis: 10,
             runner_memory_mb: 16,

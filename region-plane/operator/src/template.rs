@@ -276,11 +276,11 @@ fn body(
                     .map(spread)
                     .to_vec()
             }),
-            tolerations: Some(
-                ["not-ready", "unreachable"]
-                    .map(leaves_after_a_while)
-                    .to_vec(),
-            ),
+            runtime_class_name: some(&settings.runtime_class),
+            tolerations: Some({
+                let leaving = ["not-ready", "unreachable"].map(leaves_after_a_while);
+                [&leaving, settings.tolerations.as_slice()].concat()
+            }),
             ..PodSpec::default()
         }),
         status: None,

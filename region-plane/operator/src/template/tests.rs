@@ -116,11 +116,43 @@ fn a_template_stands_for_all_but_resources_and_settings() {
         template(&|function| function.spec.fn_name = "other".to_owned()),
         before
     );
-    let other = PodSettings {
-        runner_image: "runner:2".to_owned(),
+    let of_a_pool = pool_template(&pool(), &settings());
+    let changes: [&dyn Fn(&mut PodSettings); 3] = [
+        &|settings| settings.runner_image = "runner:2".to_owned(),
+        &|settings| settings.runtime_class = "gvisor".to_owned(),
+        &|settings| settings.tolerations.push(Toleration::default()),
+    ];
+    for change in changes {
+        let mut settings = settings();
+        change(&mut settings);
+        assert_ne!(image_template(&function(), &settings).unwrap(), before);
+        assert_ne!(pool_template(&pool(), &settings), of_a_pool);
+    }
+}
+
+#[test]
+fn a_pod_goes_where_functions_may_run() {
+    let tolerated = Toleration {
+        key: Some("functions".to_owned()),
+        operator: Some("Exists".to_owned()),
+        ..Toleration::default()
+    };
+    let settings = PodSettings {
+        tolerations: vec![tolerated.clone()],
+        runtime_class: "gvisor".to_owned(),
         ..settings()
     };
-    assert_ne!(image_template(&function(), &other).unwrap(), before);
+    let pods = [
+        image_pod(&function(), &settings, &made(None, 256)).unwrap(),
+        pool_pod(&pool(), &settings, &made(None, 128)),
+    ];
+    for pod in pods {
+        let spec = pod.spec.unwrap();
+        assert_eq!(spec.runtime_class_name.as_deref(), Some("gvisor"));
+        let tolerations = spec.tolerations.unwrap();
+        assert_eq!(tolerations.len(), 3, "and leaves a lost node as before");
+        assert_eq!(tolerations[2], tolerated);
+    }
 }
 
 #[test]
