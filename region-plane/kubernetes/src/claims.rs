@@ -127,6 +127,8 @@ pub struct Claims {
     /// Pods that starts have, by node.
     taken_on: BTreeMap<String, usize>,
     finished: BTreeSet<String>,
+    /// Another gateway is taking this one's place.
+    handing_over: bool,
 }
 
 #[derive(Debug)]
@@ -212,7 +214,14 @@ impl Claims {
             waiting: BTreeMap::new(),
             taken_on: BTreeMap::new(),
             finished: BTreeSet::new(),
+            handing_over: false,
         }
+    }
+
+    /// From now on the pods that starts have are wanted by the next gateway, which asks for as many
+    /// itself: wanted by both they would be made twice. Nor is any that is let go finished.
+    pub fn hand_over(&mut self) {
+        self.handing_over = true;
     }
 
     /// These are all pods there are.
@@ -239,13 +248,22 @@ impl Claims {
         for pod in pods {
             self.see(pod, &mut effects);
         }
+        // Only now, so that nobody takes an empty pod while a hot one comes later in the list.
+        let waiting: BTreeSet<StartId> = self.waiting.values().flatten().copied().collect();
+        for id in waiting {
+            if let Some(name) = self.best(&self.starts[&id].wanted) {
+                effects.offers.push(self.take(id, &name));
+            }
+        }
         effects
     }
 
     /// A pod is new or changed.
     pub fn pod_seen(&mut self, pod: Pod) -> Effects {
         let mut effects = Effects::default();
+        let name = pod.name.clone();
         self.see(pod, &mut effects);
+        self.offer(&name, &mut effects);
         effects
     }
 
@@ -304,7 +322,7 @@ impl Claims {
         self.wait_no_longer(id);
         self.starts.remove(&id);
         if let Some(name) = name {
-            if fate == Fate::Finished {
+            if fate == Fate::Finished && !self.handing_over {
                 self.finish(&name);
             }
             self.forget_if_unlisted(&name);
@@ -372,7 +390,9 @@ impl Claims {
                     wanted: 0,
                     code: start.wanted.code.clone(),
                 });
-                demand.wanted = demand.wanted.saturating_add(1);
+                let is_the_next_ones = self.handing_over && matches!(start.at, At::Held(_));
+                let wanted = u32::from(!is_the_next_ones);
+                demand.wanted = demand.wanted.saturating_add(wanted);
             }
         }
         let finished = self.finished.iter().cloned().collect();
@@ -436,7 +456,6 @@ impl Claims {
         if let (Some(loss), Some(holder)) = (loss, self.pods[&name].taken_by) {
             self.bereave(holder, loss, effects);
         }
-        self.offer(&name, effects);
     }
 
     fn forget(&mut self, name: &str, effects: &mut Effects) {

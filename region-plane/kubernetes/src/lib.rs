@@ -368,8 +368,8 @@ impl KubernetesHandle {
         self.seats.pods_known().await;
     }
 
-    /// From now on pods that are let go are left to the next gateway, which finds them hot. For a
-    /// gateway that is replaced, before it is drained.
+    /// From now on the pods there are count as the next gateway's, and those that are let go are
+    /// left to it, hot. For a gateway that is replaced, before its clients turn to the next.
     pub fn hand_over(&self) {
         self.seats.hand_over();
     }

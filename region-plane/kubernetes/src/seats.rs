@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,7 +43,6 @@ pub struct Seats {
     pub demand_changed: Notify,
     rest_changed: Notify,
     pods_known: watch::Sender<bool>,
-    handing_over: AtomicBool,
     releases: TaskTracker,
     runtime: tokio::runtime::Handle,
 }
@@ -103,7 +101,6 @@ impl Seats {
             demand_changed: Notify::new(),
             rest_changed: Notify::new(),
             pods_known: watch::Sender::new(false),
-            handing_over: AtomicBool::new(false),
             releases: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
         }
@@ -204,7 +201,8 @@ impl Seats {
     }
 
     pub fn hand_over(&self) {
-        self.handing_over.store(true, Ordering::Relaxed);
+        self.state().claims.hand_over();
+        self.demand_changed.notify_one();
     }
 
     /// Returns once every pod that was let go is given back. The others count as lost.
@@ -348,11 +346,7 @@ impl Seat {
             }
             Holding::Claim(runner, claim, after) => {
                 self.release(runner, claim, after, self.released.clone());
-                if self.seats.handing_over.load(Ordering::Relaxed) {
-                    Fate::Reusable
-                } else {
-                    Fate::Finished
-                }
+                Fate::Finished
             }
         };
         let mut state = self.seats.state();

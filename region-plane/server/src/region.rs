@@ -185,12 +185,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     if unasked.is_none() {
         // Still accepting: those who have our address hold it for a while yet.
         stopping.cancel();
-        tokio::time::sleep(config.drain_pause()).await;
-        gateway_end.cancel();
-        while serving.join_next().await.is_some() {}
         if let Some(pods) = &pods {
             pods.hand_over();
         }
+        tokio::time::sleep(config.drain_pause()).await;
+        gateway_end.cancel();
+        while serving.join_next().await.is_some() {}
         engine.drain().await;
     }
     gateway_end.cancel();

@@ -372,6 +372,45 @@ fn a_finished_pod_is_offered_to_nobody_and_a_reusable_one_to_the_next() {
 }
 
 #[test]
+fn starts_that_waited_for_the_list_take_the_best_of_all_of_it() {
+    let mut claims = Claims::new("g");
+    for start in 1..=3 {
+        claims.started(StartId(start), bundle("f", 1, 64));
+    }
+    let effects = claims.pods_listed(vec![
+        pool_pod("a", 64, None),
+        pool_pod("b", 64, Some("f")),
+        pool_pod("c", 64, None),
+        pool_pod("d", 64, Some("f")),
+    ]);
+    let mut hot: Vec<_> = offered(&effects).into_iter().take(2).collect();
+    hot.sort_by_key(|(_, pod)| *pod);
+    assert_eq!(
+        hot.iter().map(|(_, pod)| *pod).collect::<Vec<_>>(),
+        ["b", "d"]
+    );
+    assert_eq!(effects.offers.len(), 3, "the last gets an empty one");
+}
+
+#[test]
+fn what_is_handed_over_is_held_but_wanted_by_the_next_gateway_alone() {
+    let mut claims = with(vec![image_pod("a", "f", 1), image_pod("b", "f", 1)]);
+    for start in 1..=3 {
+        claims.started(StartId(start), image("f", 1));
+    }
+    claims.claimed(StartId(1));
+    claims.claimed(StartId(2));
+    claims.hand_over();
+    let (functions, held, _) = claims.demand();
+    assert_eq!(functions[0].wanted, 1, "for the start that waits");
+    assert_eq!(held.len(), 2);
+    claims.ended(StartId(3), Fate::Finished);
+    claims.ended(StartId(1), Fate::Finished);
+    let (functions, held, finished) = claims.demand();
+    assert_eq!((functions[0].wanted, held.len(), finished.len()), (0, 1, 0));
+}
+
+#[test]
 fn only_starts_the_operator_knew_of_are_hopeless() {
     let mut claims = with(vec![image_pod("a", "f", 1)]);
     for start in 1..=4 {
