@@ -14,15 +14,15 @@ use region_plane_runtime::{
 };
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::launch::{self, Program};
 use crate::log::Log;
-use crate::pod::{CallEnd, NotClaimed, Pod, Reason};
-use crate::protocol::{CallFailure, Kind, Phase};
+use crate::pod::{CallEnd, NotClaimed, Pod, Reason, Refused, ToLaunch};
+use crate::protocol::{CallFailure, Claimed, Holder, Kind, Phase};
 use crate::settings::Settings;
 
 /// Where a function may write, in every pod: its container's root is read-only.
@@ -39,6 +39,8 @@ pub struct Instance {
     seen: watch::Sender<Seen>,
     /// The time at which the claim expires may have changed.
     lease: Notify,
+    /// What went on in the pod has ended.
+    unoccupied: Notify,
     connection: OnceLock<Connection>,
     log: Arc<Log>,
     output: Output,
@@ -115,6 +117,7 @@ impl Instance {
             pod: Mutex::new(pod),
             seen,
             lease: Notify::new(),
+            unoccupied: Notify::new(),
             connection: OnceLock::new(),
             output: Output::new({
                 let log = Arc::clone(&log);
@@ -176,7 +179,11 @@ impl Instance {
     /// Looks at the pod or changes it, at the time given.
     pub fn pod<R>(&self, act: impl FnOnce(&mut Pod, Duration) -> R) -> R {
         let mut pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_occupied = pod.is_occupied();
         let result = act(&mut pod, self.began.elapsed());
+        if was_occupied && !pod.is_occupied() {
+            self.unoccupied.notify_waiters();
+        }
         let now = seen(&pod);
         self.seen.send_if_modified(|before| {
             let changed = *before != now;
@@ -190,6 +197,39 @@ impl Instance {
         drop(pod);
         self.lease.notify_one();
         result
+    }
+
+    /// Makes a claim as [`Pod::claim`] does, and waits until `deadline` for what goes on there.
+    ///
+    /// # Errors
+    /// If it cannot have the pod.
+    pub async fn claim(
+        &self,
+        holder: &Holder,
+        to_launch: Option<&ToLaunch>,
+        deadline: Instant,
+    ) -> Result<Claimed, Refused> {
+        loop {
+            let mut unoccupied = std::pin::pin!(self.unoccupied.notified());
+            unoccupied.as_mut().enable();
+            let (before, claimed) = self.pod(|pod, now| {
+                let before = pod.holder().cloned();
+                (before, pod.claim(holder, to_launch.cloned(), now))
+            });
+            if let Some(before) = before
+                && before.gateway == holder.gateway
+                && before.boot < holder.boot
+            {
+                let (claim, gateway) = (before.claim, before.gateway);
+                info!(
+                    claim,
+                    gateway, "a claim was dropped, its gateway has been started again"
+                );
+            }
+            if claimed != Err(Refused::Busy) || timeout_at(deadline, unoccupied).await.is_err() {
+                return claimed;
+            }
+        }
     }
 
     /// Keeps the claim until what is returned is dropped.

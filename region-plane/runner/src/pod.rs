@@ -213,6 +213,12 @@ impl Pod {
         (self.phase, self.reason.as_ref())
     }
 
+    /// Whether something goes on that was begun under a claim, be that dropped since.
+    #[must_use]
+    pub fn is_occupied(&self) -> bool {
+        self.call.is_some() || self.bundle_comes
+    }
+
     /// Makes a claim, or finds it made. The claim of an earlier boot of the same gateway is dropped,
     /// also if this one cannot have the pod: whoever made it is dead.
     ///
@@ -258,7 +264,7 @@ impl Pod {
         }
         // Two bundles would be unpacked into one place, and a call of the claim's would find another
         // inside.
-        if self.call.is_some() || self.bundle_comes {
+        if self.is_occupied() {
             return Err(Refused::Busy);
         }
         if self.kind == Kind::Image {
