@@ -360,6 +360,47 @@ fn function_pods_are_reached_by_the_gateway_alone() {
 }
 
 #[test]
+fn functions_displace_headroom_and_nobody_else() {
+    let Some(helm) = helm("functions_displace_headroom_and_nobody_else") else {
+        return;
+    };
+    let objects = [
+        ("region", REGION_EVERYTHING.to_vec()),
+        ("global", GLOBAL.to_vec()),
+        ("dns", DNS.to_vec()),
+    ]
+    .map(|(chart, arguments)| rendered(&helm, chart, &arguments))
+    .concat();
+    let value = |class: &Value| {
+        let class = named(&objects, "PriorityClass", class.as_str().unwrap());
+        class["value"].as_i64().unwrap()
+    };
+    let priority = |kind, name| {
+        let pod = &named(&objects, kind, name)["spec"]["template"]["spec"];
+        value(&pod["priorityClassName"])
+    };
+    // A pod that says nothing has 0.
+    assert_eq!(priority("DaemonSet", "tradewind-pre-pull"), 0);
+    assert!(priority("Deployment", "tradewind-headroom") < 0);
+    for (kind, name) in [
+        ("Deployment", "tradewind-gateway"),
+        ("StatefulSet", "tradewind-operator"),
+        ("StatefulSet", "tradewind-global"),
+        ("Deployment", "tradewind-dns"),
+    ] {
+        assert!(priority(kind, name) > 0, "{name}");
+    }
+    let config = named(&objects, "ConfigMap", "tradewind-operator")["data"]["operator.toml"]
+        .as_str()
+        .unwrap();
+    let class = config
+        .lines()
+        .find_map(|line| line.strip_prefix("priority_class = "))
+        .unwrap();
+    assert_eq!(value(&class.trim_matches('"').into()), 0);
+}
+
+#[test]
 fn nobody_may_do_more_than_it_does() {
     let Some(helm) = helm("nobody_may_do_more_than_it_does") else {
         return;
@@ -406,7 +447,7 @@ fn nobody_may_do_more_than_it_does() {
         ]
     );
     assert_eq!(
-        rules("ClusterRole", "tradewind-iad-operator"),
+        rules("ClusterRole", "tradewind-tradewind-iad-operator"),
         [
             "nodes: get,list,watch",
             "customresourcedefinitions functions.tradewind.dev,warmpools.tradewind.dev: get",
@@ -464,9 +505,14 @@ fn regions_have_no_object_of_the_cluster_in_common() {
         return;
     };
     let mut names = BTreeSet::new();
-    for region in REGIONS {
+    let installed = REGIONS
+        .map(|region| (region, "tradewind"))
+        .into_iter()
+        .chain([("iad", "staging")]);
+    for (region, namespace) in installed {
         let values = format!("--values=regions/{region}.yaml");
-        for object in rendered(&helm, "region", &[&values]) {
+        let namespace = format!("--namespace={namespace}");
+        for object in rendered(&helm, "region", &[&values, &namespace]) {
             if object["metadata"]["namespace"].is_null() {
                 let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
                 assert!(names.insert(name.clone()), "{name}");
@@ -567,6 +613,18 @@ fn values_that_cannot_work_are_refused() {
             region,
             "--set=priorityClasses.headroom=5",
             "'/priorityClasses/headroom': maximum",
+        ),
+        (
+            "region",
+            region,
+            "--set=priorityClasses.functions=100000000",
+            "system must be greater",
+        ),
+        (
+            "region",
+            region,
+            "--set=priorityClasses.functions=-5",
+            "functions greater than headroom",
         ),
         (
             "region",

@@ -5,6 +5,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: tradewind
 {{- end -}}
 
+{{- /* Belongs to the whole cluster, where another namespace may have its own. */ -}}
+{{- define "dns.priorityClass" -}}
+{{ .Values.priorityClassName | default (printf "tradewind-dns-%s" .Release.Namespace) }}
+{{- end -}}
+
 {{- define "dns.selector" -}}
 app.kubernetes.io/name: tradewind-dns
 app.kubernetes.io/instance: {{ .Release.Name }}

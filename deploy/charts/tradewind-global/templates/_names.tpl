@@ -5,6 +5,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: tradewind
 {{- end -}}
 
+{{- /* Belongs to the whole cluster, where another namespace may have its own. */ -}}
+{{- define "global.priorityClass" -}}
+{{ .Values.priorityClassName | default (printf "tradewind-global-%s" .Release.Namespace) }}
+{{- end -}}
+
 {{- define "global.selector" -}}
 app.kubernetes.io/name: tradewind-global
 app.kubernetes.io/instance: {{ .Release.Name }}

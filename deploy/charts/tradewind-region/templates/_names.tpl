@@ -1,6 +1,7 @@
-{{- /* Of objects that belong to the whole cluster, where another region's may be, too. */ -}}
+{{- /* Of objects that belong to the whole cluster, where another region's may be, too, or the same
+region's in another namespace. */ -}}
 {{- define "region.clusterName" -}}
-tradewind-{{ .Values.region.name }}
+tradewind-{{ .Release.Namespace }}-{{ .Values.region.name }}
 {{- end -}}
 
 {{- define "region.labels" -}}
