@@ -22,6 +22,12 @@ use crate::settings::PodSettings;
 /// Annotation: the function a pool's pod was made large enough for.
 pub const DEDICATED: &str = "tradewind.dev/dedicated";
 
+/// Annotation: whether a cluster autoscaler may end the pod to be rid of its node. Without it one never
+/// does, since the owner is of a kind that it does not know, and nodes are only ever added. `true` on
+/// pods of pools, which lose nothing while they wait; whoever labels one as taken says `false` in the
+/// same write. An image's pod goes by itself once it is idle.
+pub const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+
 /// Where the function's socket appears (Fn contract 9.2).
 const SOCKET_DIR: &str = "/tmp/iofs";
 
@@ -36,6 +42,16 @@ const FUNCTION_USER: i64 = 1000;
 
 /// Another one, so that a function cannot signal or trace its runner.
 const RUNNER_USER: i64 = 1001;
+
+/// The bundle as it came, 64 MiB, beside what is in it, 512 MiB (`api_bundle`), and the ends of blocks.
+/// A pod that has more is evicted instead of filling its node.
+const CODE_MAX: &str = "1Gi";
+
+/// The launcher alone.
+const BIN_MAX: &str = "64Mi";
+
+/// Most bundles. A node that is short of disk evicts first what uses more than it asked for.
+const DISK: &str = "16Mi";
 
 /// A node that says nothing for so long, after the 40 s in which it may be late, is lost.
 const LOST_NODE_SECS: i64 = 30;
@@ -124,7 +140,7 @@ fn image_body(function: &Function, settings: &PodSettings) -> Option<Pod> {
     let volumes = vec![
         memory_volume("socket", Some("1Mi")),
         memory_volume("tmp", None),
-        volume("code"),
+        disk_volume("code", CODE_MAX),
     ];
     let labels = [
         (labels::KIND, labels::KIND_IMAGE),
@@ -176,8 +192,8 @@ fn pool_body(pool: &WarmPool, settings: &PodSettings) -> Pod {
     let volumes = vec![
         memory_volume("socket", Some("1Mi")),
         memory_volume("tmp", None),
-        volume("code"),
-        volume("bin"),
+        disk_volume("code", CODE_MAX),
+        disk_volume("bin", BIN_MAX),
     ];
     let labels = [
         (labels::KIND, labels::KIND_POOL),
@@ -217,7 +233,7 @@ fn body(
             mount("socket", SOCKET_DIR, false),
             mount("code", CODE_DIR, false),
         ]),
-        resources: Some(runner_requests(settings)),
+        resources: Some(with_disk(runner_requests(settings))),
         security_context: Some(sandbox(RUNNER_USER)),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         ..Container::default()
@@ -238,10 +254,12 @@ fn body(
         }),
         ..TopologySpreadConstraint::default()
     };
+    let waits = kind == labels::KIND_POOL;
     let some = |text: &String| (!text.is_empty()).then(|| text.clone());
     Pod {
         metadata: ObjectMeta {
             labels: Some(labels),
+            annotations: Some([(SAFE_TO_EVICT.to_owned(), waits.to_string())].into()),
             ..ObjectMeta::default()
         },
         spec: Some(PodSpec {
@@ -361,6 +379,13 @@ fn runner_requests(settings: &PodSettings) -> ResourceRequirements {
     resources
 }
 
+/// Of the pod's disk, which is written to by the runner.
+fn with_disk(mut resources: ResourceRequirements) -> ResourceRequirements {
+    let disk = ("ephemeral-storage".to_owned(), Quantity(DISK.to_owned()));
+    resources.requests.get_or_insert_default().extend([disk]);
+    resources
+}
+
 /// Fn contract 9.5.
 fn sandbox(user: i64) -> SecurityContext {
     SecurityContext {
@@ -395,10 +420,13 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
     }
 }
 
-fn volume(name: &str) -> Volume {
+fn disk_volume(name: &str, size: &str) -> Volume {
     Volume {
         name: name.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource::default()),
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: None,
+            size_limit: Some(Quantity(size.to_owned())),
+        }),
         ..Volume::default()
     }
 }

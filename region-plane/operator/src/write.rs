@@ -20,7 +20,7 @@ use crate::bucket::Outcome;
 use crate::lease::Leadership;
 use crate::plan::{Action, Condition, Owner, Why};
 use crate::refusal::{Refusal, refusal};
-use crate::template::megabytes;
+use crate::template::{SAFE_TO_EVICT, megabytes};
 use crate::writer::Wanted;
 
 /// An API server that takes longer than this for one object is not going to answer.
@@ -256,8 +256,12 @@ impl Writer {
                 function,
                 settings,
             } => {
-                let labels = json!({ labels::FUNCTION: function, labels::SETTINGS: settings });
-                let patch = json!({ "metadata": { "uid": uid, "labels": labels } });
+                let metadata = json!({
+                    "uid": uid,
+                    "labels": { labels::FUNCTION: function, labels::SETTINGS: settings },
+                    "annotations": { SAFE_TO_EVICT: "false" },
+                });
+                let patch = json!({ "metadata": metadata });
                 pods().patch(pod, &merging, &Patch::Merge(patch)).await?;
                 Ok(Answer::Nothing)
             }

@@ -6,6 +6,7 @@ use chaos_tests_kube_api::cluster::{Ending, Fate};
 use chaos_tests_kube_api::{Calls, Effect, Verb};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams};
+use region_plane_operator::template::SAFE_TO_EVICT;
 use region_plane_resources::labels;
 use serde_json::json;
 
@@ -46,13 +47,16 @@ async fn a_pool_is_refilled_and_what_was_taken_is_labelled() {
     let operator = region.operate().await;
     region.pool("python", 2).await;
     let pods = region.until_running(2).await;
+    let waiting = region.pods().get(&pods[0]).await.unwrap();
+    assert_eq!(waiting.annotations()[SAFE_TO_EVICT], "true");
     operator
         .demand(vec![wants_bundle("fn-b", 1)], &[(&pods[0], "fn-b")], &[])
         .await;
     region.until_running(3).await;
     eventually("the taken pod is labelled", async || {
         let pod = region.pods().get(&pods[0]).await.unwrap();
-        (pod.labels().get(labels::FUNCTION)? == "fn-b").then_some(())
+        (pod.labels().get(labels::FUNCTION)? == "fn-b").then_some(())?;
+        (pod.annotations()[SAFE_TO_EVICT] == "false").then_some(())
     })
     .await;
     operator.demand(vec![], &[], &[&pods[0]]).await;
