@@ -644,12 +644,12 @@ fn values_that_cannot_work_are_refused() {
             r#"--set-json=warmPools=[{"name":"A b","runtime":"node","image":"x","size":1,"memoryMb":64}]"#,
             "'/warmPools/0/name'",
         ),
-        // Two gateways on one volume.
+        // Of two gateways only one would be heard.
         (
             "region",
             region,
-            "--set=gateway.volume.persistent=true,gateway.replicas=2",
-            "'/gateway/replicas': maximum",
+            "--set=gateway.replicas=2",
+            "'replicas' not allowed",
         ),
         // A read API that the internet could read.
         (
