@@ -43,6 +43,11 @@ impl Daemon {
         })
     }
 
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// # Errors
     /// If it has ended; the error has the end of its log.
     pub fn ensure_runs(&mut self) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! Clients that call all the time, and what became of each call.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +12,9 @@ use tokio::task::JoinSet;
 
 /// Longer than a gateway holds a call back and a function may take here.
 const CALL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between calls of a client that got no answer: a gateway that starts needs the processor, too.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How one call went.
 #[derive(Debug, Clone)]
@@ -28,6 +32,8 @@ pub enum Outcome {
     Refused(String),
     /// The gateway says that it failed: it may have reached the function.
     Failed(u16, String),
+    /// Nobody took the connection.
+    Unreached(String),
     /// No answer came at all.
     Broken(String),
 }
@@ -39,6 +45,17 @@ impl Call {
             Outcome::Answered(answer) => Some(answer),
             _ => None,
         }
+    }
+
+    #[must_use]
+    pub fn ended(&self) -> Instant {
+        self.started + self.took
+    }
+
+    /// The pod that answered, if it says so.
+    #[must_use]
+    pub fn pod(&self) -> Option<&str> {
+        self.answer()?["pod"].as_str()
     }
 }
 
@@ -52,6 +69,9 @@ pub async fn call(http: &reqwest::Client, url: &str, body: &Value) -> Call {
         .send()
         .await;
     let outcome = match sent {
+        Err(error) if error.is_connect() => {
+            Outcome::Unreached(format!("{:#}", anyhow::Error::from(error)))
+        }
         Err(error) => Outcome::Broken(format!("{:#}", anyhow::Error::from(error))),
         Ok(response) => {
             let status = response.status().as_u16();
@@ -91,17 +111,35 @@ pub struct Load {
 impl Load {
     #[must_use]
     pub fn start(url: &str, body: &Value, clients: usize) -> Self {
+        Self::start_at(&[url.to_owned()], body, clients)
+    }
+
+    /// Each client calls the first of `urls` until nobody takes its connections any more, then the
+    /// next.
+    #[must_use]
+    pub fn start_at(urls: &[String], body: &Value, clients: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicUsize::new(0));
         let mut running = JoinSet::new();
         for _ in 0..clients {
             let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
-            let (url, body) = (url.to_owned(), body.clone());
+            let (mut urls, body) = (Vec::from(urls), body.clone());
             running.spawn(async move {
                 let http = reqwest::Client::new();
                 let mut calls = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
-                    calls.push(call(&http, &url, &body).await);
+                    let Some(url) = urls.first() else {
+                        break;
+                    };
+                    let call = call(&http, url, &body).await;
+                    if matches!(call.outcome, Outcome::Unreached(_)) && urls.len() > 1 {
+                        urls.remove(0);
+                        continue;
+                    }
+                    if matches!(call.outcome, Outcome::Unreached(_) | Outcome::Broken(_)) {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    calls.push(call);
                     done.fetch_add(1, Ordering::Relaxed);
                 }
                 calls
@@ -166,4 +204,75 @@ pub fn judge(what: &str, calls: &[Call], may_fail: usize) -> anyhow::Result<()> 
         others().count()
     );
     Ok(())
+}
+
+/// Checks that no pod had two calls inside at once, of calls that each took `work` there and whose
+/// answers name their pods: whatever span of time one looks at, the calls that began and ended in it
+/// fit into it one after the other. Returns how many pods there were.
+pub fn one_at_a_time(calls: &[Call], work: Duration) -> anyhow::Result<usize> {
+    let mut of_pods = BTreeMap::<&str, Vec<&Call>>::new();
+    for call in calls.iter().filter(|call| call.answer().is_some()) {
+        let pod = call.pod().context("an answer names its pod")?;
+        of_pods.entry(pod).or_default().push(call);
+    }
+    for (pod, calls) in &mut of_pods {
+        calls.sort_by_key(|call| call.ended());
+        for first in calls.iter() {
+            let within = calls.iter().filter(|call| call.started >= first.started);
+            for (before, last) in within.enumerate() {
+                let (count, span) = (before + 1, last.ended() - first.started);
+                let needed = work * u32::try_from(count).context("few calls")?;
+                ensure!(
+                    needed <= span,
+                    "{pod} ran {count} calls of {work:?} within {span:?}"
+                );
+            }
+        }
+    }
+    Ok(of_pods.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_calls_at_once_in_a_pod_are_found() {
+        let began = Instant::now();
+        let call = |pod: &str, from: u64, until: u64| Call {
+            started: began + Duration::from_millis(from),
+            took: Duration::from_millis(until - from),
+            outcome: Outcome::Answered(serde_json::json!({ "pod": pod })),
+        };
+        for (case, calls, fine) in [
+            (
+                "one after the other",
+                vec![call("a", 0, 10), call("a", 10, 20)],
+                true,
+            ),
+            (
+                "one waited for the other",
+                vec![call("a", 0, 10), call("a", 0, 20)],
+                true,
+            ),
+            (
+                "in two pods",
+                vec![call("a", 0, 10), call("b", 0, 10)],
+                true,
+            ),
+            (
+                "both at once",
+                vec![call("a", 0, 10), call("a", 3, 13)],
+                false,
+            ),
+            (
+                "the third has no room",
+                vec![call("a", 0, 20), call("a", 0, 20), call("a", 5, 19)],
+                false,
+            ),
+        ] {
+            let checked = one_at_a_time(&calls, Duration::from_millis(10));
+            assert_eq!(checked.is_ok(), fine, "{case}: {checked:?}");
+        }
+    }
 }

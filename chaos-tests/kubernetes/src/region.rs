@@ -37,6 +37,7 @@ pub struct Region {
     dir: tempfile::TempDir,
     operators: Vec<Option<Daemon>>,
     gateway: Option<Daemon>,
+    second_gateway: Option<Daemon>,
 }
 
 /// Who a process is for the API server.
@@ -63,6 +64,7 @@ impl Region {
             dir: tempfile::tempdir().context("make a folder for the region")?,
             operators: vec![None, None],
             gateway: None,
+            second_gateway: None,
         })
     }
 
@@ -197,31 +199,85 @@ impl Region {
     /// Starts the gateway in place of the region that ran on this machine, with its address and its
     /// data, and waits until it is ready.
     pub async fn start_gateway(&mut self) -> anyhow::Result<()> {
-        let before = self.federation.up_dir().join(format!("config/{NAME}.toml"));
-        let before = std::fs::read_to_string(before).context("read the region's configuration")?;
+        let before = self.configuration()?;
         if self.gateway.is_none() {
             self.federation.kill(NAME).await?;
         }
+        let admin = self.process()?.admin;
+        self.gateway = Some(self.gateway_process("gateway", &before, &admin).await?);
+        Ok(())
+    }
+
+    /// Starts another gateway of the region beside the first, as a rolling update does: with a
+    /// folder of its own, and known to others by the same addresses. Waits until it is ready.
+    pub async fn start_second_gateway(&mut self) -> anyhow::Result<()> {
+        let RegionProcess { gateway, admin, .. } = self.process()?;
+        let own = |port: u16| format!("{}.31.1:{port}", self.net);
+        let own_lines = [
+            (
+                "data_dir",
+                self.dir().join("second-gateway").display().to_string(),
+            ),
+            ("gateway_listen", own(8080)),
+            ("admin_listen", own(8081)),
+            ("gateway_address", gateway),
+            ("admin_address", admin),
+        ];
+        let is_own = |line: &str| own_lines.iter().any(|(key, _)| line.starts_with(key));
+        let mut text: Vec<String> = own_lines
+            .iter()
+            .map(|(key, value)| format!("{key} = {value:?}"))
+            .collect();
+        let before = self.configuration()?;
+        text.extend(
+            before
+                .lines()
+                .filter(|line| !is_own(line))
+                .map(str::to_owned),
+        );
+        let daemon = self
+            .gateway_process("second-gateway", &text.join("\n"), &own(8081))
+            .await?;
+        self.second_gateway = Some(daemon);
+        Ok(())
+    }
+
+    /// Base URL for calls of the second gateway.
+    #[must_use]
+    pub fn second_url(&self) -> String {
+        format!("http://{}.31.1:8080", self.net)
+    }
+
+    /// What the region ran with on this machine.
+    fn configuration(&self) -> anyhow::Result<String> {
+        let file = self.federation.up_dir().join(format!("config/{NAME}.toml"));
+        std::fs::read_to_string(file).context("read the region's configuration")
+    }
+
+    async fn gateway_process(
+        &self,
+        name: &str,
+        settings: &str,
+        admin: &str,
+    ) -> anyhow::Result<Daemon> {
         let operators = [self.operator_url(0), self.operator_url(1)];
-        let config = self.dir().join("gateway.toml");
+        let config = self.dir().join(format!("{name}.toml"));
         let text = format!(
-            "{before}\n[kubernetes]\nnamespace = {:?}\noperators = {operators:?}\n",
+            "{settings}\n[kubernetes]\nnamespace = {:?}\noperators = {operators:?}\n",
             self.namespace
         );
         std::fs::write(&config, text).context("write the gateway's configuration")?;
         let kubeconfig = self.kubeconfig(GATEWAY)?;
         let mut daemon = Daemon::start(
-            "gateway",
+            name,
             Command::new(binary("tradewind-region")?)
                 .arg("--config")
                 .arg(&config)
                 .env("KUBECONFIG", kubeconfig),
             self.dir(),
         )?;
-        let admin = self.process()?.admin;
         serves(&mut daemon, &format!("http://{admin}/readyz")).await?;
-        self.gateway = Some(daemon);
-        Ok(())
+        Ok(daemon)
     }
 
     pub fn gateway(&mut self) -> anyhow::Result<&mut Daemon> {
@@ -326,8 +382,8 @@ impl Region {
                 text += &format!("--- operator {number}:\n{}\n", operator.log_tail());
             }
         }
-        if let Some(gateway) = &self.gateway {
-            text += &format!("--- gateway:\n{}\n", gateway.log_tail());
+        for gateway in [&self.gateway, &self.second_gateway].into_iter().flatten() {
+            text += &format!("--- {}:\n{}\n", gateway.name(), gateway.log_tail());
         }
         if let Ok(pods) = self.pods().list(&ListParams::default()).await {
             for pod in pods.items {
@@ -351,7 +407,7 @@ impl Region {
 
     /// Stops what runs and removes what was made, whatever state it is in.
     pub async fn remove(mut self) -> anyhow::Result<()> {
-        self.gateway = None;
+        (self.gateway, self.second_gateway) = (None, None);
         self.operators.clear();
         let wait = self.cluster.has_nodes;
         let removed = install::remove_namespace(&self.cluster.client, &self.namespace, wait).await;
