@@ -468,7 +468,6 @@ fn regions_differ_only_in_what_differs() {
     let may_differ = [
         "/region/name",
         "/region/ipv4",
-        "/region/ipv6",
         "/gateway/admin/address",
         "/gateway/admin/service/annotations/service.beta.kubernetes.io~1aws-load-balancer-private-ipv4-addresses",
     ];
@@ -576,6 +575,30 @@ fn values_that_cannot_work_are_refused() {
             region,
             "--set=images.digests.tradewind-reigon=abc",
             "not allowed",
+        ),
+        (
+            "region",
+            region,
+            "--set=region.ipv4=999.999.1.1",
+            "'/region/ipv4'",
+        ),
+        (
+            "region",
+            region,
+            "--set=region.ipv6=2001:db8::1",
+            "not in the charts yet",
+        ),
+        (
+            "dns",
+            DNS,
+            "--set=nameservers[0].ipv6=2001:db8::1",
+            "not in the charts yet",
+        ),
+        (
+            "dns",
+            DNS,
+            "--set=nameservers[0].ipv4=300.1.1.1",
+            "'/nameservers/0/ipv4'",
         ),
         // Out of range.
         (

@@ -83,13 +83,10 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{- define "region.address" -}}
-{{- $region := .Values.region -}}
 {{- if .Values.gateway.address -}}
 {{ .Values.gateway.address }}
-{{- else if $region.ipv4 -}}
-{{ $region.ipv4 }}:{{ .Values.gateway.port }}
 {{- else -}}
-[{{ $region.ipv6 }}]:{{ .Values.gateway.port }}
+{{ .Values.region.ipv4 }}:{{ .Values.gateway.port }}
 {{- end -}}
 {{- end -}}
 
