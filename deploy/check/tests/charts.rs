@@ -360,6 +360,50 @@ fn function_pods_are_reached_by_the_gateway_alone() {
 }
 
 #[test]
+fn what_is_private_has_no_way_around_its_ranges() {
+    let Some(helm) = helm("what_is_private_has_no_way_around_its_ranges") else {
+        return;
+    };
+    for (chart, arguments, name) in [
+        (
+            "region",
+            &["--values=regions/iad.yaml"][..],
+            "tradewind-gateway-admin",
+        ),
+        ("global", GLOBAL, "tradewind-global"),
+    ] {
+        let objects = rendered(&helm, chart, arguments);
+        let spec = &named(&objects, "Service", name)["spec"];
+        assert_eq!(spec["type"], "LoadBalancer", "{name}");
+        // A node port would be open to whoever reaches a node.
+        assert_eq!(spec["allocateLoadBalancerNodePorts"], false, "{name}");
+        // And the node's own address is in the ranges.
+        assert_eq!(spec["externalTrafficPolicy"], "Local", "{name}");
+        assert!(
+            !spec["loadBalancerSourceRanges"]
+                .as_array()
+                .unwrap()
+                .is_empty()
+        );
+    }
+    // With a NodePort there is no load balancer to ask.
+    let objects = rendered(
+        &helm,
+        "region",
+        &[
+            "--values=regions/iad.yaml",
+            "--set=gateway.service.type=NodePort,gateway.port=30080",
+            "--set=gateway.service.sourceRanges={198.51.100.0/24}",
+        ],
+    );
+    let policy = &named(&objects, "NetworkPolicy", "tradewind-gateway")["spec"];
+    assert_eq!(
+        policy["ingress"][0]["from"],
+        json!([{"ipBlock": {"cidr": "198.51.100.0/24"}}])
+    );
+}
+
+#[test]
 fn functions_displace_headroom_and_nobody_else() {
     let Some(helm) = helm("functions_displace_headroom_and_nobody_else") else {
         return;
