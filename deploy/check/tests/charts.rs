@@ -22,6 +22,8 @@ const REGION_EVERYTHING: &[&str] = &[
     "--set=gateway.volume.storageClass=fast,operator.volume.storageClass=fast",
     "--set=gateway.nodeSelector.a=b,operator.nodeSelector.a=b,functions.nodeSelector.a=b",
     "--set=images.pullSecrets={one},images.digests.tradewind-runner=sha256:0000000000000000000000000000000000000000000000000000000000000000",
+    "--set=functions.runtimeClassName=gvisor",
+    r#"--set-json=functions.tolerations=[{"key":"functions","operator":"Exists","effect":"NoExecute","tolerationSeconds":60},{"key":"a","value":"b"}]"#,
     "--set=functions.egress.allowedRanges={10.1.0.0/16,fd00::/64}",
     "--set=queue.address=nats://queue:4222,queue.secret=queue",
     "--set-json=region.latitude=39.04,region.longitude=-77.48,region.labels={\"geo\":\"na\"}",
@@ -404,6 +406,25 @@ fn what_is_private_has_no_way_around_its_ranges() {
 }
 
 #[test]
+fn room_is_kept_where_functions_run() {
+    let Some(helm) = helm("room_is_kept_where_functions_run") else {
+        return;
+    };
+    let objects = rendered(&helm, "region", REGION_EVERYTHING);
+    for (kind, name, tolerations) in [
+        ("DaemonSet", "tradewind-pre-pull", 3),
+        ("Deployment", "tradewind-headroom", 2),
+    ] {
+        let pod = &named(&objects, kind, name)["spec"]["template"]["spec"];
+        assert_eq!(pod["runtimeClassName"], "gvisor", "{name}");
+        assert_eq!(pod["nodeSelector"], json!({"a": "b"}), "{name}");
+        let found = pod["tolerations"].as_array().unwrap();
+        assert_eq!(found.len(), tolerations, "{name}: {found:?}");
+        assert_eq!(found[1], json!({"key": "a", "value": "b"}), "{name}");
+    }
+}
+
+#[test]
 fn functions_displace_headroom_and_nobody_else() {
     let Some(helm) = helm("functions_displace_headroom_and_nobody_else") else {
         return;
@@ -643,6 +664,12 @@ fn values_that_cannot_work_are_refused() {
             DNS,
             "--set=nameservers[0].ipv4=300.1.1.1",
             "'/nameservers/0/ipv4'",
+        ),
+        (
+            "region",
+            region,
+            r#"--set-json=functions.tolerations=[{"key":"a","efect":"NoSchedule"}]"#,
+            "'efect' not allowed",
         ),
         // Out of range.
         (

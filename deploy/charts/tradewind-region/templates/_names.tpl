@@ -115,6 +115,37 @@ labels = {{ include "region.table" . }}
 { {{ join ", " $pairs }} }
 {{- end -}}
 
+{{- /* Tolerations as an inline array, with the operator's names for their fields. */ -}}
+{{- define "region.tolerations" -}}
+{{- $all := list -}}
+{{- range . -}}
+{{- $pairs := list -}}
+{{- range $name, $value := . -}}
+{{- if eq $name "tolerationSeconds" -}}
+{{- $pairs = append $pairs (printf "toleration_seconds = %d" (int64 $value)) -}}
+{{- else -}}
+{{- $pairs = append $pairs (printf "%s = %s" $name (toJson $value)) -}}
+{{- end -}}
+{{- end -}}
+{{- $all = append $all (printf "{ %s }" (join ", " $pairs)) -}}
+{{- end -}}
+[{{ join ", " $all }}]
+{{- end -}}
+
+{{- /* Where functions' pods may be: beside them, what makes room for them. dict "root" . "more" tolerations */ -}}
+{{- define "region.functionsPlace" -}}
+{{- $functions := .root.Values.functions -}}
+{{- with $functions.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with $functions.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with concat $functions.tolerations .more }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- /* Seconds from SIGTERM to SIGKILL: the pause, the calls, five seconds in which the gateway closes
 its store, and five more so that it is never the kubelet that ends it. */ -}}
 {{- define "region.gatewayGrace" -}}
