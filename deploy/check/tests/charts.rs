@@ -17,9 +17,9 @@ const REGION_EVERYTHING: &[&str] = &[
     "--values=regions/iad.yaml",
     "--set=monitoring.serviceMonitors=true,monitoring.dashboard=true,monitoring.labels.release=x",
     "--set=headroom.replicas=2,prePull.images={example.com/a:1}",
-    "--set=gateway.volume.persistent=true,operator.volume.persistent=true",
+    "--set=gateway.volume.persistent=true",
     "--set=gateway.service.type=NodePort,gateway.port=30080",
-    "--set=gateway.volume.storageClass=fast,operator.volume.storageClass=fast",
+    "--set=gateway.volume.storageClass=fast",
     "--set=gateway.nodeSelector.a=b,operator.nodeSelector.a=b,functions.nodeSelector.a=b",
     "--set=images.pullSecrets={one},images.digests.tradewind-runner=sha256:0000000000000000000000000000000000000000000000000000000000000000",
     "--set=functions.runtimeClassName=gvisor",
@@ -737,6 +737,13 @@ fn values_that_cannot_work_are_refused() {
             region,
             r#"--set-json=warmPools=[{"name":"A b","runtime":"node","image":"x","size":1,"memoryMb":64}]"#,
             "'/warmPools/0/name'",
+        ),
+        // A volume whose size could never be changed.
+        (
+            "region",
+            region,
+            "--set=operator.volume.persistent=true",
+            "'volume' not allowed",
         ),
         // Of two gateways only one would be heard.
         (
