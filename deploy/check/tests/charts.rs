@@ -22,7 +22,7 @@ const REGION_EVERYTHING: &[&str] = &[
     "--set=gateway.volume.storageClass=fast",
     "--set=gateway.nodeSelector.a=b,operator.nodeSelector.a=b,functions.nodeSelector.a=b",
     "--set=images.pullSecrets={one},images.digests.tradewind-runner=sha256:0000000000000000000000000000000000000000000000000000000000000000",
-    "--set=functions.runtimeClassName=gvisor",
+    "--set=functions.runtimeClassName=gvisor,operator.runner.memoryMb=512,operator.runner.memoryMaxMb=1024",
     r#"--set-json=functions.tolerations=[{"key":"functions","operator":"Exists","effect":"NoExecute","tolerationSeconds":60},{"key":"a","value":"b"}]"#,
     "--set=functions.egress.allowedRanges={10.1.0.0/16,fd00::/64}",
     "--set=queue.address=nats://queue:4222,queue.secret=queue",
@@ -338,6 +338,7 @@ fn function_pods_are_reached_by_the_gateway_alone() {
     let outside = &policy["egress"][0]["to"];
     for range in [
         "10.0.0.0/8",
+        "168.63.129.16/32",
         "169.254.0.0/16",
         "172.16.0.0/12",
         "192.168.0.0/16",
@@ -737,6 +738,12 @@ fn values_that_cannot_work_are_refused() {
             region,
             r#"--set-json=warmPools=[{"name":"A b","runtime":"node","image":"x","size":1,"memoryMb":64}]"#,
             "'/warmPools/0/name'",
+        ),
+        (
+            "region",
+            region,
+            "--set=operator.runner.memoryMb=129",
+            "memoryMaxMb must not be less",
         ),
         // A volume whose size could never be changed.
         (
