@@ -426,6 +426,99 @@ fn room_is_kept_where_functions_run() {
 }
 
 #[test]
+fn nodes_can_be_drained_and_a_vote_is_kept() {
+    let Some(helm) = helm("nodes_can_be_drained_and_a_vote_is_kept") else {
+        return;
+    };
+    let region: &[&str] = &["--values=regions/iad.yaml"];
+    for (chart, arguments, name, unready) in [
+        ("region", region, "tradewind-gateway", json!("AlwaysAllow")),
+        ("region", region, "tradewind-operator", json!("AlwaysAllow")),
+        ("dns", DNS, "tradewind-dns", json!("AlwaysAllow")),
+        ("global", GLOBAL, "tradewind-global", Value::Null),
+    ] {
+        let objects = rendered(&helm, chart, arguments);
+        let budget = &named(&objects, "PodDisruptionBudget", name)["spec"];
+        assert_eq!(budget["unhealthyPodEvictionPolicy"], unready, "{name}");
+    }
+}
+
+#[test]
+fn a_gateways_image_is_there_before_a_gateway() {
+    let Some(helm) = helm("a_gateways_image_is_there_before_a_gateway") else {
+        return;
+    };
+    let objects = rendered(&helm, "region", &["--values=regions/iad.yaml"]);
+    let image = |kind, name, list: &str, index: usize| {
+        let pod = &named(&objects, kind, name)["spec"]["template"]["spec"];
+        pod[list][index]["image"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        image("DaemonSet", "tradewind-pre-pull", "initContainers", 1),
+        image("Deployment", "tradewind-gateway", "containers", 0)
+    );
+}
+
+#[test]
+fn a_global_node_hears_its_namespace_and_those_that_are_named() {
+    let Some(helm) = helm("a_global_node_hears_its_namespace_and_those_that_are_named") else {
+        return;
+    };
+    let more = [GLOBAL, &["--set=networkPolicies.namespaces={regions}"]].concat();
+    for (arguments, want) in [
+        (GLOBAL.to_vec(), json!(["tradewind"])),
+        (more, json!(["tradewind", "regions"])),
+    ] {
+        let objects = rendered(&helm, "global", &arguments);
+        let rules = &named(&objects, "NetworkPolicy", "tradewind-global")["spec"]["ingress"];
+        let selector = &rules[2]["from"][0]["namespaceSelector"];
+        assert_eq!(selector["matchExpressions"][0]["values"], want);
+        for rule in rules.as_array().unwrap() {
+            let from = &rule["from"][0];
+            let raft = rule["ports"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|port| port["port"] == "raft");
+            assert_eq!(raft, !from["ipBlock"].is_null(), "members alone: {rule}");
+        }
+    }
+}
+
+#[test]
+fn who_scrapes_is_let_through() {
+    let Some(helm) = helm("who_scrapes_is_let_through") else {
+        return;
+    };
+    for (chart, arguments, name) in [
+        (
+            "region",
+            &["--values=regions/iad.yaml"][..],
+            "tradewind-gateway",
+        ),
+        (
+            "region",
+            &["--values=regions/iad.yaml"],
+            "tradewind-operator",
+        ),
+        ("global", GLOBAL, "tradewind-global"),
+        ("dns", DNS, "tradewind-dns"),
+    ] {
+        let set = ["--set=monitoring.namespace=watchers"];
+        let objects = rendered(&helm, chart, &[arguments, &set].concat());
+        let policy = &named(&objects, "NetworkPolicy", name)["spec"];
+        let scrapes = policy["ingress"].as_array().unwrap().iter().any(|rule| {
+            let from = rule["from"].as_array().into_iter().flatten();
+            from.into_iter().any(|peer| {
+                peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+                    == "watchers"
+            })
+        });
+        assert!(scrapes, "{name}: {policy}");
+    }
+}
+
+#[test]
 fn functions_displace_headroom_and_nobody_else() {
     let Some(helm) = helm("functions_displace_headroom_and_nobody_else") else {
         return;
