@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::Command;
 
 use deploy_check::helm::{Helm, deploy};
@@ -515,6 +516,65 @@ fn who_scrapes_is_let_through() {
             })
         });
         assert!(scrapes, "{name}: {policy}");
+    }
+}
+
+/// Of every source file below `folder`.
+fn source(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            source(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_dashboard_shows_metrics_that_are_there() {
+    let mut text = String::new();
+    source(&deploy().join("../region-plane"), &mut text);
+    let path = deploy().join("charts/tradewind-region/dashboards/region.json");
+    let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut ids = BTreeSet::new();
+    let mut shown = BTreeSet::new();
+    for panel in panels {
+        let title = &panel["title"];
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}");
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let words = target["expr"]
+                .as_str()
+                .unwrap()
+                .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+            let metrics: Vec<&str> = words
+                .filter(|word| {
+                    word.starts_with("tradewind_region_") || word.starts_with("tradewind_operator_")
+                })
+                .collect();
+            assert!(!metrics.is_empty(), "{title}: {target}");
+            for metric in metrics {
+                let of_histogram = ["_bucket", "_count", "_sum"]
+                    .iter()
+                    .find_map(|end| metric.strip_suffix(end))
+                    .unwrap_or(metric);
+                assert!(
+                    text.contains(&format!("\"{of_histogram}\"")),
+                    "{title}: {metric}"
+                );
+                shown.insert(of_histogram.to_owned());
+            }
+        }
+    }
+    for asked_at_night in [
+        "tradewind_operator_leading",
+        "tradewind_operator_problems",
+        "tradewind_operator_deletions_held",
+        "tradewind_operator_pools_empty",
+        "tradewind_region_starts_waiting",
+    ] {
+        assert!(shown.contains(asked_at_night), "{asked_at_night}");
     }
 }
 
