@@ -650,16 +650,16 @@ fn nobody_may_do_more_than_it_does() {
             })
             .collect()
     };
-    assert_eq!(rules("Role", "tradewind-gateway"), ["pods: get,list,watch"]);
+    assert_eq!(rules("Role", "tradewind-gateway"), ["pods: list,watch"]);
     assert_eq!(
         rules("Role", "tradewind-operator"),
         [
-            "pods: get,list,watch,create,patch,delete",
+            "pods: list,watch,create,patch,delete",
             "pods/resize: patch",
-            "functions: get,list,watch,create,patch,delete",
-            "warmpools: get,list,watch",
+            "functions: list,watch,create,patch,delete",
+            "warmpools: list,watch",
             "functions/status,warmpools/status: patch",
-            "secrets: get,list,watch,create,patch,delete",
+            "secrets: list,watch,create,patch,delete",
             "events: create,patch",
             "leases: create",
             "leases tradewind-operator: get,update",
@@ -668,7 +668,7 @@ fn nobody_may_do_more_than_it_does() {
     assert_eq!(
         rules("ClusterRole", "tradewind-tradewind-iad-operator"),
         [
-            "nodes: get,list,watch",
+            "nodes: list,watch",
             "customresourcedefinitions functions.tradewind.dev,warmpools.tradewind.dev: get",
         ]
     );
