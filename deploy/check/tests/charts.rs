@@ -279,6 +279,17 @@ fn our_pods_are_confined() {
                     !container["resources"]["requests"]["cpu"].is_null(),
                     "{name}"
                 );
+                // A node that is short of disk evicts first what uses more than it asked for.
+                let on_disk = |volume: &Value| {
+                    let size = volume["emptyDir"]["sizeLimit"].as_str();
+                    size.is_some_and(|size| size.ends_with("Gi"))
+                };
+                let volumes = pod["volumes"].as_array().into_iter().flatten();
+                assert!(
+                    !volumes.into_iter().any(on_disk)
+                        || !container["resources"]["requests"]["ephemeral-storage"].is_null(),
+                    "{name}"
+                );
             }
         }
     }
