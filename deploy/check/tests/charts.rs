@@ -18,7 +18,7 @@ const REGION_EVERYTHING: &[&str] = &[
     "--values=regions/iad.yaml",
     "--set=monitoring.serviceMonitors=true,monitoring.dashboard=true,monitoring.labels.release=x",
     "--set=headroom.replicas=2,prePull.images={example.com/a:1}",
-    "--set=gateway.volume.persistent=true",
+    "--set=gateway.volume.persistent=true,gateway.volume.size=1.5Gi",
     "--set=gateway.service.type=NodePort,gateway.port=30080",
     "--set=gateway.volume.storageClass=fast",
     "--set=gateway.nodeSelector.a=b,operator.nodeSelector.a=b,functions.nodeSelector.a=b",
@@ -28,6 +28,7 @@ const REGION_EVERYTHING: &[&str] = &[
     "--set=functions.egress.allowedRanges={10.1.0.0/16,fd00::/64}",
     "--set=queue.address=nats://queue:4222,queue.secret=queue",
     "--set-json=region.latitude=39.04,region.longitude=-77.48,region.labels={\"geo\":\"na\"}",
+    "--set-json=gateway.resources.requests={\"cpu\":1}",
     "--set-json=gateway.tolerations=[{\"operator\":\"Exists\"}],prePull.tolerations=[{\"operator\":\"Exists\"}]",
 ];
 
@@ -835,6 +836,48 @@ fn values_that_cannot_work_are_refused() {
             region,
             r#"--set-json=functions.tolerations=[{"key":"a","efect":"NoSchedule"}]"#,
             "'efect' not allowed",
+        ),
+        (
+            "region",
+            region,
+            "--set=gateway.admin.address=10.1.2.3:99999",
+            "'/gateway/admin/address'",
+        ),
+        (
+            "region",
+            region,
+            "--set=globals={http://a:65536}",
+            "'/globals/0'",
+        ),
+        (
+            "region",
+            region,
+            "--set=gateway.service.sourceRanges={10.0.0.0/99}",
+            "'/gateway/service/sourceRanges/0'",
+        ),
+        (
+            "region",
+            region,
+            "--set=functions.egress.blockedRanges={10.0.0.256/8}",
+            "'/functions/egress/blockedRanges/0'",
+        ),
+        (
+            "region",
+            region,
+            "--set-json=region.latitude=1",
+            "latitude and longitude go together",
+        ),
+        (
+            "region",
+            region,
+            r#"--set-json=warmPools=[{"name":"a","runtime":"node","image":"runtime-node","size":1,"memoryMb":64},{"name":"a","runtime":"python","image":"runtime-python","size":1,"memoryMb":64}]"#,
+            r#"two have the name "a""#,
+        ),
+        (
+            "region",
+            region,
+            "--set=warmPools[0].name=a,warmPools[0].runtime=python,warmPools[0].size=1,warmPools[0].memoryMb=64,warmPools[0].image=runtime-pyton",
+            "'/warmPools/0/image'",
         ),
         // Out of range.
         (

@@ -97,7 +97,7 @@ name = {{ .Values.region.name | quote }}
 zone = {{ .Values.zone | quote }}
 globals = {{ .Values.globals | toJson }}
 data_dir = "/var/lib/tradewind"
-{{- if and (not (kindIs "invalid" .Values.region.latitude)) (not (kindIs "invalid" .Values.region.longitude)) }}
+{{- if not (kindIs "invalid" .Values.region.latitude) }}
 latitude = {{ .Values.region.latitude | float64 | printf "%.4f" }}
 longitude = {{ .Values.region.longitude | float64 | printf "%.4f" }}
 {{- end }}
