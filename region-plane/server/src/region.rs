@@ -26,6 +26,11 @@ use crate::reporter::Reporter;
 /// Between looks at which functions changed: bounds the work of a bulk deploy.
 const SETTINGS_PAUSE: Duration = Duration::from_millis(100);
 
+/// Before a gateway stops accepting, it tells the operator that its pods are the next one's: when
+/// clients turn to that one, no pods are made instead of them. Not earlier, since while both are
+/// called both want pods. The operator hears of it within tens of milliseconds.
+const HAND_OVER_BEFORE: Duration = Duration::from_millis(200);
+
 /// Where instances run.
 enum Driver {
     Processes(ProcessRuntime),
@@ -185,10 +190,11 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     if unasked.is_none() {
         // Still accepting: those who have our address hold it for a while yet.
         stopping.cancel();
+        tokio::time::sleep(config.drain_pause().saturating_sub(HAND_OVER_BEFORE)).await;
         if let Some(pods) = &pods {
             pods.hand_over();
         }
-        tokio::time::sleep(config.drain_pause()).await;
+        tokio::time::sleep(HAND_OVER_BEFORE.min(config.drain_pause())).await;
         gateway_end.cancel();
         while serving.join_next().await.is_some() {}
         engine.drain().await;
