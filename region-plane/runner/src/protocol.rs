@@ -23,7 +23,8 @@
 //! [`boot`](Holder::boot) says that its predecessor is no more, and ends the predecessor's claim
 //! there and then. Should that process be alive after all, it is answered `not_claimed`. A call of
 //! its that is inside the function goes on and is answered to whoever made it; until it has ended
-//! the pod can be claimed by nobody (409), so that there is one call at a time.
+//! the pod can be claimed by nobody, so that there is one call at a time: a claim waits for it a
+//! little, then it is refused (409) and the gateway may try another pod and come again.
 
 use std::collections::BTreeMap;
 use std::fmt;
