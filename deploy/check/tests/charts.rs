@@ -28,7 +28,6 @@ const REGION_EVERYTHING: &[&str] = &[
     "--set=functions.egress.allowedRanges={10.1.0.0/16,fd00::/64}",
     "--set=queue.address=nats://queue:4222,queue.secret=queue",
     "--set-json=region.latitude=39.04,region.longitude=-77.48,region.labels={\"geo\":\"na\"}",
-    "--set-json=gateway.resources.requests={\"cpu\":1}",
     "--set-json=gateway.tolerations=[{\"operator\":\"Exists\"}],prePull.tolerations=[{\"operator\":\"Exists\"}]",
 ];
 
@@ -998,6 +997,31 @@ fn values_that_cannot_work_are_refused() {
             r#"--set-json=service={"type":"LoadBalancer","annotations":{"metallb.io/loadBalancerIPs":"192.0.2.1","service.beta.kubernetes.io/aws-load-balancer-scheme":""}}"#,
             "does not match pattern",
         ),
+        // AWS's cloud provider ignores the one, its controller the other.
+        (
+            "global",
+            GLOBAL,
+            r#"--set-json=service.annotations={"service.beta.kubernetes.io/aws-load-balancer-scheme":"internal"}"#,
+            "missing property 'service.beta.kubernetes.io/aws-load-balancer-internal'",
+        ),
+        (
+            "region",
+            region,
+            r#"--set-json=gateway.admin.service.annotations={"service.beta.kubernetes.io/aws-load-balancer-internal":"true"}"#,
+            "missing property 'service.beta.kubernetes.io/aws-load-balancer-scheme'",
+        ),
+        (
+            "global",
+            GLOBAL,
+            r#"--set-json=service={"loadBalancerClass":"x","annotations":{"service.beta.kubernetes.io/aws-load-balancer-scheme":"internal"}}"#,
+            "value must be 'service.k8s.aws/nlb'",
+        ),
+        (
+            "global",
+            GLOBAL,
+            r#"--set-json=service.annotations={"lbipam.cilium.io/ips":"10.0.0.1,192.0.2.1"}"#,
+            "does not match pattern",
+        ),
         (
             "global",
             GLOBAL,
@@ -1069,6 +1093,9 @@ fn private_addresses_of_every_kind_are_taken() {
     };
     for set in [
         r#"service.annotations={"metallb.io/loadBalancerIPs":"10.1.2.3"}"#,
+        r#"service.annotations={"lbipam.cilium.io/ips":"10.1.2.3, fd00::1"}"#,
+        r#"service.annotations={"kube-vip.io/loadbalancerIPs":"192.168.1.2"}"#,
+        r#"service={"loadBalancerClass":"service.k8s.aws/nlb","annotations":{"service.beta.kubernetes.io/aws-load-balancer-scheme":"internal"}}"#,
         r#"service.annotations={"networking.gke.io/load-balancer-type":"Internal"}"#,
         r#"service={"type":"ClusterIP","annotations":{}}"#,
         r#"service.allowedRanges=["172.31.0.0/16","100.64.0.0/10","fd12:3456::/32"]"#,
@@ -1076,6 +1103,27 @@ fn private_addresses_of_every_kind_are_taken() {
         let set = format!("--set-json={set}");
         helm.template("global", &["--values=examples/global-iad.yaml", &set])
             .unwrap();
+    }
+}
+
+#[test]
+fn a_bare_number_of_cpus_is_taken() {
+    let Some(helm) = helm("a_bare_number_of_cpus_is_taken") else {
+        return;
+    };
+    for (chart, base, set) in [
+        (
+            "region",
+            "--values=regions/iad.yaml",
+            "--set=gateway.resources.requests.cpu=2",
+        ),
+        (
+            "dns",
+            "--values=examples/dns.yaml",
+            "--set-json=resources.requests.cpu=0.5",
+        ),
+    ] {
+        helm.template(chart, &[base, set]).unwrap();
     }
 }
 
