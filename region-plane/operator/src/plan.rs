@@ -352,40 +352,27 @@ impl<'a> Planner<'a> {
             let Some(candidate) = self.candidate(name, pod) else {
                 continue;
             };
-            let owned = match &pod.owner {
-                Owner::Function(owner) => self
-                    .desired
-                    .functions
-                    .get(owner)
-                    .filter(|function| function.uid == pod.owner_uid)
-                    .map(|_| of_functions.entry(owner).or_default()),
-                Owner::Pool(owner) => self
-                    .desired
-                    .pools
-                    .get(owner)
-                    .filter(|pool| pool.uid == pod.owner_uid)
-                    .map(|_| of_pools.entry(owner).or_default()),
+            let pods = match &pod.owner {
+                Owner::Function(owner) => of_functions.entry(owner),
+                Owner::Pool(owner) => of_pools.entry(owner),
             };
-            match owned {
-                Some(pods) => pods.push(candidate),
-                None if candidate.going => {}
-                None if self.desired.unreadable.contains_key(&pod.owner) => {}
-                None => self.delete_surplus(candidate, Why::Orphaned, Duration::ZERO),
-            }
+            pods.or_default().push(candidate);
         }
         let none = Wanted::default();
         let waiting = self.waiting_bundles(&wanted);
         // Before functions: what keeps a pool from filling is what bundles wait for.
         let mut pool_troubles = HashMap::new();
         for (name, pool) in &self.desired.pools {
-            let pods = of_pools.remove(name.as_str()).unwrap_or_default();
+            let mut pods = of_pools.remove(name.as_str()).unwrap_or_default();
+            self.disown(&mut pods, &pool.uid);
             let waiting = waiting.of_pool(name);
             if let Some(trouble) = self.pool(name, pool, waiting, &pods) {
                 pool_troubles.insert(name.as_str(), trouble);
             }
         }
         for (name, function) in &self.desired.functions {
-            let pods = of_functions.remove(name.as_str()).unwrap_or_default();
+            let mut pods = of_functions.remove(name.as_str()).unwrap_or_default();
+            self.disown(&mut pods, &function.uid);
             let wanted = wanted.get(name.as_str()).unwrap_or(&none);
             if function.image {
                 self.image(name, function, wanted, &pods);
@@ -393,6 +380,10 @@ impl<'a> Planner<'a> {
                 let trouble = waiting.trouble(name, &pool_troubles);
                 self.bundle(name, function, wanted, trouble);
             }
+        }
+        let of_others = of_functions.into_values().chain(of_pools.into_values());
+        for orphan in of_others.flatten() {
+            self.delete_orphan(orphan);
         }
         for (owner, unreadable) in &self.desired.unreadable {
             let evidence = Evidence {
@@ -403,6 +394,20 @@ impl<'a> Planner<'a> {
             self.judge(owner.clone(), evidence, unreadable.generation, stated);
         }
         self.finish()
+    }
+
+    /// Takes out the pods of an earlier object of the same name.
+    fn disown(&mut self, pods: &mut Vec<Candidate<'a>>, uid: &str) {
+        for orphan in pods.extract_if(.., |candidate| candidate.pod.owner_uid != uid) {
+            self.delete_orphan(orphan);
+        }
+    }
+
+    fn delete_orphan(&mut self, candidate: Candidate<'a>) {
+        let unreadable = self.desired.unreadable.contains_key(&candidate.pod.owner);
+        if !unreadable && !candidate.going {
+            self.delete_surplus(candidate, Why::Orphaned, Duration::ZERO);
+        }
     }
 
     /// `None` for what is no candidate for anything: it goes already, or runs no more.

@@ -7,7 +7,7 @@
 mod doubt;
 mod objects;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,10 @@ use doubt::{Doubt, Held};
 /// Requests that may be under way at once: more than the rates need while the server is well, and
 /// few enough not to be a burst when it is not.
 const IN_FLIGHT_MAX: usize = 64;
+
+/// Of those, how many may be of an earlier plan: the rest is for what is planned next, which may be
+/// more urgent.
+const PLANNED_IN_FLIGHT_MAX: usize = IN_FLIGHT_MAX / 2;
 
 /// Between plans, so that a burst of changes is one plan.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -202,6 +206,9 @@ struct Running {
     /// Functions that are to go, and Secrets that nothing names, since when.
     doomed: HashMap<String, Moment>,
     idle_secrets: HashMap<String, Moment>,
+    /// Pods and conditions of the last plan for which there was no slot, most urgent first. They are
+    /// written as slots come free, until the next plan says anew what is missing.
+    planned: VecDeque<Action>,
     problems: Vec<Problem>,
     fills: BTreeMap<String, Fill>,
     pods_held: Doubt,
@@ -231,6 +238,7 @@ impl Running {
             again: Vec::new(),
             doomed: HashMap::new(),
             idle_secrets: HashMap::new(),
+            planned: VecDeque::new(),
             problems: Vec::new(),
             fills: BTreeMap::new(),
             pods_held: Doubt::default(),
@@ -283,8 +291,12 @@ impl Running {
                 Some(ask) = self.asks.recv() => self.answer(ask),
                 Some(done) = self.writes.join_next(), if !self.writes.is_empty() => {
                     self.done(done.expect("a write does not panic"));
+                    self.act_on_planned();
                 }
-                Ok(()) = self.leadership.changed() => self.plan_due = true,
+                Ok(()) = self.leadership.changed() => {
+                    self.planned.clear();
+                    self.plan_due = true;
+                }
                 Ok(()) = self.accepted.changed() => {
                     self.accepted.borrow_and_update();
                     self.accepted_until = self.now() + ACCEPTED_FOR;
@@ -462,8 +474,12 @@ impl Running {
         };
         if let (Some(led), None) = (led, &waiting_for) {
             self.write_objects(now, led.fence);
-            self.write_plan(now, led);
+            // With no slot left, a finished write is what is waited for.
+            if self.slots() > 0 {
+                self.write_plan(now, led);
+            }
         } else {
+            self.planned.clear();
             self.fills.clear();
         }
         self.publish(now, led, waiting_for);
@@ -500,9 +516,9 @@ impl Running {
             .then(|| led.since + self.settings.settle_for);
         let slots = self.slots();
         let budget = Budget {
-            creates: self.creates.available(now).min(slots),
+            creates: self.creates.available(now),
             deletes: self.deletes.available(now).min(slots),
-            patches: self.others.available(now).min(slots),
+            patches: self.others.available(now),
         };
         let began = Instant::now();
         let planned = plan(
@@ -524,12 +540,14 @@ impl Running {
         self.fills = planned.fills;
         let unwritten: Vec<Problem> = self.unwritten().collect();
         self.problems.extend(unwritten);
+        self.planned.clear();
         for action in planned.actions {
-            if self.slots() == 0 {
-                break;
-            }
-            if !self.spared(&action) {
-                self.act(action, now, led.fence);
+            if self.slots() > 0 {
+                if !self.spared(&action) {
+                    self.act(action, now, led.fence);
+                }
+            } else if matches!(action, Action::Create { .. } | Action::State { .. }) {
+                self.planned.push_back(action);
             }
         }
         let mut wakes = vec![
@@ -548,6 +566,31 @@ impl Running {
             wakes.extend(tokens.into_iter().filter(|at| *at > now).map(Some));
         }
         self.wake = wakes.into_iter().flatten().min();
+    }
+
+    /// Goes on with the last plan. To make a pod or state a condition is safe so much later: the next
+    /// plan puts right what was one too many. What was to be deleted or changed may have been taken
+    /// since.
+    fn act_on_planned(&mut self) {
+        let now = self.now();
+        let Some(led) = self.led(now) else { return };
+        while self.writes.len() < PLANNED_IN_FLIGHT_MAX
+            && let Some(action) = self.planned.pop_front()
+        {
+            let (bucket, until) = match &action {
+                Action::Create { owner, .. } => {
+                    (&mut self.creates, self.state.setbacks.until(owner))
+                }
+                _ => (&mut self.others, None),
+            };
+            if bucket.available(now) == 0 {
+                self.planned.push_front(action);
+                break;
+            }
+            if until.is_none_or(|until| until <= now) {
+                self.act(action, now, led.fence);
+            }
+        }
     }
 
     /// Whether it takes a pod of a function that should be there: a list lost its object, and an

@@ -54,7 +54,7 @@ pub struct State {
     /// Pods seen to have run out of memory since these were taken.
     pub ran_out: Vec<OutOfMemory>,
     guard: Guard,
-    /// Of the last look at what is there; `None` since that changed.
+    /// Of the last look at which objects are there; `None` since one came or went.
     plausible: Option<Result<(), MassDrop>>,
     swept: Moment,
     listed: BTreeSet<Kind>,
@@ -188,7 +188,6 @@ impl State {
             }
             Change::Functions(seen) => {
                 self.listed.insert(Kind::Functions);
-                self.plausible = None;
                 self.functions_seen(seen);
                 Touched {
                     plan: true,
@@ -197,7 +196,6 @@ impl State {
             }
             Change::Pools(seen) => {
                 self.listed.insert(Kind::Pools);
-                self.plausible = None;
                 self.pools_seen(seen);
                 Touched {
                     plan: true,
@@ -358,13 +356,16 @@ impl State {
         if changed {
             self.setbacks.forgive(&owner);
         }
-        self.functions.insert(name, record);
+        if self.functions.insert(name, record).is_none() {
+            self.plausible = None;
+        }
         self.derive(&owner);
     }
 
     fn function_gone(&mut self, name: &str) {
         let owner = Owner::Function(name.to_owned());
         self.functions.remove(name);
+        self.plausible = None;
         self.desired.functions.remove(name);
         self.owner_gone(&owner);
     }
@@ -393,11 +394,14 @@ impl State {
             if before.is_some_and(|held| held.meta.generation != record.meta.generation) {
                 self.setbacks.forgive(&owner);
             }
-            self.pools.insert(name, record);
+            if self.pools.insert(name, record).is_none() {
+                self.plausible = None;
+            }
             self.derive(&owner);
         }
         for name in gone {
             self.pools.remove(&name);
+            self.plausible = None;
             self.desired.pools.remove(&name);
             self.owner_gone(&Owner::Pool(name));
         }

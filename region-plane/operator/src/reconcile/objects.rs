@@ -69,15 +69,19 @@ impl Running {
             left: false,
             later: None,
         };
-        let names: Vec<String> = self.written.functions.keys().cloned().collect();
-        for name in names {
-            if pass.room == 0 {
+        let mut writes = Vec::new();
+        for (name, wanted) in &self.written.functions {
+            if writes.len() == pass.room as usize {
                 pass.left = true;
                 break;
             }
-            if let Some(write) = self.object_write(&name, &mut pass) {
-                self.begin_object(write, &mut pass);
+            writes.extend(self.object_write(name, wanted, &mut pass));
+        }
+        for write in writes {
+            if let Write::ApplyFunction { name, wanted, .. } = &write {
+                self.note_applied(name, wanted);
             }
+            self.begin_object(write, &mut pass);
         }
         self.delete_functions(&mut pass);
         self.delete_secrets(&mut pass);
@@ -114,8 +118,7 @@ impl Running {
     }
 
     /// What one function's objects lack, if they may be written now.
-    fn object_write(&mut self, name: &str, pass: &mut Pass) -> Option<Write> {
-        let wanted = &self.written.functions[name];
+    fn object_write(&self, name: &str, wanted: &Wanted, pass: &mut Pass) -> Option<Write> {
         let record = self.state.functions.get(name);
         if let Some(secret) = &wanted.spec.config_secret
             && let Some(record) = record
@@ -144,11 +147,19 @@ impl Running {
         if !differs || self.rests(name, Some(wanted), pass) {
             return None;
         }
-        let drifted = record.is_some_and(|record| record.meta.foreign);
         let object = function_object(name, &self.settings.namespace, wanted);
-        let wanted = Arc::new(wanted.clone());
+        Some(Write::ApplyFunction {
+            name: name.to_owned(),
+            object: Box::new(object),
+            wanted: Arc::new(wanted.clone()),
+        })
+    }
+
+    /// What people should know of a function that is applied.
+    fn note_applied(&mut self, name: &str, wanted: &Wanted) {
         let owner = Owner::Function(name.to_owned());
-        if drifted {
+        let record = self.state.functions.get(name);
+        if record.is_some_and(|record| record.meta.foreign) {
             info!(function = name, "changed by somebody else, and is put back");
             self.warn_about(
                 &owner,
@@ -156,15 +167,10 @@ impl Running {
                 "somebody changed what Tradewind manages, and it is put back; change the function through Fn's API".to_owned(),
             );
         }
-        for note in wanted.notes.clone() {
+        for note in &wanted.notes {
             warn!(function = name, note, "not taken as it is");
-            self.warn_about(&owner, "NotTaken", note);
+            self.warn_about(&owner, "NotTaken", note.clone());
         }
-        Some(Write::ApplyFunction {
-            name: name.to_owned(),
-            object: Box::new(object),
-            wanted,
-        })
     }
 
     /// Functions that are not placed here any more.
