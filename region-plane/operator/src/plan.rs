@@ -330,7 +330,10 @@ impl<'a> Planner<'a> {
             observed,
             budget,
             claims,
-            lapsed: demands.lapsed_claims(observed.now).collect(),
+            lapsed: demands
+                .lapsed_claims(observed.now)
+                .map(|claim| claim.pod.as_str())
+                .collect(),
             finished: demands.finished(observed.now).collect(),
             failures: demands
                 .failures(observed.now)

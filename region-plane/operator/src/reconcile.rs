@@ -429,6 +429,12 @@ impl Running {
         self.leadership.borrow().filter(|led| led.holds(now))
     }
 
+    /// From when on what no gateway has told us of is had by none: by then each has spoken to the
+    /// leader that we are since.
+    fn heard_all(&self, led: Leadership) -> Moment {
+        led.since + self.settings.settle_for
+    }
+
     /// Returns the count of changes that what was read has at least.
     fn read_replica(&mut self, position: Option<&watch::Receiver<Position>>) -> u64 {
         let read = position.map_or(0, |position| position.borrow().functions);
@@ -473,7 +479,7 @@ impl Running {
             Some(_) => None,
         };
         if let (Some(led), None) = (led, &waiting_for) {
-            self.write_objects(now, led.fence);
+            self.write_objects(now, led);
             // With no slot left, a finished write is what is waited for.
             if self.slots() > 0 {
                 self.write_plan(now, led);
@@ -512,8 +518,8 @@ impl Running {
         });
         let told = self.pods_held.look(held);
         self.tell_held(told);
-        let surplus_from = (plausible.is_ok() && !self.state.doubtful())
-            .then(|| led.since + self.settings.settle_for);
+        let surplus_from =
+            (plausible.is_ok() && !self.state.doubtful()).then(|| self.heard_all(led));
         let slots = self.slots();
         let budget = Budget {
             creates: self.creates.available(now),

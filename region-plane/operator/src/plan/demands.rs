@@ -126,13 +126,15 @@ impl Demands {
         self.live(now).flat_map(|demand| &demand.failures)
     }
 
-    /// Whether a gateway has pods of `function`.
+    /// Whether a gateway has pods of `function`, or may have them still.
     #[must_use]
     pub fn holds(&self, function: &str, now: Moment) -> bool {
-        self.claims(now).any(|claim| claim.function == function)
+        self.claims(now)
+            .chain(self.lapsed_claims(now))
+            .any(|claim| claim.function == function)
     }
 
-    pub(super) fn lapsed_claims(&self, now: Moment) -> impl Iterator<Item = &str> {
+    pub(super) fn lapsed_claims(&self, now: Moment) -> impl Iterator<Item = &ClaimedPod> {
         self.gateways
             .values()
             .filter(move |told| {
@@ -140,7 +142,6 @@ impl Demands {
                 silent && now < told.at + CLAIMS_OUTLAST
             })
             .flat_map(|told| &told.demand.claims)
-            .map(|claim| claim.pod.as_str())
     }
 
     /// Zero for a pod that no gateway had.

@@ -366,6 +366,8 @@ fn a_silent_gateways_pods_are_left_for_a_while() {
         cluster.now += later;
         let plan = cluster.plan(PLENTY);
         assert_eq!(!deleted(&plan).is_empty(), gone, "{after} s");
+        let holds = cluster.demands.holds("fn-a", cluster.now);
+        assert_eq!(holds, !gone, "its object goes no sooner, {after} s");
         if after == 11 {
             let next = cluster.demands.next_change(cluster.now);
             assert_eq!(next, Some(secs(1_030)));

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::doubt::Held;
 use super::{Rest, Running, Source, TRIED_AGAIN_AFTER};
 use crate::cluster::{Kind, read};
-use crate::lease::ACCEPT_DELETIONS;
+use crate::lease::{ACCEPT_DELETIONS, Leadership};
 use crate::plan::{Moment, Owner, Reason};
 use crate::refusal::Refusal;
 use crate::state::Record;
@@ -35,6 +35,8 @@ const DRAIN_LOOKED_EVERY: Duration = Duration::from_secs(1);
 struct Pass {
     now: Moment,
     fence: u64,
+    /// Before this a gateway may hold what it has not told us of.
+    heard_all: Moment,
     /// How many more writes may be sent.
     room: u32,
     /// Not all was looked at.
@@ -51,7 +53,7 @@ impl Pass {
 
 impl Running {
     /// Brings `Function` objects and their Secrets in step with the replica.
-    pub(super) fn write_objects(&mut self, now: Moment, fence: u64) {
+    pub(super) fn write_objects(&mut self, now: Moment, led: Leadership) {
         let due = std::mem::take(&mut self.objects_due);
         let known = matches!(self.source, Source::Replica(_)) && self.written.known;
         if !due || !known || self.state.undefined(Kind::Functions) {
@@ -64,7 +66,8 @@ impl Running {
         self.resting.retain(|_, rest| rest.until > now);
         let mut pass = Pass {
             now,
-            fence,
+            fence: led.fence,
+            heard_all: self.heard_all(led),
             room: self.others.available(now).min(self.slots()),
             left: false,
             later: None,
@@ -215,6 +218,11 @@ impl Running {
             let Some(since) = self.doomed.get(&name).copied() else {
                 continue;
             };
+            // With the object go its pods, also those in the middle of a call.
+            if now < pass.heard_all {
+                pass.look_at(pass.heard_all);
+                continue;
+            }
             if self.state.demands.holds(&name, now) && now < since + drain {
                 pass.look_at(now + DRAIN_LOOKED_EVERY);
                 continue;

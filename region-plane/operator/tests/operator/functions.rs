@@ -10,6 +10,7 @@ use kube::Api;
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use region_plane_operator::{ACCEPT_DELETIONS, Source};
+use region_plane_replica::Replica;
 use region_plane_resources::labels;
 use serde_json::json;
 use tempfile::TempDir;
@@ -21,6 +22,7 @@ use crate::region::{OPERATOR, Region, Running, eventually};
 struct Placed {
     region: Region,
     plane: Plane,
+    replica: Replica,
     operator: Running,
     tasks: JoinSet<()>,
     folder: TempDir,
@@ -31,10 +33,12 @@ async fn placed() -> Placed {
     let folder = TempDir::new().unwrap();
     let mut tasks = JoinSet::new();
     let (plane, replica) = Plane::start(folder.path(), &mut tasks).await;
-    let operator = region.operate_as("one", Source::Replica(replica)).await;
+    let source = Source::Replica(replica.clone());
+    let operator = region.operate_as("one", source).await;
     Placed {
         region,
         plane,
+        replica,
         operator,
         tasks,
         folder,
@@ -204,6 +208,49 @@ async fn what_is_deleted_or_placed_elsewhere_goes_and_what_others_made_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_takes_no_function_away_before_it_heard_who_serves_it() {
+    let Placed {
+        mut region,
+        plane,
+        replica,
+        operator,
+        tasks: _tasks,
+        folder: _folder,
+    } = placed().await;
+    plane.put_app(app("A"));
+    let mut hot = function("F", "A");
+    hot.annotations = Some(annotation("tradewind.dev/scaling", r#"{"min":1,"max":3}"#));
+    plane.put_fn(hot);
+    let pods = region.until_running(1).await;
+    operator.end().await;
+    let mut position = replica.subscribe();
+    let before = position.borrow().functions;
+    plane.delete_fn("F");
+    let gone = position.wait_for(|now| now.functions != before);
+    tokio::time::timeout(Duration::from_secs(10), gone)
+        .await
+        .expect("the replica hears of it")
+        .unwrap();
+
+    let settle_for = Duration::from_secs(3);
+    region.settings.settle_for = settle_for;
+    let source = Source::Replica(replica.clone());
+    let second = region.operate_as("two", source).await;
+    let claims = [(pods[0].as_str(), "fn-f")];
+    second.demand(vec![], &claims, &[]).await;
+    tokio::time::sleep(settle_for + Duration::from_millis(500)).await;
+    let held = region.functions().get_opt("fn-f").await.unwrap();
+    assert!(held.is_some(), "a call is under way");
+    assert_eq!(region.running().await, pods);
+    second.demand(vec![], &[], &[]).await;
+    eventually("it goes", async || {
+        let object = region.functions().get_opt("fn-f").await.unwrap();
+        object.is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mass_deletion_waits_for_a_person() {
     let placed = placed().await;
     let region = &placed.region;
@@ -304,6 +351,7 @@ async fn without_the_global_plane_objects_follow_the_copy_on_disk() {
         operator,
         mut tasks,
         folder,
+        ..
     } = placed().await;
     plane.put_app(app("A"));
     plane.put_fn(function("F", "A"));
