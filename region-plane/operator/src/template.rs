@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar,
-    LocalObjectReference, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile,
-    SecretEnvSource, SecurityContext, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
+    EnvVarSource, LocalObjectReference, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec,
+    ResourceRequirements, SeccompProfile, SecretEnvSource, SecurityContext, Toleration,
+    TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
@@ -223,7 +224,10 @@ fn body(
     let runner = Container {
         name: labels::RUNNER_CONTAINER.to_owned(),
         image: Some(settings.runner_image.clone()),
-        env: Some(vec![variable("TRADEWIND_RUNNER_KIND", kind)]),
+        env: Some(vec![
+            variable("TRADEWIND_RUNNER_KIND", kind),
+            uid_of_pod("TRADEWIND_POD_UID"),
+        ]),
         ports: Some(vec![ContainerPort {
             name: Some("runner".to_owned()),
             container_port: i32::from(RUNNER_PORT),
@@ -408,6 +412,21 @@ fn variable(name: &str, value: &str) -> EnvVar {
         // Kubernetes would expand `$(NAME)`; a function's or an app's name is no template.
         value: Some(value.replace('$', "$$")),
         value_from: None,
+    }
+}
+
+/// What the pod is known by to gateways, of which its runner sees nothing else.
+fn uid_of_pod(name: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                api_version: None,
+                field_path: "metadata.uid".to_owned(),
+            }),
+            ..EnvVarSource::default()
+        }),
     }
 }
 
