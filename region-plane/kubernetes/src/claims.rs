@@ -73,6 +73,8 @@ pub enum Standing {
 pub struct Offer {
     pub start: StartId,
     pub pod: String,
+    /// The pod's own: by now another may have its address.
+    pub uid: String,
     pub address: IpAddr,
 }
 
@@ -577,6 +579,7 @@ impl Claims {
         let Standing::Running(address) = pod.standing else {
             unreachable!("only pods that run are free");
         };
+        let uid = pod.uid.clone();
         *self.taken_on.entry(pod.node.clone()).or_default() += 1;
         self.wait_no_longer(id);
         let start = self.starts.get_mut(&id).expect("it is being seated");
@@ -584,6 +587,7 @@ impl Claims {
         Offer {
             start: id,
             pod: name.to_owned(),
+            uid,
             address,
         }
     }

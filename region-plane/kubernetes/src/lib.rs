@@ -24,7 +24,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use region_plane_resources::RUNNER_PORT;
 use region_plane_resources::demand::Sizing;
-use region_plane_runner::protocol::{Claim, Conflict, Holder, State, Tenant};
+use region_plane_runner::protocol::{Claim, Conflict, ConflictReason, Holder, State, Tenant};
 use region_plane_runtime::{
     Breach, CallError, CallRequest, CallResponse, InitFailure, Instance, InstanceSpec, NotRunnable,
     Runtime, StartError,
@@ -173,6 +173,7 @@ impl KubernetesRuntime {
     async fn bring_up(
         &self,
         seat: &mut Seat,
+        uid: String,
         address: IpAddr,
         launching: &Launching,
     ) -> Result<(Arc<Runner>, Hold), Setback> {
@@ -187,6 +188,7 @@ impl KubernetesRuntime {
             settings: launching.wanted.pair.settings.clone(),
         };
         let claim = Claim {
+            pod: Some(uid),
             holder: Holder {
                 claim: format!("{}.{}", self.claims, seat.next_claim()),
                 gateway: self.settings.gateway.name.clone(),
@@ -199,11 +201,19 @@ impl KubernetesRuntime {
         let asked = Instant::now();
         let claimed = match runner.claim(&claim).await.map_err(elsewhere)? {
             ClaimAnswer::Ours(claimed) => claimed,
-            ClaimAnswer::Refused(Conflict { message, claim }) => {
+            ClaimAnswer::Refused(Conflict {
+                message,
+                claim,
+                reason,
+            }) => {
                 metrics::counter!("tradewind_region_claims_refused_total").increment(1);
                 let holder = claim.map(|holder| holder.claim);
                 debug!(message, holder, "a pod is not to be had");
                 seat.was_refused();
+                if reason == Some(ConflictReason::OtherPod) {
+                    // That the pod is gone the watch will say. What this one is or holds is not its.
+                    return Err(Setback::Elsewhere(Refusal::Unavailable));
+                }
                 // Whoever has claimed it may not have loaded it yet, and never do.
                 let refusal = match runner.state().await {
                     Ok(state) if state.phase.is_over() => Refusal::Over,
@@ -303,9 +313,9 @@ impl Runtime for KubernetesRuntime {
                     return Err(StartError::NotRunnable(NotRunnable::Stopping));
                 }
             };
-            let address = match told {
+            let (uid, address) = match told {
                 Err(_) => return Err(StartError::TimedOut),
-                Ok(Told::Offered(address)) => address,
+                Ok(Told::Offered { uid, address }) => (uid, address),
                 Ok(Told::Hopeless { reason, message }) => return Err(cluster(&reason, message)),
                 // It left before it was asked.
                 Ok(Told::Lost(_) | Told::Waiting) => {
@@ -319,7 +329,7 @@ impl Runtime for KubernetesRuntime {
                 .await
                 .expect("it is never closed");
             let brought_up = tokio::select! {
-                brought_up = self.bring_up(&mut seat, address, &launching) => brought_up,
+                brought_up = self.bring_up(&mut seat, uid, address, &launching) => brought_up,
                 () = self.shutdown.cancelled() => {
                     return Err(StartError::NotRunnable(NotRunnable::Stopping));
                 }

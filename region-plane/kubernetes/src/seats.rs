@@ -25,8 +25,11 @@ use crate::runner::Runner;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     Waiting,
-    /// A pod is there, at this address.
-    Offered(IpAddr),
+    /// The pod of this uid is there, at this address.
+    Offered {
+        uid: String,
+        address: IpAddr,
+    },
     Lost(Loss),
     /// The operator says that there will be none.
     Hopeless {
@@ -240,11 +243,12 @@ impl State {
             start,
             address,
             pod,
+            uid,
         } in effects.offers
         {
             if let Some(told) = self.told.get(&start) {
                 debug!(pod, "a pod for a start");
-                told.send_replace(Told::Offered(address));
+                told.send_replace(Told::Offered { uid, address });
             }
         }
         for (start, loss) in effects.bereft {
@@ -399,7 +403,7 @@ pub async fn lost(told: &mut watch::Receiver<Told>) -> Loss {
     match told.wait_for(|told| matches!(told, Told::Lost(_))).await {
         Ok(told) => match &*told {
             Told::Lost(loss) => loss.clone(),
-            Told::Waiting | Told::Offered(_) | Told::Hopeless { .. } => Loss::PodLeaves,
+            Told::Waiting | Told::Offered { .. } | Told::Hopeless { .. } => Loss::PodLeaves,
         },
         Err(_) => Loss::PodLeaves,
     }

@@ -87,7 +87,12 @@ async fn claim(instance: &Instance, body: Incoming) -> Answer {
         },
     };
     let deadline = Instant::now() + CLAIM_WAIT;
-    let claimed = instance.claim(&claim.holder, to_launch.as_ref(), deadline);
+    let claimed = instance.claim(
+        claim.pod.as_deref(),
+        &claim.holder,
+        to_launch.as_ref(),
+        deadline,
+    );
     match claimed.await {
         Ok(claimed) => json(StatusCode::OK, &claimed),
         Err(refused) => match refused.conflict() {

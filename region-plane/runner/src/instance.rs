@@ -110,7 +110,7 @@ impl Instance {
     /// If the folders it shares with the function are not there or not its to use.
     pub fn new(settings: Settings, shutdown: CancellationToken) -> Result<Arc<Self>, PodError> {
         let log = Arc::new(Log::default());
-        let pod = Pod::new(settings.kind, settings.lease);
+        let pod = Pod::new(settings.kind, settings.pod_uid.clone(), settings.lease);
         let (seen, _) = watch::channel(seen(&pod));
         let instance = Arc::new(Self {
             began: Instant::now(),
@@ -205,6 +205,7 @@ impl Instance {
     /// If it cannot have the pod.
     pub async fn claim(
         &self,
+        for_pod: Option<&str>,
         holder: &Holder,
         to_launch: Option<&ToLaunch>,
         deadline: Instant,
@@ -212,11 +213,13 @@ impl Instance {
         loop {
             let mut unoccupied = std::pin::pin!(self.unoccupied.notified());
             unoccupied.as_mut().enable();
-            let (before, claimed) = self.pod(|pod, now| {
+            let (dropped, claimed) = self.pod(|pod, now| {
                 let before = pod.holder().cloned();
-                (before, pod.claim(holder, to_launch.cloned(), now))
+                let claimed = pod.claim(for_pod, holder, to_launch.cloned(), now);
+                let dropped = before.filter(|before| pod.holder() != Some(before));
+                (dropped, claimed)
             });
-            if let Some(before) = before
+            if let Some(before) = dropped
                 && before.gateway == holder.gateway
                 && before.boot < holder.boot
             {

@@ -10,12 +10,16 @@ use std::time::Duration;
 
 use api_types::Digest;
 
-use crate::protocol::{CallFailure, Claimed, Conflict, Holder, Kind, Phase, State, Tenant};
+use crate::protocol::{
+    CallFailure, Claimed, Conflict, ConflictReason, Holder, Kind, Phase, State, Tenant,
+};
 
 /// A pod, as its runner sees it.
 #[derive(Debug)]
 pub struct Pod {
     kind: Kind,
+    /// What claims that are for this pod name, if it is known.
+    uid: Option<String>,
     /// How long a claim is held with no open request that names it.
     lease: Duration,
     phase: Phase,
@@ -89,6 +93,8 @@ impl fmt::Display for Reason {
 /// A claim that was not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
+    #[error("the claim is for the pod {claimed}, and this is {this}")]
+    OtherPod { claimed: String, this: String },
     #[error("the pod is claimed by {}", .by.gateway)]
     Held { by: Holder },
     #[error("{gateway} has been started again since")]
@@ -113,7 +119,8 @@ impl Refused {
     pub fn conflict(&self) -> Option<Conflict> {
         let claim = match self {
             Self::Held { by } => Some(by.clone()),
-            Self::Superseded { .. }
+            Self::OtherPod { .. }
+            | Self::Superseded { .. }
             | Self::Changed
             | Self::Taken { .. }
             | Self::Over { .. }
@@ -123,6 +130,7 @@ impl Refused {
         Some(Conflict {
             message: self.to_string(),
             claim,
+            reason: matches!(self, Self::OtherPod { .. }).then_some(ConflictReason::OtherPod),
         })
     }
 }
@@ -165,9 +173,10 @@ pub enum CallEnd {
 
 impl Pod {
     #[must_use]
-    pub fn new(kind: Kind, lease: Duration) -> Self {
+    pub fn new(kind: Kind, uid: Option<String>, lease: Duration) -> Self {
         Self {
             kind,
+            uid,
             lease,
             phase: match kind {
                 Kind::Image => Phase::Starting,
@@ -222,14 +231,27 @@ impl Pod {
     /// Makes a claim, or finds it made. The claim of an earlier boot of the same gateway is dropped,
     /// also if this one cannot have the pod: whoever made it is dead.
     ///
+    /// `for_pod` is the uid the claimant means. Only where both are known can they differ: gateways and
+    /// pods of two versions meet during an upgrade.
+    ///
     /// # Errors
     /// If it cannot have the pod; then nothing else has changed.
     pub fn claim(
         &mut self,
+        for_pod: Option<&str>,
         holder: &Holder,
         to_launch: Option<ToLaunch>,
         now: Duration,
     ) -> Result<Claimed, Refused> {
+        // First of all: whatever else would be said is said of another pod.
+        if let (Some(claimed), Some(this)) = (for_pod, &self.uid)
+            && claimed != this
+        {
+            return Err(Refused::OtherPod {
+                claimed: claimed.to_owned(),
+                this: this.clone(),
+            });
+        }
         match (self.kind, &to_launch) {
             (Kind::Image, Some(_)) => return Err(Refused::LaunchesNothing),
             (Kind::Pool, None) => return Err(Refused::NothingToLaunch),

@@ -154,6 +154,10 @@ pub struct Holder {
 /// Takes the pod for one function. Repeating it changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
+    /// The uid of the pod it is for. A gateway may learn late that a pod is gone, and meet another
+    /// one's runner at its address. None from a gateway of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     #[serde(flatten)]
     pub holder: Holder,
     /// What a pool's pod is to run; none for an image's.
@@ -184,6 +188,20 @@ pub struct Conflict {
     pub message: String,
     /// Who has it; absent if nobody can have it, or not for this function.
     pub claim: Option<Holder>,
+    /// Why, if a gateway is to know that from what is wrong with the pod. A runner of an earlier version
+    /// gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ConflictReason>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConflictReason {
+    /// The claim is for another pod, so that nothing of this one says anything of that.
+    OtherPod,
+    /// One that a later version knows.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Gives the pod back. What runs in it goes on and may be claimed again.

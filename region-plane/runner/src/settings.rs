@@ -13,6 +13,10 @@ use crate::protocol::{Kind, LISTEN_PORT};
 /// Every variable of ours.
 const PREFIX: &str = "TRADEWIND_RUNNER_";
 
+/// The uid of the pod. Not one of [`PREFIX`]: a runner of a version that does not know it would stop
+/// at it, and an operator may be told to use such a one.
+const POD_UID_VARIABLE: &str = "TRADEWIND_POD_UID";
+
 /// Where a pool's pod has its bundle, for the function's container as well.
 pub const CODE_DIR_VARIABLE: &str = "TRADEWIND_RUNNER_CODE_DIR";
 
@@ -22,6 +26,7 @@ pub const CODE_DIR: &str = "/tradewind/code";
 /// The body of `--help`.
 pub const VARIABLES: &str = "\
 TRADEWIND_RUNNER_KIND                       image or pool: what the pod was made for (required)
+TRADEWIND_POD_UID                           unset: metadata.uid; claims of other pods are refused
 TRADEWIND_RUNNER_LISTEN                     [::]:8090 (0.0.0.0:8090 on a machine without IPv6)
 TRADEWIND_RUNNER_SOCKET_DIR                 /tmp/iofs: shared with the function, which listens there
 TRADEWIND_RUNNER_CODE_DIR                   /tradewind/code: shared with the function of a pool's pod
@@ -34,6 +39,8 @@ TRADEWIND_RUNNER_LOG                        info: off, error, warn, info or debu
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub kind: Kind,
+    /// What claims of this pod name. Unknown in a pod of an earlier version's operator.
+    pub pod_uid: Option<String>,
     pub listen: Listen,
     pub socket_dir: PathBuf,
     pub code_dir: PathBuf,
@@ -88,6 +95,7 @@ impl Settings {
             "pool" => Ok(Kind::Pool),
             _ => Err("must be image or pool".to_owned()),
         });
+        let pod_uid = given.read_variable(POD_UID_VARIABLE, |text| Ok(text.to_owned()));
         let listen = given.read("LISTEN", |text| {
             text.parse()
                 .map_err(|_| "must be an address and a port, as in 127.0.0.1:8090".to_owned())
@@ -113,6 +121,7 @@ impl Settings {
         };
         Ok(Self {
             kind,
+            pod_uid,
             listen: listen.map_or(Listen::Everywhere, Listen::At),
             socket_dir: socket_dir.unwrap_or_else(|| "/tmp/iofs".into()),
             code_dir: code_dir.unwrap_or_else(|| CODE_DIR.into()),
@@ -136,8 +145,8 @@ struct Given {
 impl Given {
     fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let ours = |(name, value): (OsString, OsString)| {
-            let name = name.to_str()?.strip_prefix(PREFIX)?.to_owned();
-            Some((name, value))
+            let name = name.into_string().ok()?;
+            (name.starts_with(PREFIX) || name == POD_UID_VARIABLE).then_some((name, value))
         };
         Self {
             left: environment.into_iter().filter_map(ours).collect(),
@@ -145,14 +154,23 @@ impl Given {
         }
     }
 
+    /// One of [`PREFIX`].
     fn read<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        self.read_variable(&format!("{PREFIX}{name}"), parse)
+    }
+
+    fn read_variable<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let value = self.left.remove(name)?;
         match value.to_str().map(parse) {
             Some(Ok(parsed)) => return Some(parsed),
             Some(Err(wrong)) => self
                 .problems
-                .push(format!("{PREFIX}{name}={}: {wrong}", value.display())),
-            None => self.problems.push(format!("{PREFIX}{name}: is not UTF-8")),
+                .push(format!("{name}={}: {wrong}", value.display())),
+            None => self.problems.push(format!("{name}: is not UTF-8")),
         }
         None
     }
@@ -164,7 +182,7 @@ impl Given {
             problems.push(format!("{kind}: is missing, must be image or pool"));
         }
         let unknown = self.left.into_keys();
-        problems.extend(unknown.map(|name| format!("{PREFIX}{name}: there is no such setting")));
+        problems.extend(unknown.map(|name| format!("{name}: there is no such setting")));
         problems
     }
 }
@@ -249,6 +267,7 @@ mod tests {
             let default = rest.trim_start().split([':', ' ']).next().unwrap();
             let value = match name {
                 "TRADEWIND_RUNNER_LISTEN" => "[::]:8090",
+                "TRADEWIND_POD_UID" => "7f0c",
                 _ => default,
             };
             (name, value)
@@ -257,6 +276,12 @@ mod tests {
         let all = read(&settings).unwrap();
         let kind = read(&[("TRADEWIND_RUNNER_KIND", "image")]).unwrap();
         let listen = Listen::At("[::]:8090".parse().unwrap());
-        assert_eq!(all, Settings { listen, ..kind });
+        let pod_uid = Some("7f0c".to_owned());
+        let told = Settings {
+            pod_uid,
+            listen,
+            ..kind
+        };
+        assert_eq!(all, told);
     }
 }

@@ -70,6 +70,18 @@ fn with(pods: Vec<Pod>) -> Claims {
 }
 
 #[test]
+fn an_offer_names_the_pod_that_has_the_name_now() {
+    let mut claims = with(vec![image_pod("a", "f", 1)]);
+    let next = Pod {
+        uid: "next".to_owned(),
+        ..image_pod("a", "f", 1)
+    };
+    claims.pod_seen(next);
+    let effects = claims.started(StartId(1), image("f", 1));
+    assert_eq!(effects.offers[0].uid, "next");
+}
+
+#[test]
 fn a_start_takes_the_best_pod_that_suits_it() {
     let other_runtime = pod(
         "python",

@@ -35,6 +35,7 @@ pub struct Cluster {
 
 /// The processes of a pod. Dropped, they are killed.
 pub struct Pod {
+    address: Ipv4Addr,
     runner: Process,
     function: Process,
     _files: TempDir,
@@ -154,12 +155,7 @@ impl Cluster {
         settings: u64,
         behaviour: &str,
     ) -> Pod {
-        let labels = json!({
-            "tradewind.dev/kind": "image",
-            "tradewind.dev/function": function,
-            "tradewind.dev/settings": format!("{settings:016x}"),
-        });
-        self.pod(name, labels, |_, runner| {
+        self.pod(name, image_labels(function, settings), |_, runner| {
             runner.env("TRADEWIND_RUNNER_KIND", "image");
             let mut container = Command::new(fake_function());
             container.env("BEHAVIOUR", behaviour);
@@ -176,6 +172,13 @@ impl Cluster {
         .await
     }
 
+    /// The cluster still shows a pod that was where this one is now: it is gone, and its address is
+    /// used again.
+    pub async fn image_pod_before(&self, now: &Pod, name: &str, function: &str, settings: u64) {
+        self.create(name, image_labels(function, settings), now.address)
+            .await;
+    }
+
     async fn pod(
         &self,
         name: &str,
@@ -190,8 +193,11 @@ impl Cluster {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let address = Ipv4Addr::new(127, 77, process, number);
         let sockets = files.path().join("sockets");
+        // One that said it is another pod than the cluster has would be claimed by nobody.
+        let uid = self.create(name, labels, address).await;
         let mut runner = Command::new(binary("tradewind-runner"));
         runner
+            .env("TRADEWIND_POD_UID", uid)
             .env(
                 "TRADEWIND_RUNNER_LISTEN",
                 format!("{address}:{}", self.runner_port),
@@ -214,16 +220,16 @@ impl Cluster {
             .unwrap();
         let function = Process(function);
         let runner = Process(runner.spawn().unwrap());
-        let pod = Pod {
+        Pod {
+            address,
             runner,
             function,
             _files: files,
-        };
-        self.create(name, labels, address).await;
-        pod
+        }
     }
 
-    async fn create(&self, name: &str, mut labels: Value, address: Ipv4Addr) {
+    /// The uid it gets.
+    async fn create(&self, name: &str, mut labels: Value, address: Ipv4Addr) -> String {
         labels["app.kubernetes.io/managed-by"] = json!("tradewind");
         let object = json!({
             "apiVersion": "v1",
@@ -243,10 +249,8 @@ impl Cluster {
             },
         });
         let object = serde_json::from_value(object).unwrap();
-        self.pods
-            .create(&PostParams::default(), &object)
-            .await
-            .unwrap();
+        let created = self.pods.create(&PostParams::default(), &object).await;
+        created.unwrap().metadata.uid.unwrap()
     }
 
     pub async fn delete(&self, name: &str) {
@@ -334,6 +338,14 @@ fn spec(id: &str, settings: u64, code: Code) -> InstanceSpec {
         image: "registry/cart:1".to_owned(),
         code,
     }
+}
+
+fn image_labels(function: &str, settings: u64) -> Value {
+    json!({
+        "tradewind.dev/kind": "image",
+        "tradewind.dev/function": function,
+        "tradewind.dev/settings": format!("{settings:016x}"),
+    })
 }
 
 /// Built by `cargo build -p region-plane-runner`.

@@ -85,6 +85,28 @@ async fn an_image_starts_once_the_operator_has_made_a_pod() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_at_the_address_of_one_that_is_gone_does_not_run_that_ones_function() {
+    let cluster = Cluster::start().await;
+    let operator = Operator::start().await;
+    let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
+    let b = cluster.image_pod("b", "fn-b", 1).await;
+    cluster.image_pod_before(&b, "a", "fn-a", 1).await;
+    let mut of_a = Box::pin(driver.start(image_spec("A", 1)));
+    assert!(timeout(A_WHILE, &mut of_a).await.is_err(), "it is b's");
+    let instance = soon("its own start", driver.start(image_spec("B", 1)))
+        .await
+        .unwrap();
+    assert_eq!(text(&instance, "").await, "ping");
+    let _a = cluster.image_pod("a-2", "fn-a", 1).await;
+    let instance = soon("a pod of a's", of_a).await.unwrap();
+    assert_eq!(text(&instance, "").await, "ping");
+    let told = operator
+        .told("both", |demand| demand.claims.len() == 2)
+        .await;
+    assert_eq!(told.finished, [""; 0], "a itself was not asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_drivers_never_have_one_pod() {
     let cluster = Cluster::start().await;
     let (one, two) = (

@@ -39,8 +39,8 @@ fn bundle(number: u8) -> ToLaunch {
 
 /// A pool's pod in which function `a` is ready, claimed as `1`.
 fn ready_pod() -> Pod {
-    let mut pod = Pod::new(Kind::Pool, LEASE);
-    pod.claim(&holder("1", "a"), Some(bundle(7)), secs(0))
+    let mut pod = Pod::new(Kind::Pool, None, LEASE);
+    pod.claim(None, &holder("1", "a"), Some(bundle(7)), secs(0))
         .unwrap();
     pod.put_bundle("1", &bundle(7).digest).unwrap();
     pod.launch("1").unwrap();
@@ -50,9 +50,9 @@ fn ready_pod() -> Pod {
 
 #[test]
 fn a_pool_pod_is_launched_once_and_found_hot_by_the_next() {
-    let mut pod = Pod::new(Kind::Pool, LEASE);
+    let mut pod = Pod::new(Kind::Pool, None, LEASE);
     let claimed = pod
-        .claim(&holder("1", "a"), Some(bundle(7)), secs(0))
+        .claim(None, &holder("1", "a"), Some(bundle(7)), secs(0))
         .unwrap();
     assert_eq!((claimed.needs_bundle, claimed.phase), (true, Phase::Empty));
     let digest = bundle(7).digest;
@@ -63,7 +63,7 @@ fn a_pool_pod_is_launched_once_and_found_hot_by_the_next() {
     pod.release("1");
 
     let claimed = pod
-        .claim(&holder("2", "a"), Some(bundle(7)), secs(2))
+        .claim(None, &holder("2", "a"), Some(bundle(7)), secs(2))
         .unwrap();
     assert_eq!((claimed.needs_bundle, claimed.phase), (false, Phase::Ready));
     assert_eq!(pod.begin_call("2"), Ok(()));
@@ -82,10 +82,10 @@ fn claims_are_refused_with_the_reason() {
         pod.fail(Reason::StartTimedOut);
         pod
     };
-    let image = || Pod::new(Kind::Image, LEASE);
+    let image = || Pod::new(Kind::Image, None, LEASE);
     let adopted = || {
         let mut pod = image();
-        pod.claim(&holder("1", "a"), None, secs(0)).unwrap();
+        pod.claim(None, &holder("1", "a"), None, secs(0)).unwrap();
         pod.release("1");
         pod
     };
@@ -158,7 +158,7 @@ fn claims_are_refused_with_the_reason() {
     ];
     for (case, mut pod, holder, launch, refusal) in cases {
         let before = pod.state(secs(2));
-        match (pod.claim(&holder, launch, secs(2)), refusal) {
+        match (pod.claim(None, &holder, launch, secs(2)), refusal) {
             (Ok(_), None) => {}
             (Err(refused), Some(want)) => {
                 assert!(refused.to_string().contains(want), "{case}: {refused}");
@@ -170,28 +170,76 @@ fn claims_are_refused_with_the_reason() {
 }
 
 #[test]
+fn a_claim_for_another_pod_is_refused_where_both_uids_are_known() {
+    for (case, uid, claimed, refused) in [
+        ("its own", Some("this"), Some("this"), false),
+        ("another's", Some("this"), Some("that"), true),
+        ("an earlier gateway", Some("this"), None, false),
+        ("an earlier operator", None, Some("that"), false),
+        ("both earlier", None, None, false),
+    ] {
+        let mut pod = Pod::new(Kind::Image, uid.map(str::to_owned), LEASE);
+        let before = pod.state(secs(0));
+        let made = pod.claim(claimed, &holder("1", "a"), None, secs(0));
+        assert_eq!(made.is_err(), refused, "{case}: {made:?}");
+        if let Err(refusal) = made {
+            assert_eq!(pod.state(secs(0)), before, "{case}");
+            let conflict = refusal.conflict().unwrap();
+            assert_eq!(conflict.reason, Some(ConflictReason::OtherPod));
+        }
+    }
+}
+
+#[test]
+fn a_claim_for_another_pod_ends_no_claim_of_an_earlier_boot() {
+    let mut pod = Pod::new(Kind::Image, Some("this".to_owned()), LEASE);
+    pod.claim(Some("this"), &boot("first", 1), None, secs(0))
+        .unwrap();
+    let refused = pod.claim(Some("that"), &boot("second", 2), None, secs(1));
+    assert!(matches!(refused, Err(Refused::OtherPod { .. })));
+    assert_eq!(pod.holder(), Some(&boot("first", 1)));
+}
+
+#[test]
+fn words_of_other_versions_are_understood() {
+    let conflict = |text| serde_json::from_str::<Conflict>(text).unwrap().reason;
+    assert_eq!(conflict(r#"{"message":"m","claim":null}"#), None);
+    assert_eq!(
+        conflict(r#"{"message":"m","claim":null,"reason":"other_pod"}"#),
+        Some(ConflictReason::OtherPod)
+    );
+    assert_eq!(
+        conflict(r#"{"message":"m","claim":null,"reason":"full_moon"}"#),
+        Some(ConflictReason::Unknown)
+    );
+    let claim = r#"{"claim":"1","gateway":"g","function":"f","settings":"s","launch":null}"#;
+    let claim: crate::protocol::Claim = serde_json::from_str(claim).unwrap();
+    assert_eq!(claim.pod, None);
+}
+
+#[test]
 fn a_pod_that_was_not_launched_is_free_for_any_function() {
-    let mut pod = Pod::new(Kind::Pool, LEASE);
-    pod.claim(&holder("1", "a"), Some(bundle(7)), secs(0))
+    let mut pod = Pod::new(Kind::Pool, None, LEASE);
+    pod.claim(None, &holder("1", "a"), Some(bundle(7)), secs(0))
         .unwrap();
     pod.put_bundle("1", &bundle(7).digest).unwrap();
     pod.release("1");
     assert_eq!(pod.launch("1"), Err(NotClaimed));
     let claimed = pod
-        .claim(&holder("2", "b"), Some(bundle(8)), secs(1))
+        .claim(None, &holder("2", "b"), Some(bundle(8)), secs(1))
         .unwrap();
     assert!(claimed.needs_bundle);
 }
 
 #[test]
 fn a_bundle_is_put_by_one_request_at_a_time_and_again_after_a_failure() {
-    let mut pod = Pod::new(Kind::Pool, LEASE);
+    let mut pod = Pod::new(Kind::Pool, None, LEASE);
     let digest = bundle(7).digest;
     assert_eq!(
         pod.put_bundle("1", &digest),
         Err(BundleRefused::NotClaimed(NotClaimed))
     );
-    pod.claim(&holder("1", "a"), Some(bundle(7)), secs(0))
+    pod.claim(None, &holder("1", "a"), Some(bundle(7)), secs(0))
         .unwrap();
     assert_eq!(
         pod.put_bundle("1", &bundle(8).digest),
@@ -231,7 +279,7 @@ fn a_claim_outlives_its_last_request_by_the_lease() {
 #[test]
 fn an_expired_claim_does_not_stand_in_the_way_of_another() {
     let mut pod = ready_pod();
-    let next = |pod: &mut Pod, now| pod.claim(&holder("2", "a"), Some(bundle(7)), now);
+    let next = |pod: &mut Pod, now| pod.claim(None, &holder("2", "a"), Some(bundle(7)), now);
     assert!(next(&mut pod, LEASE - secs(1)).is_err());
     assert!(next(&mut pod, LEASE).is_ok());
 }
@@ -240,7 +288,7 @@ fn an_expired_claim_does_not_stand_in_the_way_of_another() {
 fn pod_of_first_boot() -> Pod {
     let mut pod = ready_pod();
     pod.release("1");
-    pod.claim(&boot("first", 1), Some(bundle(7)), secs(2))
+    pod.claim(None, &boot("first", 1), Some(bundle(7)), secs(2))
         .unwrap();
     pod.attend("first").unwrap();
     pod
@@ -260,7 +308,7 @@ fn a_later_boot_of_the_same_gateway_has_the_pod_at_once_and_no_other_claim_does(
         ("another gateway, of whatever boot", other, false),
     ] {
         let mut pod = pod_of_first_boot();
-        let claimed = pod.claim(&holder, Some(bundle(7)), secs(2));
+        let claimed = pod.claim(None, &holder, Some(bundle(7)), secs(2));
         assert_eq!(claimed.is_ok(), made, "{case}: {claimed:?}");
         assert_eq!(
             pod.begin_call("first"),
@@ -278,21 +326,21 @@ fn a_later_boot_of_the_same_gateway_has_the_pod_at_once_and_no_other_claim_does(
 #[test]
 fn an_earlier_boot_gets_nothing_back_however_it_asks() {
     let mut pod = pod_of_first_boot();
-    pod.claim(&boot("second", 2), Some(bundle(7)), secs(2))
+    pod.claim(None, &boot("second", 2), Some(bundle(7)), secs(2))
         .unwrap();
     // What it had open ends, and what it thinks it has it gives back.
     pod.leave("first", secs(3));
     pod.release("first");
     assert_eq!(pod.holder(), Some(&boot("second", 2)));
     for claim in ["first", "third"] {
-        let refused = pod.claim(&boot(claim, 1), Some(bundle(7)), secs(3));
+        let refused = pod.claim(None, &boot(claim, 1), Some(bundle(7)), secs(3));
         assert!(
             matches!(refused, Err(Refused::Superseded { .. })),
             "{claim}"
         );
     }
     pod.release("second");
-    let refused = pod.claim(&boot("first", 1), Some(bundle(7)), secs(3));
+    let refused = pod.claim(None, &boot("first", 1), Some(bundle(7)), secs(3));
     assert!(
         matches!(refused, Err(Refused::Superseded { .. })),
         "it is dead though the pod is free"
@@ -304,7 +352,7 @@ fn the_call_of_a_boot_that_is_no_more_ends_before_the_pod_is_had() {
     let mut pod = pod_of_first_boot();
     pod.begin_call("first").unwrap();
     pod.enter_call("first").unwrap();
-    let second = |pod: &mut Pod| pod.claim(&boot("second", 2), Some(bundle(7)), secs(3));
+    let second = |pod: &mut Pod| pod.claim(None, &boot("second", 2), Some(bundle(7)), secs(3));
     assert_eq!(second(&mut pod), Err(Refused::Busy));
     assert_eq!(pod.holder(), None, "the first has lost it all the same");
     assert_eq!(second(&mut pod), Err(Refused::Busy));
@@ -318,14 +366,14 @@ fn the_call_of_a_boot_that_is_no_more_ends_before_the_pod_is_had() {
 fn what_comes_from_a_boot_that_is_no_more_is_not_let_in() {
     let mut pod = pod_of_first_boot();
     pod.begin_call("first").unwrap();
-    let second = |pod: &mut Pod| pod.claim(&boot("second", 2), Some(bundle(7)), secs(3));
+    let second = |pod: &mut Pod| pod.claim(None, &boot("second", 2), Some(bundle(7)), secs(3));
     assert_eq!(second(&mut pod), Err(Refused::Busy));
     assert_eq!(pod.enter_call("first"), Err(CallFailure::NotClaimed));
     assert!(second(&mut pod).is_ok());
 
-    let mut pod = Pod::new(Kind::Pool, LEASE);
+    let mut pod = Pod::new(Kind::Pool, None, LEASE);
     let digest = bundle(7).digest;
-    pod.claim(&boot("first", 1), Some(bundle(7)), secs(0))
+    pod.claim(None, &boot("first", 1), Some(bundle(7)), secs(0))
         .unwrap();
     assert_eq!(pod.put_bundle("first", &digest), Ok(Bundle::Wanted));
     assert_eq!(second(&mut pod), Err(Refused::Busy), "its bundle comes");
@@ -336,9 +384,9 @@ fn what_comes_from_a_boot_that_is_no_more_is_not_let_in() {
 
 #[test]
 fn a_call_is_refused_where_nothing_would_reach_the_function() {
-    let mut pod = Pod::new(Kind::Pool, LEASE);
+    let mut pod = Pod::new(Kind::Pool, None, LEASE);
     assert_eq!(pod.begin_call("1"), Err(CallFailure::NotClaimed));
-    pod.claim(&holder("1", "a"), Some(bundle(7)), secs(0))
+    pod.claim(None, &holder("1", "a"), Some(bundle(7)), secs(0))
         .unwrap();
     assert_eq!(
         pod.begin_call("1"),
@@ -363,7 +411,7 @@ fn a_call_is_refused_where_nothing_would_reach_the_function() {
         Err(CallFailure::NotClaimed),
         "it was too slow"
     );
-    pod.claim(&holder("2", "a"), Some(bundle(7)), secs(2))
+    pod.claim(None, &holder("2", "a"), Some(bundle(7)), secs(2))
         .unwrap();
     pod.begin_call("2").unwrap();
     pod.enter_call("2").unwrap();
@@ -406,27 +454,62 @@ fn claim_of(claim: u8, function: u8) -> Holder {
 /// What anyone may do to a pod, with claims and functions of few names so that they meet.
 #[derive(Debug, Clone)]
 enum Act {
-    Claim { claim: u8, function: u8 },
-    Attend { claim: u8 },
-    Leave { claim: u8 },
-    Release { claim: u8 },
-    Put { claim: u8, function: u8 },
-    BundleEnds { claim: u8, whole: bool },
+    Claim {
+        claim: u8,
+        function: u8,
+        pod: Option<u8>,
+    },
+    Attend {
+        claim: u8,
+    },
+    Leave {
+        claim: u8,
+    },
+    Release {
+        claim: u8,
+    },
+    Put {
+        claim: u8,
+        function: u8,
+    },
+    BundleEnds {
+        claim: u8,
+        whole: bool,
+    },
     Ready,
-    BeginCall { claim: u8 },
-    BodyEnds { claim: u8, whole: bool },
-    EndCall { whole: bool },
+    BeginCall {
+        claim: u8,
+    },
+    BodyEnds {
+        claim: u8,
+        whole: bool,
+    },
+    EndCall {
+        whole: bool,
+    },
     Gone,
     Expire,
-    Wait { secs: u64 },
+    Wait {
+        secs: u64,
+    },
+}
+
+/// Mostly the one pod that there is, if the claimant knows it.
+fn for_pod() -> impl Strategy<Value = Option<u8>> {
+    prop::option::of(prop::sample::select(vec![0, 0, 0, 1]))
 }
 
 fn act() -> impl Strategy<Value = Act> {
     let claim = 0..CLAIMS;
     let function = 0..2_u8;
     prop_oneof![
-        (claim.clone(), function.clone())
-            .prop_map(|(claim, function)| Act::Claim { claim, function }),
+        (claim.clone(), function.clone(), for_pod()).prop_map(|(claim, function, pod)| {
+            Act::Claim {
+                claim,
+                function,
+                pod,
+            }
+        }),
         claim.clone().prop_map(|claim| Act::Attend { claim }),
         claim.clone().prop_map(|claim| Act::Leave { claim }),
         claim.clone().prop_map(|claim| Act::Release { claim }),
@@ -457,7 +540,13 @@ impl Driven {
         let before = self.pod.state(self.now);
         let pod = &mut self.pod;
         match *act {
-            Act::Claim { claim, function } => {
+            Act::Claim {
+                claim,
+                function,
+                pod: for_pod,
+            } => {
+                let for_pod = for_pod.map(|pod| pod.to_string());
+                let of_other = matches!((&for_pod, &pod.uid), (Some(one), Some(two)) if one != two);
                 let holder = claim_of(claim, function);
                 let launch = (before.kind == Kind::Pool).then(|| bundle(function));
                 let expired = pod.expires().is_some_and(|at| at <= self.now);
@@ -468,7 +557,14 @@ impl Driven {
                 let suits =
                     before.tenant.is_none() || before.tenant.as_ref() == Some(&holder.tenant);
                 let occupied = self.call.is_some() || self.putting.is_some();
-                let made = pod.claim(&holder, launch, self.now).is_ok();
+                let made = pod
+                    .claim(for_pod.as_deref(), &holder, launch, self.now)
+                    .is_ok();
+                if of_other {
+                    prop_assert!(!made);
+                    prop_assert_eq!(pod.state(self.now), before, "as if nobody had asked");
+                    return Ok(());
+                }
                 if made {
                     let free = before.claim.is_none() || expired;
                     prop_assert!(free || repeated || superseded);
@@ -579,9 +675,10 @@ fn order(phase: Phase) -> u8 {
 
 #[test]
 fn a_pod_that_went_while_its_bundle_came_starts_nothing() {
-    let mut pod = Pod::new(Kind::Pool, LEASE);
+    let mut pod = Pod::new(Kind::Pool, None, LEASE);
     let holder = holder("1", "1");
-    pod.claim(&holder, Some(bundle(1)), Duration::ZERO).unwrap();
+    pod.claim(None, &holder, Some(bundle(1)), Duration::ZERO)
+        .unwrap();
     let put = pod.put_bundle(&holder.claim, &bundle(1).digest);
     assert_eq!(put, Ok(Bundle::Wanted));
     pod.gone("the launcher was killed".to_owned());
@@ -593,11 +690,12 @@ proptest! {
     #[test]
     fn whatever_is_asked_one_function_has_the_pod_and_one_call_is_inside(
         image in any::<bool>(),
+        knows_its_uid in any::<bool>(),
         acts in prop::collection::vec(act(), 1..80),
     ) {
         let kind = if image { Kind::Image } else { Kind::Pool };
         let mut driven = Driven {
-            pod: Pod::new(kind, LEASE),
+            pod: Pod::new(kind, knows_its_uid.then(|| 0.to_string()), LEASE),
             now: Duration::ZERO,
             putting: None,
             call: None,

@@ -346,6 +346,7 @@ impl Events {
 
 fn claim(claim: &str, function: &str, launch: Option<Launch>) -> Claim {
     Claim {
+        pod: None,
         holder: Holder {
             claim: claim.to_owned(),
             gateway: "test".to_owned(),
