@@ -305,6 +305,9 @@ impl Claims {
         if let Some(name) = self.leave(id) {
             match refusal {
                 Refusal::Unavailable => self.rest(now, &name, None),
+                // Its label was changed when it was given other resources, but it had been claimed
+                // before: what it runs then it runs for good.
+                Refusal::Holds(pair) if self.is_image_of_other(&name, &pair) => self.finish(&name),
                 Refusal::Holds(pair) => self.rest(now, &name, Some(pair)),
                 Refusal::Over => self.finish(&name),
             }
@@ -504,6 +507,11 @@ impl Claims {
         }
         self.change(&name, |known| known.taken_by = None);
         Some(name)
+    }
+
+    fn is_image_of_other(&self, name: &str, pair: &Pair) -> bool {
+        let known = self.pods.get(name);
+        known.is_some_and(|known| matches!(&known.pod.purpose, Purpose::Image(own) if own != pair))
     }
 
     fn rest(&mut self, now: Duration, name: &str, holds: Option<Pair>) {

@@ -70,6 +70,45 @@ fn with(pods: Vec<Pod>) -> Claims {
 }
 
 #[test]
+fn an_image_pod_that_was_claimed_with_other_settings_is_finished() {
+    for (case, pods, wanted, holds, finished, offered_again) in [
+        (
+            "relabelled since it was claimed",
+            vec![image_pod("a", "f", 2)],
+            image("f", 2),
+            pair("f", 1),
+            true,
+            false,
+        ),
+        (
+            "another gateway's, with the same settings",
+            vec![image_pod("a", "f", 2)],
+            image("f", 2),
+            pair("f", 2),
+            false,
+            true,
+        ),
+        (
+            "a pool's, which others want",
+            vec![pool_pod("a", 128, None)],
+            bundle("f", 2, 128),
+            pair("f", 1),
+            false,
+            false,
+        ),
+    ] {
+        let mut claims = with(pods);
+        claims.started(StartId(1), wanted);
+        claims.refused(NOW, StartId(1), Refusal::Holds(holds));
+        let (functions, _, told) = claims.demand();
+        assert_eq!(functions[0].wanted, 1, "{case}");
+        assert_eq!(told == ["a"], finished, "{case}: {told:?}");
+        let again = claims.tick(NOW + REST_MAX);
+        assert_eq!(!offered(&again).is_empty(), offered_again, "{case}");
+    }
+}
+
+#[test]
 fn an_offer_names_the_pod_that_has_the_name_now() {
     let mut claims = with(vec![image_pod("a", "f", 1)]);
     let next = Pod {
