@@ -23,6 +23,11 @@ use crate::template;
 /// A pod whose creation got no answer may exist: it counts for this long unless it is seen.
 const UNANSWERED_FOR: Duration = Duration::from_secs(10);
 
+/// A pod that we made, and that the watch had not shown when a list without it came, counts for this
+/// long. The list may be older than the pod; then the watch that goes on from it shows it, and a
+/// watch that breaks there is back within three of its longest pauses.
+const UNLISTED_FOR: Duration = Duration::from_secs(30);
+
 /// What has no meaning any more takes memory and nothing else, so it may stay a while.
 const SWEPT_EVERY: Duration = Duration::from_secs(5);
 
@@ -71,7 +76,7 @@ pub struct Record<K> {
 /// What we asked of a pod and the watch has not shown yet.
 #[derive(Debug)]
 enum Asked {
-    /// To be. The moment is when it is given up, once nobody knows whether it was made.
+    /// To be. The moment is when it is given up, once nobody knows whether it is there.
     Create {
         until: Option<Moment>,
     },
@@ -250,7 +255,9 @@ impl State {
                     self.pod_put(name, seen, now);
                 }
                 for (name, pod) in before {
-                    if matches!(self.asked.get(&name), Some(Asked::Create { .. })) {
+                    if let Some(Asked::Create { until }) = self.asked.get_mut(&name) {
+                        // What was made and is gone already no event will tell of.
+                        until.get_or_insert(now + UNLISTED_FOR);
                         self.pods.insert(name, pod);
                     } else {
                         self.asked.remove(&name);

@@ -136,6 +136,31 @@ fn a_creation_without_an_answer_counts_for_a_while() {
 }
 
 #[test]
+fn a_pod_that_was_made_and_is_on_no_list_is_given_up_after_a_while() {
+    for (case, listed_at, shown, gone_at) in [
+        ("no list came", None, false, None),
+        ("the list was older", Some(secs(3)), true, None),
+        ("it was gone already", Some(secs(3)), false, Some(secs(33))),
+    ] {
+        let mut state = state();
+        state.creating("p".to_owned(), expected(secs(1)));
+        state.created("p", "uid".to_owned());
+        if let Some(at) = listed_at {
+            state.take(Change::Pods(Seen::All(Vec::new())), at);
+            state.take(Change::Pods(Seen::All(Vec::new())), at + secs(1));
+        }
+        if shown {
+            put(&mut state, "p", pod("uid"), secs(5));
+        }
+        assert_eq!(state.next_forgotten(), gone_at, "{case}");
+        state.forget(secs(32));
+        assert_eq!(state.pods.len(), 1, "{case}");
+        state.forget(secs(1_000));
+        assert_eq!(state.pods.is_empty(), gone_at.is_some(), "{case}");
+    }
+}
+
+#[test]
 fn a_list_drops_what_is_not_on_it_but_not_what_is_being_made() {
     let mut state = state();
     put(&mut state, "old", pod("uid-1"), secs(1));
