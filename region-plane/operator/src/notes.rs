@@ -39,7 +39,8 @@ pub struct Note {
 }
 
 pub struct Notes {
-    said: HashMap<(String, String), (String, Moment)>,
+    /// Object, reason and message: one object may have several of one reason to tell, in turns.
+    said: HashMap<(String, String, String), Moment>,
     sender: mpsc::Sender<Note>,
 }
 
@@ -58,17 +59,15 @@ impl Notes {
             about.kind.as_deref().unwrap_or_default(),
             about.name.as_deref().unwrap_or_default()
         );
-        let key = (object, reason.to_owned());
-        if let Some((said, at)) = self.said.get(&key)
-            && *said == message
-            && now < *at + SAID_AGAIN_AFTER
-        {
+        let key = (object, reason.to_owned(), message.clone());
+        let lately = |at: &Moment| now < *at + SAID_AGAIN_AFTER;
+        if self.said.get(&key).is_some_and(lately) {
             return;
         }
         let note = Note {
             about,
             reason: reason.to_owned(),
-            message: message.clone(),
+            message,
         };
         if self.sender.try_send(note).is_err() {
             metrics::counter!("tradewind_operator_events_dropped_total").increment(1);
@@ -77,7 +76,7 @@ impl Notes {
         if self.said.len() >= SAID_MAX {
             self.said.clear();
         }
-        self.said.insert(key, (message, now));
+        self.said.insert(key, now);
     }
 }
 
@@ -133,5 +132,35 @@ pub async fn publish(
             warn!(error = problem, "cannot write events");
         }
         troubled = problem.is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_in_turns_of_one_object_is_told_once_each_and_again_after_a_while() {
+        let (sender, mut notes) = mpsc::channel(WAITING_MAX);
+        let mut said = Notes::new(sender);
+        let lease = ObjectReference {
+            kind: Some("Lease".to_owned()),
+            name: Some("tradewind-operator".to_owned()),
+            ..ObjectReference::default()
+        };
+        let mut tell = |second| {
+            for function in ["function A is skipped", "function B is skipped"] {
+                let now = Duration::from_secs(second);
+                said.warn(lease.clone(), "FunctionSkipped", function.to_owned(), now);
+            }
+            let mut told = 0;
+            while notes.try_recv().is_ok() {
+                told += 1;
+            }
+            told
+        };
+        for (second, told) in [(1, 2), (2, 0), (3, 0), (600, 0), (601, 2), (602, 0)] {
+            assert_eq!(tell(second), told, "{second} s");
+        }
     }
 }
