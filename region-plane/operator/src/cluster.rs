@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod, PodStatus, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
@@ -454,16 +454,7 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
     let trouble = match phase {
         Phase::Running => None,
         Phase::Broken => exited,
-        Phase::Ended => Some(exited.unwrap_or_else(|| {
-            let reason = status.reason.as_deref().unwrap_or("no reason given");
-            let message = status.message.as_deref().unwrap_or_default();
-            Trouble {
-                reason: Reason::PodLost,
-                message: format!(
-                    "its node gave up a pod ({reason}) {message}; look at the node's memory, disk and health"
-                ),
-            }
-        })),
+        Phase::Ended => Some(ended(&status, exited)),
         Phase::Pending => unscheduled
             .map(|condition| Trouble {
                 reason: Reason::PodUnschedulable,
@@ -493,6 +484,30 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
         trouble,
         deleting: metadata.deletion_timestamp.is_some(),
     })
+}
+
+/// Why nothing of a pod runs any more. A node that gives up a pod ends its containers as well, and
+/// how they ended says nothing then.
+fn ended(status: &PodStatus, exited: Option<Trouble>) -> Trouble {
+    let message = status.message.as_deref().unwrap_or_default();
+    match (status.reason.as_deref(), exited) {
+        // "Usage of EmptyDir volume exceeds the limit", and the like. Of a node that is short of
+        // something it says "The node was low on resource".
+        (Some("Evicted"), _) if message.contains(" limit") => Trouble {
+            reason: Reason::FunctionExited,
+            message: format!(
+                "its node ended a pod that took more than it may ({message}); see what the function writes to disk"
+            ),
+        },
+        (None, Some(exited)) => exited,
+        (reason, _) => Trouble {
+            reason: Reason::PodLost,
+            message: format!(
+                "its node gave up a pod ({}); look at the node's memory, disk and health",
+                reason.unwrap_or("no reason given")
+            ),
+        },
+    }
 }
 
 fn exit(container: &ContainerStatus) -> Option<Trouble> {

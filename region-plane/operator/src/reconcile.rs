@@ -693,6 +693,10 @@ impl Running {
             message: "a pod of it ended".to_owned(),
         });
         debug!(owner = owner.name(), reason = %trouble.reason, "pod failed");
+        if trouble.reason == Reason::PodLost {
+            // No condition will say so.
+            self.warn_about(&owner, &trouble.reason.to_string(), trouble.message.clone());
+        }
         self.state.setbacks.ended(owner, trouble, now);
     }
 

@@ -78,6 +78,12 @@ fn phases_and_troubles_are_read_from_the_status() {
             }],
         })
     };
+    let evicted = |message: &str| {
+        let mut status = ended("Failed", "Error");
+        status["reason"] = json!("Evicted");
+        status["message"] = json!(message);
+        status
+    };
     let unschedulable = json!({
         "phase": "Pending",
         "conditions": [{
@@ -119,7 +125,17 @@ fn phases_and_troubles_are_read_from_the_status() {
             Some(Reason::FunctionExited),
         ),
         (
-            json!({ "phase": "Failed", "reason": "Evicted", "message": "disk" }),
+            evicted("The node was low on resource: memory. Threshold quantity: 100Mi"),
+            Phase::Ended,
+            Some(Reason::PodLost),
+        ),
+        (
+            evicted("Usage of EmptyDir volume \"tmp\" exceeds the limit \"64Mi\". "),
+            Phase::Ended,
+            Some(Reason::FunctionExited),
+        ),
+        (
+            json!({ "phase": "Failed", "reason": "Terminated", "message": "node shutdown" }),
             Phase::Ended,
             Some(Reason::PodLost),
         ),

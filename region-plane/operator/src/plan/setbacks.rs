@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Moment, Owner, Trouble};
+use super::{Moment, Owner, Reason, Trouble};
 
 /// One failure is an accident and its pod replaced at once; from the second on each waits twice as
 /// long, so that a crash loop does not eat what others need.
@@ -45,8 +45,12 @@ impl Setback {
 }
 
 impl Setbacks {
-    /// A pod of it ended by itself.
+    /// A pod of it ended by itself. One that its node gave up is not held against its owner: on
+    /// another node the next may stay.
     pub fn ended(&mut self, owner: Owner, trouble: Trouble, now: Moment) {
+        if trouble.reason == Reason::PodLost {
+            return;
+        }
         add(&mut self.ended, owner, trouble, now);
     }
 
@@ -114,7 +118,6 @@ fn add(setbacks: &mut BTreeMap<Owner, Setback>, owner: Owner, trouble: Trouble, 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use super::super::Reason;
     use super::*;
 
     fn secs(secs: u64) -> Moment {
@@ -162,6 +165,21 @@ mod tests {
             );
         }
         assert_eq!(setbacks.until(&owner), Some(secs(100)));
+        assert_eq!(setbacks.trouble(&owner), None);
+    }
+
+    #[test]
+    fn pods_that_nodes_give_up_are_replaced_at_once_however_many() {
+        let owner = Owner::Pool("python".to_owned());
+        let mut setbacks = Setbacks::default();
+        for second in 0..10 {
+            let lost = Trouble {
+                reason: Reason::PodLost,
+                ..trouble()
+            };
+            setbacks.ended(owner.clone(), lost, secs(100 + 2 * second));
+            assert_eq!(setbacks.until(&owner), None);
+        }
         assert_eq!(setbacks.trouble(&owner), None);
     }
 
