@@ -7,6 +7,7 @@
 
 mod claims;
 mod demand;
+mod failures;
 mod hold;
 mod identity;
 mod launch;

@@ -3,14 +3,12 @@
 //! All decisions are made under one lock that is never held across an await, so that an instance
 //! that is dropped gives its pod back there and then.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use region_plane_resources::demand::{
-    ClaimedPod, FAILURES_MAX, FunctionDemand, Problem, StartFailure,
-};
+use region_plane_resources::demand::{ClaimedPod, FunctionDemand, Problem, StartFailure};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use crate::claims::{Claims, Effects, Fate, Loss, Offer, Pair, Refusal, StartId, Wanted};
+use crate::failures::Failures;
 use crate::pods::Change;
 use crate::runner::Runner;
 
@@ -55,8 +54,7 @@ struct State {
     claims: Claims,
     told: HashMap<StartId, watch::Sender<Told>>,
     newest: StartId,
-    /// By function: until a start of it succeeds.
-    failures: BTreeMap<String, StartFailure>,
+    failures: Failures,
 }
 
 /// A start, and then the instance it became. Dropped, it gives its pod back.
@@ -99,7 +97,7 @@ impl Seats {
                 claims: Claims::new(gateway),
                 told: HashMap::new(),
                 newest: StartId(0),
-                failures: BTreeMap::new(),
+                failures: Failures::default(),
             }),
             demand_changed: Notify::new(),
             rest_changed: Notify::new(),
@@ -162,27 +160,18 @@ impl Seats {
             functions,
             claims,
             finished,
-            failures: state.failures.values().cloned().collect(),
+            failures: state.failures.list(),
             newest: state.newest,
         }
     }
 
     /// A start failed by what the function did.
     pub fn start_failed(&self, pair: &Pair, message: String) {
-        let mut state = self.state();
-        if state.failures.len() >= FAILURES_MAX && !state.failures.contains_key(&pair.function) {
-            return;
-        }
-        let failure = StartFailure {
-            function: pair.function.clone(),
-            settings: pair.settings.clone(),
-            message,
-        };
-        state.failures.insert(pair.function.clone(), failure);
+        self.state().failures.failed(pair, message);
     }
 
     pub fn start_succeeded(&self, pair: &Pair) {
-        self.state().failures.remove(&pair.function);
+        self.state().failures.succeeded(&pair.function);
     }
 
     /// Starts that the operator knew of when it said this wait no longer.
