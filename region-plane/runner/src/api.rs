@@ -17,7 +17,7 @@ use region_plane_runtime::{CallError, CallRequest, with_sources};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use crate::bundle::{self, BundleError};
@@ -35,6 +35,9 @@ const RELEASE_BYTES_MAX: usize = 4096;
 /// A claim waits so long for the call that a claim before it left inside. Most calls are shorter, and
 /// a pod made instead of this one would take longer.
 const CLAIM_WAIT: Duration = Duration::from_millis(300);
+
+/// The body of a claim comes within this. A gateway waits no longer for the answer.
+const CLAIM_BODY_WAIT: Duration = Duration::from_secs(2);
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -72,9 +75,18 @@ async fn claim(instance: &Instance, body: Incoming) -> Answer {
     if instance.shutdown().is_cancelled() {
         return stopping();
     }
-    let claim: Claim = match read(body, CLAIM_BYTES_MAX).await {
-        Ok(claim) => claim,
-        Err(refusal) => return refusal,
+    let Some(_place) = instance.place_of_claim() else {
+        let message = "too many claims at once".to_owned();
+        return trouble(StatusCode::SERVICE_UNAVAILABLE, message);
+    };
+    let reading = read::<Claim>(body, CLAIM_BYTES_MAX);
+    let claim = match timeout(CLAIM_BODY_WAIT, reading).await {
+        Ok(Ok(claim)) => claim,
+        Ok(Err(refusal)) => return refusal,
+        Err(_) => {
+            let message = "the claim did not come in time".to_owned();
+            return trouble(StatusCode::REQUEST_TIMEOUT, message);
+        }
     };
     let to_launch = match claim.launch {
         None => None,

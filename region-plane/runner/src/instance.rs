@@ -13,7 +13,7 @@ use region_plane_runtime::{
     Breach, CallError, CallRequest, CallResponse, InitFailure, StartError, with_sources,
 };
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +28,11 @@ use crate::settings::Settings;
 /// Where a function may write, in every pod: its container's root is read-only.
 const TEMPORARY: &str = "/tmp";
 
+/// Claims at once: a region has few gateways. As many as its connections could begin, 4 MiB each, are
+/// more than the container may hold, and killed for that it would leave its port to the function, which
+/// can reach it like a gateway.
+const CLAIMS_MAX: usize = 4;
+
 /// The pod and everything that moves it on. One for each runner, and it owns all tasks but those of
 /// connections.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ pub struct Instance {
     lease: Notify,
     /// What went on in the pod has ended.
     unoccupied: Notify,
+    /// Of claims that have begun and are not answered.
+    claims_left: Semaphore,
     connection: OnceLock<Connection>,
     log: Arc<Log>,
     output: Output,
@@ -118,6 +125,7 @@ impl Instance {
             seen,
             lease: Notify::new(),
             unoccupied: Notify::new(),
+            claims_left: Semaphore::new(CLAIMS_MAX),
             connection: OnceLock::new(),
             output: Output::new({
                 let log = Arc::clone(&log);
@@ -197,6 +205,11 @@ impl Instance {
         drop(pod);
         self.lease.notify_one();
         result
+    }
+
+    /// Kept by a claim from before its body is read until it is answered. `None` if there are too many.
+    pub fn place_of_claim(&self) -> Option<SemaphorePermit<'_>> {
+        self.claims_left.try_acquire().ok()
     }
 
     /// Makes a claim as [`Pod::claim`] does, and waits until `deadline` for what goes on there.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -268,6 +269,30 @@ async fn bodies_of_requests_are_bounded() {
         .await;
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(runner.call("1", "").await.text(), "ping", "it is not stuck");
+}
+
+#[tokio::test]
+async fn claims_that_do_not_go_on_are_few_and_do_not_stay() {
+    let runner = Runner::start("image", &[]);
+    let claim = claim("1", "fn-a", None);
+    // As of a function that means to fill its runner's memory.
+    let half =
+        format!("POST {CLAIM_PATH} HTTP/1.1\r\nHost: r\r\nContent-Length: 4000000\r\n\r\n{{");
+    let mut begun: Vec<_> = (0..8).map(|_| runner.begin(&half)).collect();
+    let too_many = async {
+        while runner.post(CLAIM_PATH, &claim).await.status != StatusCode::SERVICE_UNAVAILABLE {}
+    };
+    timeout(LONG, too_many).await.expect("they are counted");
+    let mut answers = BTreeMap::new();
+    for stream in &mut begun {
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        *answers.entry(answer).or_insert(0) += 1;
+    }
+    let of = |status: u16| answers.get(format!("HTTP/1.1 {status}").as_bytes());
+    assert_eq!((of(408), of(503)), (Some(&4), Some(&4)));
+    runner.claim(&claim).await;
 }
 
 #[tokio::test]
