@@ -439,6 +439,7 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
     let phase = match status.phase.as_deref() {
         Some("Failed" | "Succeeded") => Phase::Ended,
         Some("Running") if exited.is_some() => Phase::Broken,
+        Some("Running") if node_unheard(&status) => Phase::Unheard,
         Some("Running") => Phase::Running,
         _ => Phase::Pending,
     };
@@ -452,7 +453,7 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
         condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
     });
     let trouble = match phase {
-        Phase::Running => None,
+        Phase::Running | Phase::Unheard => None,
         Phase::Broken => exited,
         Phase::Ended => Some(ended(&status, exited)),
         Phase::Pending => unscheduled
@@ -484,6 +485,19 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
         trouble,
         deleting: metadata.deletion_timestamp.is_some(),
     })
+}
+
+/// Whether Kubernetes has not heard from the pod's node for a while. It then takes back that the pod
+/// is ready, and leaves all that the kubelet wrote last, which is the only one to judge containers.
+fn node_unheard(status: &PodStatus) -> bool {
+    let says = |kind: &str, status_of: &str| {
+        let conditions = status.conditions.iter().flatten();
+        conditions
+            .filter(|condition| condition.type_ == kind && condition.status == status_of)
+            .find(|condition| condition.reason.as_deref() != Some("ReadinessGatesNotReady"))
+            .is_some()
+    };
+    says("Ready", "False") && says("ContainersReady", "True")
 }
 
 /// Why nothing of a pod runs any more. A node that gives up a pod ends its containers as well, and

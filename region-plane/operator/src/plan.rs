@@ -111,6 +111,8 @@ pub enum Phase {
     Pending,
     /// Its containers run. Whether the function is ready only its runner knows.
     Running,
+    /// It ran when its node was last heard. The node may be gone, and whoever has the pod knows more.
+    Unheard,
     /// A container ended while the pod stands.
     Broken,
     /// Nothing of it runs.
@@ -311,6 +313,14 @@ struct Candidate<'a> {
     idle_since: Moment,
 }
 
+impl Candidate<'_> {
+    /// Nobody has it and nobody can take it, so that it counts for nothing. It may stay: its node may
+    /// be back before Kubernetes removes it.
+    fn lost(&self) -> bool {
+        self.pod.phase == Phase::Unheard && !self.claimed
+    }
+}
+
 /// Calls wait and nothing runs.
 const RANK_FROM_ZERO: u8 = 0;
 /// A pool is empty: the next bundle waits for a pod.
@@ -434,7 +444,7 @@ impl<'a> Planner<'a> {
                 self.delete(candidate, Why::Failed);
                 return None;
             }
-            Phase::Pending | Phase::Running => {}
+            Phase::Pending | Phase::Running | Phase::Unheard => {}
         }
         if !claimed && self.finished.contains(name) {
             self.delete(candidate, Why::Finished);
@@ -552,7 +562,7 @@ impl<'a> Planner<'a> {
         let mut evidence = Evidence::default();
         for candidate in pods {
             let pod = candidate.pod;
-            if pod.phase == Phase::Broken || candidate.going {
+            if pod.phase == Phase::Broken || candidate.going || candidate.lost() {
                 continue;
             }
             let same_settings = pod.settings.as_ref() == Some(&function.settings);
@@ -578,7 +588,8 @@ impl<'a> Planner<'a> {
             }
         }
         let target = wanted.current.max(function.min).min(function.max);
-        let live = u32::try_from(pods.len()).unwrap_or(u32::MAX);
+        let live = pods.iter().filter(|candidate| !candidate.lost()).count();
+        let live = u32::try_from(live).unwrap_or(u32::MAX);
         let group = Group {
             template: &function.template,
             target,
@@ -639,6 +650,9 @@ impl<'a> Planner<'a> {
             if pod.function.is_some() {
                 // It ran that function and can run no other. A gateway that comes back may take it.
                 self.delete_surplus(*candidate, Why::Surplus, self.observed.rules.surplus_after);
+                continue;
+            }
+            if candidate.lost() {
                 continue;
             }
             if let Some(function) = &pod.dedicated {
@@ -834,6 +848,7 @@ impl<'a> Planner<'a> {
         let rules = self.observed.rules;
         match &pod.trouble {
             _ if pod.phase == Phase::Running => evidence.runs = true,
+            _ if pod.phase == Phase::Unheard => {}
             Some(trouble) if trouble.reason == Reason::PodUnschedulable => {
                 if age >= rules.unschedulable_after {
                     evidence.trouble = Some(trouble.clone());

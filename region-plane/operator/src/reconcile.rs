@@ -954,7 +954,7 @@ impl Running {
             let count = match pod.phase {
                 _ if pod.deleting => &mut pods.deleting,
                 Phase::Pending => &mut pods.pending,
-                Phase::Running => &mut pods.running,
+                Phase::Running | Phase::Unheard => &mut pods.running,
                 Phase::Broken | Phase::Ended => &mut pods.ended,
             };
             *count += 1;

@@ -78,6 +78,15 @@ fn phases_and_troubles_are_read_from_the_status() {
             }],
         })
     };
+    let running = |ready: &str, containers: &str, reason: &str| {
+        json!({
+            "phase": "Running",
+            "conditions": [
+                { "type": "ContainersReady", "status": containers, "reason": "ContainersNotReady" },
+                { "type": "Ready", "status": ready, "reason": reason },
+            ],
+        })
+    };
     let evicted = |message: &str| {
         let mut status = ended("Failed", "Error");
         status["reason"] = json!("Evicted");
@@ -93,6 +102,19 @@ fn phases_and_troubles_are_read_from_the_status() {
     for (status, phase, reason) in [
         (json!({}), Phase::Pending, None),
         (json!({ "phase": "Running" }), Phase::Running, None),
+        (running("True", "True", ""), Phase::Running, None),
+        (running("False", "True", ""), Phase::Unheard, None),
+        // A probe that somebody's webhook put in: its runner answers all the same.
+        (
+            running("False", "False", "ContainersNotReady"),
+            Phase::Running,
+            None,
+        ),
+        (
+            running("False", "True", "ReadinessGatesNotReady"),
+            Phase::Running,
+            None,
+        ),
         (waiting("ContainerCreating"), Phase::Pending, None),
         (
             waiting("ErrImagePull"),

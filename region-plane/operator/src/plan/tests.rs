@@ -469,6 +469,36 @@ fn a_pod_of_which_a_container_ended_stays_while_its_gateway_holds_it() {
 }
 
 #[test]
+fn pods_of_a_lost_node_count_only_for_whoever_has_them() {
+    let mut cluster = Cluster::new(vec![("fn-a", function(1, 0, 2))], vec![("python", pool(2))]);
+    cluster.demand(vec![wants("fn-a", 1, 2)], &[], &[]);
+    cluster.settle();
+    cluster.all_run();
+    let pods = cluster.of("fn-a");
+    let claims = [(pods[0].as_str(), "fn-a")];
+    cluster.demand(vec![wants("fn-a", 1, 2)], &claims, &[]);
+    assert_eq!(cluster.plan(PLENTY).actions, []);
+    let waits = cluster.of("python")[0].clone();
+    for pod in [&pods[0], &pods[1], &waits] {
+        cluster.pods.get_mut(pod).unwrap().phase = Phase::Unheard;
+    }
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(created(&plan), ["fn-a", "python"], "the idle ones");
+    assert_eq!(deleted(&plan), []);
+    assert_eq!(plan.fills["python"].waiting, 1);
+    cluster.apply(&plan);
+    cluster.settle();
+
+    // The node is back, and with it more than are wanted.
+    cluster.all_run();
+    cluster.now += secs(10);
+    cluster.demand(vec![wants("fn-a", 1, 2)], &claims, &[]);
+    let plan = cluster.plan(PLENTY);
+    let gone: Vec<&str> = deleted(&plan).iter().map(|(pod, _)| *pod).collect();
+    assert_eq!(gone, [pods[1].as_str(), waits.as_str()]);
+}
+
+#[test]
 fn where_only_memory_or_settings_differ_an_idle_pod_is_adapted() {
     for (case, memory_mb) in [("resized", 256), ("relabelled", 128)] {
         let mut cluster = Cluster::new(vec![("fn-a", function(1, 2, 10))], vec![]);
@@ -890,6 +920,7 @@ fn a_pod_that_no_node_takes_or_that_never_runs_is_a_trouble_after_a_while() {
 #[derive(Debug, Clone)]
 enum Happening {
     Runs(usize),
+    Unheard(usize),
     Ends(usize),
     Breaks(usize),
     Demand(u8, u8, u32),
@@ -907,6 +938,7 @@ enum Happening {
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         6 => (0usize..64).prop_map(Happening::Runs),
+        1 => (0usize..64).prop_map(Happening::Unheard),
         1 => (0usize..64).prop_map(Happening::Ends),
         1 => (0usize..64).prop_map(Happening::Breaks),
         4 => (0u8..4, 1u8..3, 0u32..8).prop_map(|(f, s, n)| Happening::Demand(f, s, n)),
@@ -995,8 +1027,14 @@ impl World {
         let mut tell = true;
         match *happening {
             Happening::Runs(n) => {
-                if let Some(pod) = self.pick(n, |_, pod| pod.phase == Phase::Pending) {
+                let stands = [Phase::Pending, Phase::Unheard];
+                if let Some(pod) = self.pick(n, |_, pod| stands.contains(&pod.phase)) {
                     self.cluster.pods.get_mut(&pod).unwrap().phase = Phase::Running;
+                }
+            }
+            Happening::Unheard(n) => {
+                if let Some(pod) = self.pick(n, |_, pod| pod.phase == Phase::Running) {
+                    self.cluster.pods.get_mut(&pod).unwrap().phase = Phase::Unheard;
                 }
             }
             Happening::Ends(n) | Happening::Breaks(n) => {
