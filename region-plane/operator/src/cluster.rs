@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod, PodStatus, Secret};
+use k8s_openapi::api::core::v1::{
+    ContainerStatus, Node, Pod, PodStatus, ResourceRequirements, Secret,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
@@ -106,7 +108,12 @@ pub struct PodSeen {
     pub settings: Option<String>,
     pub function: Option<String>,
     pub dedicated: Option<String>,
+    /// As its label says, by which gateways go.
     pub memory_mb: u64,
+    /// What its function is to have, and what the kubelet says it has. Kubelets that give pods no
+    /// other memory than they were made with may not say.
+    pub asked_mb: Option<u64>,
+    pub has_mb: Option<u64>,
     pub template: String,
     pub phase: Phase,
     pub unscheduled: bool,
@@ -452,6 +459,15 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
     let infeasible = status.conditions.iter().flatten().any(|condition| {
         condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
     });
+    let asked = pod.spec.as_ref().and_then(|spec| {
+        let mut all = spec.containers.iter();
+        let function = all.find(|container| container.name == labels::FUNCTION_CONTAINER)?;
+        function.resources.as_ref()
+    });
+    let has = containers
+        .iter()
+        .find(|container| container.name == labels::FUNCTION_CONTAINER)
+        .and_then(|function| function.resources.as_ref());
     let trouble = match phase {
         Phase::Running | Phase::Unheard => None,
         Phase::Broken => exited,
@@ -477,6 +493,8 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
             .and_then(|text| text.parse().ok())
             .filter(|_| !infeasible)
             .unwrap_or_default(),
+        asked_mb: asked.and_then(memory_limit_mb),
+        has_mb: has.and_then(memory_limit_mb),
         template: annotation(metadata, labels::TEMPLATE)
             .filter(|_| !infeasible)
             .unwrap_or_default(),
@@ -594,6 +612,11 @@ fn node_seen(node: &Node) -> NodeSeen {
         open: ready && !cordoned,
         allocatable_memory_mb: memory,
     }
+}
+
+fn memory_limit_mb(resources: &ResourceRequirements) -> Option<u64> {
+    let memory = resources.limits.as_ref()?.get("memory")?;
+    Some(quantity_megabytes(&memory.0))
 }
 
 /// Of a quantity as nodes report memory: a whole number and a suffix. Zero for anything else.

@@ -8,6 +8,7 @@ mod guard;
 mod setbacks;
 mod verdict;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
@@ -94,7 +95,12 @@ pub struct Pod {
     pub function: Option<String>,
     /// Of a pool's pod: the function it was made large enough for.
     pub dedicated: Option<String>,
+    /// As gateways are told: it has at least this.
     pub memory_mb: u64,
+    /// What it is to have.
+    pub asked_mb: u64,
+    /// Since when it is to have more than it has.
+    pub growing_since: Option<Moment>,
     pub template: String,
     pub phase: Phase,
     pub trouble: Option<Trouble>,
@@ -195,6 +201,7 @@ pub enum Action {
         uid: String,
         memory_mb: u64,
         settings: Option<String>,
+        how: Resizing,
     },
     Label {
         pod: String,
@@ -206,6 +213,18 @@ pub enum Action {
         owner: Owner,
         condition: Condition,
     },
+}
+
+/// Gateways go by a pod's labels, so they never promise memory that it does not have: they follow
+/// when it gets more, and go ahead when it gets less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resizing {
+    /// Ask for more memory.
+    Grow,
+    /// Change the labels, then ask for less.
+    Shrink,
+    /// Change the labels.
+    Tell,
 }
 
 /// Why a pod goes.
@@ -320,6 +339,10 @@ impl Candidate<'_> {
         self.pod.phase == Phase::Unheard && !self.claimed
     }
 }
+
+/// A kubelet that has room gives a pod more memory within a second or two. One that has none may
+/// never have it, and another node may.
+const GROWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Calls wait and nothing runs.
 const RANK_FROM_ZERO: u8 = 0;
@@ -572,17 +595,11 @@ impl<'a> Planner<'a> {
                 self.note(&mut evidence, pod);
             } else if candidate.claimed {
                 // Its gateway lets it finish, and gives it back.
-            } else if pod.template == function.template && pod.phase == Phase::Running {
+            } else if pod.template == function.template
+                && self.adapt(*candidate, function.memory_mb, Some(&function.settings))
+            {
                 usable.push(*candidate);
                 self.note(&mut evidence, pod);
-                if !pod.busy {
-                    self.patches.push(Action::Resize {
-                        pod: candidate.name.to_owned(),
-                        uid: pod.uid.clone(),
-                        memory_mb: function.memory_mb,
-                        settings: Some(function.settings.clone()),
-                    });
-                }
             } else {
                 self.delete_surplus(*candidate, Why::Outdated, Duration::ZERO);
             }
@@ -661,16 +678,9 @@ impl<'a> Planner<'a> {
             }
             if pod.memory_mb == pool.memory_mb {
                 free.push(*candidate);
-            } else if pod.template == pool.template && pod.phase == Phase::Running {
+            } else if pod.template == pool.template && self.adapt(*candidate, pool.memory_mb, None)
+            {
                 free.push(*candidate);
-                if !pod.busy {
-                    self.patches.push(Action::Resize {
-                        pod: candidate.name.to_owned(),
-                        uid: pod.uid.clone(),
-                        memory_mb: pool.memory_mb,
-                        settings: None,
-                    });
-                }
             } else {
                 self.delete_surplus(*candidate, Why::Outdated, Duration::ZERO);
             }
@@ -712,6 +722,42 @@ impl<'a> Planner<'a> {
         }
         self.fill(name, pool, &free);
         self.judge(owner, evidence, pool.generation, pool.stated.as_ref())
+    }
+
+    /// Brings a pod that nobody has to other memory or settings, if that can be done to it.
+    fn adapt(
+        &mut self,
+        candidate: Candidate<'a>,
+        memory_mb: u64,
+        settings: Option<&String>,
+    ) -> bool {
+        let pod = candidate.pod;
+        if pod.phase != Phase::Running {
+            return false;
+        }
+        let how = match memory_mb.cmp(&pod.memory_mb) {
+            Ordering::Equal => Resizing::Tell,
+            Ordering::Less if pod.asked_mb != memory_mb => Resizing::Shrink,
+            Ordering::Greater if pod.asked_mb != memory_mb => Resizing::Grow,
+            Ordering::Less | Ordering::Greater => match pod.growing_since {
+                None => Resizing::Tell,
+                Some(since) if since + GROWN_WITHIN <= self.observed.now => return false,
+                Some(since) => {
+                    self.wake_at(since + GROWN_WITHIN);
+                    return true;
+                }
+            },
+        };
+        if !pod.busy {
+            self.patches.push(Action::Resize {
+                pod: candidate.name.to_owned(),
+                uid: pod.uid.clone(),
+                memory_mb,
+                settings: settings.cloned(),
+                how,
+            });
+        }
+        true
     }
 
     fn fill(&mut self, name: &str, pool: &Pool, free: &[Candidate<'_>]) {

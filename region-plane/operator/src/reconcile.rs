@@ -28,7 +28,8 @@ use crate::cluster::{Broken, Change, Kind};
 use crate::lease::{ACCEPT_DELETIONS, Leadership};
 use crate::notes::Notes;
 use crate::plan::{
-    Action, Budget, Fill, Moment, Observed, Owner, Phase, Reason, Stated, Trouble, Why, plan,
+    Action, Budget, Fill, Moment, Observed, Owner, Phase, Reason, Resizing, Stated, Trouble, Why,
+    plan,
 };
 use crate::refusal::Refusal;
 use crate::settings::Settings;
@@ -657,16 +658,6 @@ impl Running {
         {
             *since = self.state.ready_since(owner, condition.trouble.is_none());
         }
-        if let Write::Resize {
-            pod,
-            memory_mb,
-            labels_only,
-            ..
-        } = &mut write
-        {
-            let held = self.state.pods.get(pod).map(|pod| pod.memory_mb);
-            *labels_only = held == Some(*memory_mb);
-        }
         self.send(write, fence);
     }
 
@@ -780,16 +771,24 @@ impl Running {
                 pod,
                 memory_mb,
                 settings,
-                labels_only,
+                how,
                 ..
             } => match done.result {
                 Ok(_) => self.state.patched(&pod, |pod| {
+                    // Unless the watch was faster, and may have shown more.
+                    if how == Resizing::Grow && pod.asked_mb != memory_mb {
+                        pod.growing_since = Some(now);
+                    }
+                    pod.asked_mb = memory_mb;
+                    if how == Resizing::Grow {
+                        return;
+                    }
                     pod.memory_mb = memory_mb;
                     if settings.is_some() {
                         pod.settings = settings;
                     }
                 }),
-                Err(Refusal::Refused(trouble)) if !labels_only => {
+                Err(Refusal::Refused(trouble)) if how != Resizing::Tell => {
                     info!(
                         pod,
                         problem = trouble.message,
@@ -797,7 +796,7 @@ impl Running {
                     );
                     self.state.not_resizable(&pod);
                 }
-                Err(Refusal::Gone) if !labels_only => self.state.not_resizable(&pod),
+                Err(Refusal::Gone) if how != Resizing::Tell => self.state.not_resizable(&pod),
                 Err(refusal) => self.patch_failed(pod, refusal, now),
             },
             Write::Label {

@@ -283,6 +283,13 @@ impl State {
         let since = before
             .filter(|pod| pod.uid.is_empty() || pod.uid == seen.uid)
             .map_or(now, |pod| pod.seen);
+        let asked_mb = seen.asked_mb.unwrap_or(seen.memory_mb);
+        let grows = asked_mb > seen.memory_mb && seen.has_mb != Some(asked_mb);
+        let growing_since = before
+            .filter(|pod| pod.uid == seen.uid && pod.asked_mb == asked_mb)
+            .and_then(|pod| pod.growing_since)
+            .or(Some(now))
+            .filter(|_| grows);
         let mut pod = Pod {
             uid: seen.uid,
             owner: seen.owner,
@@ -291,6 +298,8 @@ impl State {
             function: seen.function,
             dedicated: seen.dedicated,
             memory_mb: seen.memory_mb,
+            asked_mb,
+            growing_since,
             template: seen.template,
             phase: seen.phase,
             trouble: seen.trouble,
@@ -658,6 +667,8 @@ pub fn asked_for(
         function: None,
         dedicated,
         memory_mb,
+        asked_mb: memory_mb,
+        growing_since: None,
         template: template.to_owned(),
         phase: Phase::Pending,
         trouble: None,

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::bucket::Outcome;
 use crate::lease::Leadership;
-use crate::plan::{Action, Condition, Owner, Why};
+use crate::plan::{Action, Condition, Owner, Resizing, Why};
 use crate::refusal::{Refusal, refusal};
 use crate::template::{SAFE_TO_EVICT, megabytes};
 use crate::writer::Wanted;
@@ -42,8 +42,7 @@ pub enum Write {
         uid: String,
         memory_mb: u64,
         settings: Option<String>,
-        /// Its resources are as they should be, and only labels are not.
-        labels_only: bool,
+        how: Resizing,
     },
     Label {
         pod: String,
@@ -100,7 +99,8 @@ impl Write {
             Self::Create { .. } => ("create", "pods"),
             Self::Delete { .. } => ("delete", "pods"),
             Self::Resize {
-                labels_only: false, ..
+                how: Resizing::Grow | Resizing::Shrink,
+                ..
             } => ("patch", "pods/resize"),
             Self::Resize { .. } | Self::Label { .. } => ("patch", "pods"),
             Self::State {
@@ -224,30 +224,32 @@ impl Writer {
                 uid,
                 memory_mb,
                 settings,
-                labels_only,
+                how,
             } => {
-                let memory = megabytes(*memory_mb);
-                if !labels_only {
-                    let resources = json!({
-                        "requests": { "memory": memory }, "limits": { "memory": memory },
-                    });
-                    let container = json!({
-                        "name": labels::FUNCTION_CONTAINER, "resources": resources,
-                    });
-                    let patch = json!({
-                        "metadata": { "uid": uid }, "spec": { "containers": [container] },
-                    });
-                    pods()
-                        .patch_subresource("resize", pod, &merging, &Patch::Strategic(patch))
-                        .await?;
-                }
                 let mut labels = serde_json::Map::new();
                 labels.insert(labels::MEMORY_MB.to_owned(), memory_mb.to_string().into());
                 if let Some(settings) = settings {
                     labels.insert(labels::SETTINGS.to_owned(), settings.clone().into());
                 }
-                let patch = json!({ "metadata": { "uid": uid, "labels": labels } });
-                pods().patch(pod, &merging, &Patch::Merge(patch)).await?;
+                let told = json!({ "metadata": { "uid": uid, "labels": labels } });
+                let memory = megabytes(*memory_mb);
+                let resources = json!({
+                    "requests": { "memory": memory }, "limits": { "memory": memory },
+                });
+                let container = json!({
+                    "name": labels::FUNCTION_CONTAINER, "resources": resources,
+                });
+                let resized = json!({
+                    "metadata": { "uid": uid }, "spec": { "containers": [container] },
+                });
+                if let Resizing::Shrink | Resizing::Tell = how {
+                    pods().patch(pod, &merging, &Patch::Merge(told)).await?;
+                }
+                if let Resizing::Grow | Resizing::Shrink = how {
+                    pods()
+                        .patch_subresource("resize", pod, &merging, &Patch::Strategic(resized))
+                        .await?;
+                }
                 Ok(Answer::Nothing)
             }
             Write::Label {
@@ -376,12 +378,13 @@ impl Write {
                 uid,
                 memory_mb,
                 settings,
+                how,
             } => Self::Resize {
                 pod,
                 uid,
                 memory_mb,
                 settings,
-                labels_only: false,
+                how,
             },
             Action::Label {
                 pod,

@@ -241,3 +241,25 @@ fn a_watch_that_lasted_pauses_as_briefly_as_one_that_first_failed() {
         [200, 400, 800, 1_600, 200, 400, 200, 200]
     );
 }
+
+#[test]
+fn the_memory_of_the_functions_container_is_read_as_asked_and_as_given() {
+    let mut grows = pod(
+        &ours(),
+        &json!({ "phase": "Running", "containerStatuses": [
+        { "name": "runner", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+          "resources": { "limits": { "memory": "64Mi" } } },
+        { "name": "function", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+          "resources": { "limits": { "memory": "512Mi" } } },
+    ] }),
+    );
+    grows.spec = serde_json::from_value(json!({ "containers": [
+        { "name": "runner" },
+        { "name": "function", "resources": { "limits": { "memory": "1Gi" } } },
+    ] }))
+    .unwrap();
+    let seen = pod_seen(grows).unwrap();
+    assert_eq!((seen.asked_mb, seen.has_mb), (Some(1_024), Some(512)));
+    let seen = pod_seen(pod(&ours(), &json!({}))).unwrap();
+    assert_eq!((seen.asked_mb, seen.has_mb), (None, None));
+}

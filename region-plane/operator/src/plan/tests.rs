@@ -26,6 +26,8 @@ struct Cluster {
     setbacks: Setbacks,
     fills: BTreeMap<String, Fill>,
     surplus_from: Option<Moment>,
+    /// Its nodes have no more memory for the pods that they have.
+    full: bool,
     named: usize,
     boot: u64,
     sequence: u64,
@@ -102,6 +104,7 @@ impl Cluster {
             setbacks: Setbacks::default(),
             fills: BTreeMap::new(),
             surplus_from: Some(secs(0)),
+            full: false,
             named: 0,
             boot: 1,
             sequence: 0,
@@ -177,6 +180,8 @@ impl Cluster {
                     function: None,
                     dedicated: dedicated.clone(),
                     memory_mb: *memory_mb,
+                    asked_mb: *memory_mb,
+                    growing_since: None,
                     template,
                     phase: Phase::Pending,
                     trouble: None,
@@ -194,9 +199,16 @@ impl Cluster {
                 pod,
                 memory_mb,
                 settings,
+                how,
                 ..
             } => {
                 let pod = self.pods.get_mut(pod).unwrap();
+                pod.asked_mb = *memory_mb;
+                if *how == Resizing::Grow {
+                    pod.growing_since = self.full.then_some(self.now);
+                    return;
+                }
+                assert!(*memory_mb <= pod.memory_mb || pod.growing_since.is_none());
                 pod.memory_mb = *memory_mb;
                 if settings.is_some() {
                     pod.settings.clone_from(settings);
@@ -500,7 +512,11 @@ fn pods_of_a_lost_node_count_only_for_whoever_has_them() {
 
 #[test]
 fn where_only_memory_or_settings_differ_an_idle_pod_is_adapted() {
-    for (case, memory_mb) in [("resized", 256), ("relabelled", 128)] {
+    for (case, memory_mb, all) in [
+        ("grows", 256, vec![Resizing::Grow, Resizing::Tell]),
+        ("shrinks", 64, vec![Resizing::Shrink]),
+        ("relabelled", 128, vec![Resizing::Tell]),
+    ] {
         let mut cluster = Cluster::new(vec![("fn-a", function(1, 2, 10))], vec![]);
         cluster.settle();
         cluster.all_run();
@@ -509,22 +525,64 @@ fn where_only_memory_or_settings_differ_an_idle_pod_is_adapted() {
         let function = cluster.desired.functions.get_mut("fn-a").unwrap();
         function.settings = "2".to_owned();
         function.memory_mb = memory_mb;
-        let plan = cluster.plan(PLENTY);
         let idle = cluster.of("fn-a")[1].clone();
         let uid = cluster.pods[&idle].uid.clone();
-        assert!(
-            plan.actions.contains(&Action::Resize {
-                pod: idle,
-                uid,
-                memory_mb,
-                settings: Some("2".to_owned()),
-            }),
-            "{case}: {plan:?}"
-        );
-        assert_eq!(deleted(&plan), [], "{case}");
-        assert_eq!(created(&plan), ["fn-a"], "{case}: for the one that is held");
+        for (n, how) in all.into_iter().enumerate() {
+            let plan = cluster.plan(PLENTY);
+            assert!(
+                plan.actions.contains(&Action::Resize {
+                    pod: idle.clone(),
+                    uid: uid.clone(),
+                    memory_mb,
+                    settings: Some("2".to_owned()),
+                    how,
+                }),
+                "{case}: {plan:?}"
+            );
+            assert_eq!(deleted(&plan), [], "{case}");
+            let made = vec!["fn-a"; usize::from(n == 0)];
+            assert_eq!(created(&plan), made, "{case}: for the one that is held");
+            cluster.apply(&plan);
+        }
         cluster.settle();
+        let adapted = &cluster.pods[&idle];
+        assert_eq!(adapted.settings.as_deref(), Some("2"), "{case}");
+        assert_eq!(adapted.memory_mb, memory_mb, "{case}");
     }
+}
+
+#[test]
+fn a_pod_that_gets_no_more_memory_is_told_of_as_it_is_and_replaced_after_a_while() {
+    let mut cluster = Cluster::new(
+        vec![("fn-a", function(1, 1, 10))],
+        vec![("python", pool(1))],
+    );
+    cluster.settle();
+    cluster.all_run();
+    cluster.full = true;
+    let old = [cluster.of("fn-a"), cluster.of("python")].concat();
+    let function = cluster.desired.functions.get_mut("fn-a").unwrap();
+    (function.settings, function.memory_mb) = ("2".to_owned(), 256);
+    cluster.desired.pools.get_mut("python").unwrap().memory_mb = 256;
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(plan.actions.len(), 2, "{plan:?}");
+    cluster.apply(&plan);
+
+    let until = cluster.now + GROWN_WITHIN;
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(plan.actions, [], "they wait");
+    assert_eq!(plan.next_wakeup, Some(until));
+    for pod in &old {
+        assert_eq!(cluster.pods[pod].memory_mb, 128);
+    }
+    cluster.now = until;
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(created(&plan), ["python", "fn-a"]);
+    let gone: Vec<_> = old
+        .iter()
+        .map(|pod| (pod.as_str(), Why::Outdated))
+        .collect();
+    assert_eq!(deleted(&plan), gone);
 }
 
 #[test]
@@ -978,6 +1036,8 @@ impl World {
             function: None,
             dedicated: None,
             memory_mb: 128,
+            asked_mb: 128,
+            growing_since: None,
             template: "t".to_owned(),
             phase: Phase::Running,
             trouble: None,

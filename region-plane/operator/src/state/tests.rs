@@ -19,6 +19,8 @@ fn pod(uid: &str) -> PodSeen {
         function: None,
         dedicated: None,
         memory_mb: 128,
+        asked_mb: Some(128),
+        has_mb: Some(128),
         template: "t".to_owned(),
         phase: Phase::Running,
         unscheduled: false,
@@ -197,6 +199,33 @@ fn what_was_asked_of_a_pod_outlasts_older_news_of_it() {
     state.deleting("deleted");
     put(&mut state, "deleted", pod("another"), secs(3));
     assert!(!state.pods["deleted"].deleting, "another by that name");
+}
+
+#[test]
+fn a_pod_grows_from_when_more_is_asked_for_until_the_kubelet_says_that_it_has_it() {
+    let mut state = state();
+    for (at, label, asked, has, growing_since) in [
+        (1, 128, Some(128), Some(128), None),
+        // Kubelets that do not say, and pods that somebody's webhook gave more than its label says.
+        (2, 128, Some(128), None, None),
+        (3, 128, Some(256), Some(128), Some(3)),
+        (4, 128, Some(256), None, Some(3)),
+        (5, 128, Some(512), Some(128), Some(5)),
+        (6, 128, Some(512), Some(512), None),
+        (7, 512, Some(512), Some(512), None),
+        (8, 64, Some(64), Some(512), None),
+        (9, 128, None, None, None),
+    ] {
+        let seen = PodSeen {
+            memory_mb: label,
+            asked_mb: asked,
+            has_mb: has,
+            ..pod("uid")
+        };
+        put(&mut state, "p", seen, secs(at));
+        let growing = state.pods["p"].growing_since;
+        assert_eq!(growing, growing_since.map(secs), "{at}");
+    }
 }
 
 #[test]
