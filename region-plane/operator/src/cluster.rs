@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::{
     ContainerStatus, Node, Pod, PodStatus, ResourceRequirements, Secret,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event};
@@ -29,6 +29,7 @@ use tracing::{info, warn};
 
 use crate::plan::{Owner, Phase, Reason, Stated, Trouble};
 use crate::template::DEDICATED;
+use crate::writer::is_secret_of;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 
@@ -46,7 +47,7 @@ pub enum Change {
     Pods(Seen<PodSeen>),
     Functions(Seen<FunctionSeen>),
     Pools(Seen<PoolSeen>),
-    /// The function each belongs to.
+    /// The uid of each.
     Secrets(Seen<String>),
     Nodes(Seen<NodeSeen>),
     /// Fields that the cluster's definitions of our resources lack.
@@ -206,10 +207,7 @@ pub fn follow(
         changes,
         Change::Secrets,
         selected,
-        |secret: PartialObjectMeta<Secret>| {
-            let function = label(&secret.metadata, labels::FUNCTION)?;
-            Some((secret.metadata.name?, function))
-        },
+        secret_seen,
     );
     // Of Secrets nothing but names is ever asked for.
     tasks.spawn(secrets.run(Api::<PartialObjectMeta<Secret>>::namespaced(
@@ -416,17 +414,29 @@ fn annotation(metadata: &ObjectMeta, name: &str) -> Option<String> {
     metadata.annotations.as_ref()?.get(name).cloned()
 }
 
+/// The object of ours that has it.
+fn owner_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    let mut all = metadata.owner_references.iter().flatten();
+    all.find(|reference| {
+        reference.controller == Some(true)
+            && reference.api_version.split('/').next() == Some(region_plane_resources::GROUP)
+    })
+}
+
+/// `None` if the Secret is none of ours. A copy that somebody made has the labels of ours and the
+/// owner too, but not the name.
+fn secret_seen(secret: PartialObjectMeta<Secret>) -> Option<(String, String)> {
+    let reference = owner_of(&secret.metadata)?;
+    let name = secret.metadata.name.as_ref()?;
+    let ours = reference.kind == "Function" && is_secret_of(name, &reference.name);
+    let uid = secret.metadata.uid.clone()?;
+    ours.then(|| (name.clone(), uid))
+}
+
 /// `None` if the pod is none of ours, whatever its labels say.
 fn pod_seen(pod: Pod) -> Option<PodSeen> {
     let metadata = &pod.metadata;
-    let reference = metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .find(|reference| {
-            reference.controller == Some(true)
-                && reference.api_version.split('/').next() == Some(region_plane_resources::GROUP)
-        })?;
+    let reference = owner_of(metadata)?;
     let owner = match reference.kind.as_str() {
         "Function" => Owner::Function(reference.name.clone()),
         "WarmPool" => Owner::Pool(reference.name.clone()),

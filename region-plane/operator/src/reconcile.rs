@@ -833,9 +833,11 @@ impl Running {
                 let secret = object.metadata.name.clone().unwrap_or_default();
                 self.writing.remove(&secret);
                 match done.result {
-                    Ok(_) => {
-                        if let Some(secrets) = &mut self.state.secrets {
-                            secrets.insert(secret, function);
+                    Ok(answer) => {
+                        if let Answer::Uid(uid) = answer
+                            && let Some(secrets) = &mut self.state.secrets
+                        {
+                            secrets.insert(secret, uid);
                         }
                     }
                     Err(refusal) => {
@@ -847,7 +849,7 @@ impl Running {
                 }
                 self.objects_due = true;
             }
-            Write::DeleteFunction { name, .. } | Write::DeleteSecret { name } => {
+            Write::DeleteFunction { name, .. } | Write::DeleteSecret { name, .. } => {
                 self.writing.remove(&name);
                 // Until the watch shows that it is gone.
                 self.rest(name.clone(), now);

@@ -51,7 +51,7 @@ pub struct State {
     pub desired: Desired,
     /// Conditions we wrote, or are writing: what is seen of an older version does not undo them.
     wrote: HashMap<Owner, (u64, Stated)>,
-    /// Secret to function; `None` until they were listed.
+    /// Secret to its uid; `None` until they were listed.
     pub secrets: Option<BTreeMap<String, String>>,
     nodes: BTreeMap<String, NodeSeen>,
     pub demands: Demands,

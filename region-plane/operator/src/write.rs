@@ -71,6 +71,7 @@ pub enum Write {
     },
     DeleteSecret {
         name: String,
+        uid: String,
     },
 }
 
@@ -296,17 +297,17 @@ impl Writer {
             }
             Write::ApplySecret { object, .. } => {
                 let name = object.metadata.name.as_deref().unwrap_or_default();
-                secrets()
+                let applied = secrets()
                     .patch(name, &replica, &Patch::Apply(object))
                     .await?;
-                Ok(Answer::Nothing)
+                Ok(Answer::Uid(applied.metadata.uid.unwrap_or_default()))
             }
             Write::DeleteFunction { name, uid } => {
                 self.dynamic::<Function>().delete(name, &only(uid)).await?;
                 Ok(Answer::Nothing)
             }
-            Write::DeleteSecret { name } => {
-                secrets().delete(name, &DeleteParams::default()).await?;
+            Write::DeleteSecret { name, uid } => {
+                secrets().delete(name, &only(uid)).await?;
                 Ok(Answer::Nothing)
             }
         }

@@ -153,6 +153,19 @@ fn is_variable(key: &str) -> bool {
         && !key.starts_with("..")
 }
 
+/// Whether a Secret's name is one that we give to `function`'s.
+pub fn is_secret_of(name: &str, function: &str) -> bool {
+    let hash = name
+        .strip_prefix(function)
+        .and_then(|rest| rest.strip_prefix('-'));
+    hash.is_some_and(|hash| {
+        hash.len() == 2 * HASH_BYTES && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+/// A function has few Secrets at a time; that two of them differ and have one name is once in 2^40.
+const HASH_BYTES: usize = 5;
+
 fn secret_name(function: &str, config: &BTreeMap<String, String>) -> Option<String> {
     if config.is_empty() {
         return None;
@@ -165,7 +178,7 @@ fn secret_name(function: &str, config: &BTreeMap<String, String>) -> Option<Stri
         }
     }
     let digest = digest.finalize();
-    let head: [u8; 5] = *digest.first_chunk().expect("SHA-256 has 32 bytes");
+    let head: [u8; HASH_BYTES] = *digest.first_chunk().expect("SHA-256 has 32 bytes");
     let hash = head.iter().fold(String::new(), |mut text, byte| {
         text.push_str(&format!("{byte:02x}"));
         text

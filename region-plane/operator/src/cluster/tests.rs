@@ -263,3 +263,27 @@ fn the_memory_of_the_functions_container_is_read_as_asked_and_as_given() {
     let seen = pod_seen(pod(&ours(), &json!({}))).unwrap();
     assert_eq!((seen.asked_mb, seen.has_mb), (None, None));
 }
+
+#[test]
+fn only_a_secret_that_a_function_owns_and_that_has_our_name_for_it_is_ours() {
+    let fn_a = json!({ "apiVersion": "tradewind.dev/v1alpha1", "kind": "Function", "name": "fn-a", "uid": "ou", "controller": true });
+    for (name, owners, ours) in [
+        ("fn-a-0123456789", json!([fn_a]), true),
+        ("fn-a-0123456789", json!([]), false),
+        (
+            "fn-a-0123456789",
+            json!([owner("apps/v1", "Deployment")]),
+            false,
+        ),
+        ("fn-a-backup", json!([fn_a]), false),
+        ("fn-b-0123456789", json!([fn_a]), false),
+    ] {
+        let secret = serde_json::from_value(json!({
+            "metadata": { "name": name, "uid": "su", "ownerReferences": owners,
+                "labels": { labels::FUNCTION: "fn-a" } },
+        }));
+        let seen = secret_seen(secret.unwrap());
+        let want = ours.then(|| (name.to_owned(), "su".to_owned()));
+        assert_eq!(seen, want, "{name} {owners}");
+    }
+}

@@ -1,6 +1,6 @@
 //! `Function` objects and their Secrets.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ impl Running {
         let key = match &write {
             Write::ApplyFunction { name, .. }
             | Write::DeleteFunction { name, .. }
-            | Write::DeleteSecret { name } => name.clone(),
+            | Write::DeleteSecret { name, .. } => name.clone(),
             Write::ApplySecret { object, .. } => object.metadata.name.clone().unwrap_or_default(),
             _ => return,
         };
@@ -251,16 +251,17 @@ impl Running {
             .filter_map(|wanted| wanted.spec.config_secret.as_deref())
             .chain(of_objects)
             .collect();
-        let idle: BTreeSet<String> = self
+        let idle: BTreeMap<String, String> = self
             .state
             .secrets
             .iter()
-            .flat_map(BTreeMap::keys)
-            .filter(|secret| !named.contains(secret.as_str()))
-            .cloned()
+            .flatten()
+            .filter(|(secret, _)| !named.contains(secret.as_str()))
+            .map(|(secret, uid)| (secret.clone(), uid.clone()))
             .collect();
-        self.idle_secrets.retain(|secret, _| idle.contains(secret));
-        for secret in idle {
+        self.idle_secrets
+            .retain(|secret, _| idle.contains_key(secret));
+        for (secret, uid) in idle {
             let since = self.idle_secrets.entry(secret.clone()).or_insert(pass.now);
             let until = *since + self.settings.secret_kept_for;
             if pass.now < until {
@@ -274,7 +275,7 @@ impl Running {
                 pass.left = true;
                 return;
             }
-            self.begin_object(Write::DeleteSecret { name: secret }, pass);
+            self.begin_object(Write::DeleteSecret { name: secret, uid }, pass);
         }
     }
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::ResourceExt as _;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use region_plane_operator::{ACCEPT_DELETIONS, Source};
 use region_plane_replica::Replica;
 use region_plane_resources::labels;
@@ -98,6 +98,12 @@ async fn a_function_is_an_object_with_its_configuration_in_a_secret_that_never_c
     let name = object.spec.config_secret.unwrap();
     let secret = eventually("the secret", async || secrets.get_opt(&name).await.unwrap()).await;
     assert_eq!(secret.immutable, Some(true));
+    // As somebody keeps what one has.
+    let mut kept = secret.clone();
+    kept.metadata.name = Some("kept".to_owned());
+    kept.metadata.resource_version = None;
+    let params = PostParams::default();
+    secrets.create(&params, &kept).await.unwrap();
     let data = secret.data.unwrap();
     let texts: Vec<_> = data
         .iter()
@@ -132,6 +138,8 @@ async fn a_function_is_an_object_with_its_configuration_in_a_secret_that_never_c
             .then_some(())
     })
     .await;
+    let kept = secrets.get_opt("kept").await.unwrap();
+    assert!(kept.is_some(), "it is not the operator's");
     assert!(secrets.get_opt(&other).await.unwrap().is_some());
 }
 
