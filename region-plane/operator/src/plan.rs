@@ -318,6 +318,11 @@ struct Wanted<'a> {
     current: u32,
     all: u32,
     claimed: u32,
+    /// Pods that a gateway has and the list of pods lacks: the list may be short, and the gateway is
+    /// connected to them.
+    unlisted: u32,
+    /// Of those, the ones of the settings the function has now.
+    unlisted_current: u32,
     bundle: Option<(&'a str, u64)>,
 }
 
@@ -511,9 +516,14 @@ impl<'a> Planner<'a> {
                 entry.bundle = Some((runtime, memory_mb));
             }
         }
-        for claim in self.claims.values() {
-            if let Some(entry) = wanted.get_mut(claim.function.as_str()) {
-                entry.claimed += 1;
+        for (pod, claim) in &self.claims {
+            let entry = wanted.entry(&claim.function).or_default();
+            entry.claimed += 1;
+            if !self.observed.pods.contains_key(*pod) {
+                let function = self.desired.functions.get(&claim.function);
+                let current = function.is_some_and(|function| function.settings == claim.settings);
+                entry.unlisted += 1;
+                entry.unlisted_current += u32::from(current);
             }
         }
         wanted
@@ -610,7 +620,8 @@ impl<'a> Planner<'a> {
         let group = Group {
             template: &function.template,
             target,
-            room: function.max.saturating_sub(live),
+            unlisted: wanted.unlisted_current,
+            room: function.max.saturating_sub(live + wanted.unlisted),
         };
         let rank = match (usable.is_empty(), wanted.current > 0) {
             (true, true) => RANK_FROM_ZERO,
@@ -689,6 +700,7 @@ impl<'a> Planner<'a> {
         let group = Group {
             template: &pool.template,
             target: pool.size.saturating_add(shared),
+            unlisted: 0,
             room: u32::MAX,
         };
         let rank = match free.is_empty() {
@@ -794,11 +806,14 @@ impl<'a> Planner<'a> {
             count(&|candidate| fresh(candidate) && candidate.pod.phase == Phase::Running);
         let usable = u32::try_from(pods.len()).unwrap_or(u32::MAX);
 
-        let missing = group.target.saturating_sub(usable).min(group.room);
+        let missing = group
+            .target
+            .saturating_sub(usable.saturating_add(group.unlisted))
+            .min(group.room);
         self.create(rank, owner, memory_mb, None, missing);
         let replaced = group
             .target
-            .saturating_sub(fresh_all + taken_stale)
+            .saturating_sub(fresh_all + taken_stale + group.unlisted)
             .min(group.room)
             .saturating_sub(missing);
         self.create(RANK_REPLACE, owner, memory_mb, None, replaced);
@@ -1034,6 +1049,8 @@ impl<'a> Planner<'a> {
 struct Group<'a> {
     template: &'a str,
     target: u32,
+    /// How many there are beside those that are listed.
+    unlisted: u32,
     /// How many more there may be.
     room: u32,
 }

@@ -389,6 +389,25 @@ fn a_silent_gateways_pods_are_left_for_a_while() {
 }
 
 #[test]
+fn pods_that_a_gateway_has_count_though_a_list_lacks_them() {
+    let mut cluster = Cluster::new(vec![("fn-a", function(1, 0, 4))], vec![]);
+    cluster.demand(vec![wants("fn-a", 1, 3)], &[], &[]);
+    cluster.settle();
+    cluster.all_run();
+    let pods = cluster.of("fn-a");
+    let claims: Vec<_> = pods.iter().map(|pod| (pod.as_str(), "fn-a")).collect();
+    cluster.demand(vec![wants("fn-a", 1, 3)], &claims, &[]);
+    cluster.pods.clear();
+    assert_eq!(cluster.plan(PLENTY).actions, []);
+    cluster.demand(vec![wants("fn-a", 1, 9)], &claims, &[]);
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(created(&plan), ["fn-a"], "its max is four");
+    cluster.demand(vec![wants("fn-a", 1, 3)], &claims[..1], &[]);
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(created(&plan), ["fn-a"; 2], "of two it has heard too");
+}
+
+#[test]
 fn a_gateway_started_again_wants_only_what_it_says_now_and_finds_its_pods() {
     let mut cluster = Cluster::new(vec![("fn-a", function(1, 0, 10))], vec![]);
     cluster.demand(vec![wants("fn-a", 1, 2)], &[], &[]);
