@@ -17,8 +17,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
-use http::header::LOCATION;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{CONNECTION, LOCATION};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use region_plane_dispatch::{Key, Spec};
 use region_plane_replica::{Held, Replica, placement};
 use region_plane_runtime::{Code, InstanceSpec};
@@ -75,8 +75,15 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
 }
 
 async fn call(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let version = request.version();
     // Boxed: axum keeps the future of a handler inside those of its layers.
     let mut response = Box::pin(gateway.answer(request)).await;
+    // So that no client sends a call on a connection that is about to close (RFC 9112 section 9.6),
+    // and the next connection leads to whoever takes this gateway's place. HTTP/2 has GOAWAY.
+    if gateway.stopping.is_cancelled() && version <= Version::HTTP_11 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
     response
         .headers_mut()
         .entry(REGION)

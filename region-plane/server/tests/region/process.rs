@@ -37,10 +37,15 @@ pub fn spawn(name: &str, ip: &str, data_dir: &Path, plane: &str) -> Child {
 }
 
 fn configure(name: &str, ip: &str, data_dir: &Path, plane: &str, settings: &str) -> PathBuf {
+    let pause = if settings.contains("drain_pause_ms") {
+        ""
+    } else {
+        "drain_pause_ms = 100"
+    };
     let config = format!(
         "name = \"{name}\"\ndata_dir = \"{}\"\ngateway_listen = \"{ip}:8080\"\n\
          admin_listen = \"{ip}:8081\"\nipv4 = \"{ip}\"\nglobals = [\"{plane}\"]\n\
-         zone = \"fn.test\"\ndrain_pause_ms = 100\n{settings}\n",
+         zone = \"fn.test\"\n{pause}\n{settings}\n",
         data_dir.join(name).display()
     );
     let file = data_dir.join(format!("{name}-{ip}.toml"));

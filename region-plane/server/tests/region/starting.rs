@@ -64,3 +64,27 @@ async fn a_region_asked_to_stop_finishes_its_calls_and_leaves_no_instance() {
         "its instance is gone"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_asked_to_stop_serves_on_and_closes_each_connection_after_its_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start("127.43.12.20:7400");
+    let image = plane.store_bundle();
+    plane.put_app("A", "shop", None);
+    let revision = plane.put_fn(function("F", &image));
+    let pause = "drain_pause_ms = 60000";
+    let region = start("fra", "127.43.12.1", dir.path(), &plane.url, pause);
+    eventually("the region listens", async || region.status().await).await;
+    region.applied(revision).await;
+    let before = region.post("/invoke/F", "x").await;
+    assert_eq!(before.headers.get("connection"), None);
+
+    region.terminate();
+    let last = eventually("it says that it closes", async || {
+        let answer = region.post("/invoke/F", "x").await;
+        answer.headers.contains_key("connection").then_some(answer)
+    })
+    .await;
+    assert_eq!(last.status, 200, "{last:?}");
+    assert_eq!(last.headers["connection"], "close");
+}
