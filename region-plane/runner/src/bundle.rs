@@ -40,7 +40,7 @@ pub enum BundleError {
 }
 
 impl BundleError {
-    /// Whether another bundle, or the same put again, would do no better here.
+    /// Whether this pod is to blame: in another the same bundle may well start.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         match self {

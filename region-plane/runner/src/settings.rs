@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use crate::protocol::{Kind, LISTEN_PORT};
+use crate::protocol::{CALL_BODY_BYTES_MAX, Kind, LISTEN_PORT};
 
 /// Every variable of ours.
 const PREFIX: &str = "TRADEWIND_RUNNER_";
@@ -77,8 +77,8 @@ impl Listen {
     }
 }
 
-/// A body is held whole.
-const RESPONSE_BODY_BYTES_MAX: usize = 64 << 20;
+/// An answer is held whole, as a call is: it may be as large as that.
+const RESPONSE_BODY_BYTES_MAX: usize = CALL_BODY_BYTES_MAX;
 
 /// Longer times are a mistake in the unit.
 const MILLISECONDS_MAX: u64 = 3_600_000;
