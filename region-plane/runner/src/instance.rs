@@ -329,9 +329,10 @@ impl Instance {
             .map_err(io::Error::other)
             .flatten();
         if let Err(source) = told {
-            let reason = format!("the function's container cannot be told what to run: {source}");
-            self.pod(|pod, _| pod.fail(Reason::Other(reason)));
-            return Err(LaunchFailure::Tell { source });
+            let failure = LaunchFailure::Tell { source };
+            let reason = Reason::Other(with_sources(&failure));
+            self.pod(|pod, _| pod.fail(reason));
+            return Err(failure);
         }
         let limit = Some(self.settings.hot_start_timeout);
         self.tasks
