@@ -330,7 +330,7 @@ impl Instance {
             .flatten();
         if let Err(source) = told {
             let failure = LaunchFailure::Tell { source };
-            let reason = Reason::Other(with_sources(&failure));
+            let reason = Reason::Reported(with_sources(&failure));
             self.pod(|pod, _| pod.fail(reason));
             return Err(failure);
         }
@@ -402,7 +402,7 @@ impl Instance {
             Err(StartError::Failed {
                 source: exited @ InitFailure::Exited,
             }) => self.pod(|pod, _| pod.gone(exited.to_string())),
-            Err(error) => self.pod(|pod, _| pod.fail(Reason::Other(with_sources(&error)))),
+            Err(error) => self.pod(|pod, _| pod.fail(Reason::Reported(with_sources(&error)))),
         }
     }
 

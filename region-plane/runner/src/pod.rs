@@ -77,15 +77,15 @@ impl Held {
 pub enum Reason {
     /// It did not listen in time.
     StartTimedOut,
-    /// Anything else, in words for whoever owns the function.
-    Other(String),
+    /// What whoever noticed it says, in words for whoever owns the function.
+    Reported(String),
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::StartTimedOut => f.write_str("it did not listen in time"),
-            Self::Other(reason) => f.write_str(reason),
+            Self::Reported(reason) => f.write_str(reason),
         }
     }
 }
@@ -438,7 +438,7 @@ impl Pod {
     /// The instance exited. The reason stays if there was one before: it is the cause.
     pub fn gone(&mut self, reason: String) {
         self.phase = Phase::Gone;
-        self.reason.get_or_insert(Reason::Other(reason));
+        self.reason.get_or_insert(Reason::Reported(reason));
     }
 
     /// A call comes, and is the only one until [`Self::end_call`] or [`Self::call_given_up`].
@@ -484,7 +484,7 @@ impl Pod {
         self.idle_since = now;
         match end {
             CallEnd::Whole => {}
-            CallEnd::Broken { reason } => self.fail(Reason::Other(reason)),
+            CallEnd::Broken { reason } => self.fail(Reason::Reported(reason)),
             CallEnd::Gone { reason } => self.gone(reason),
         }
     }

@@ -436,7 +436,7 @@ fn what_is_over_stays_over_and_keeps_its_first_reason() {
     pod.ready(secs(2));
     assert_eq!(pod.phase(), (Phase::Failed, Some(&Reason::StartTimedOut)));
     pod.gone("the function exited".to_owned());
-    pod.fail(Reason::Other("later".to_owned()));
+    pod.fail(Reason::Reported("later".to_owned()));
     assert_eq!(pod.phase(), (Phase::Gone, Some(&Reason::StartTimedOut)));
 }
 
