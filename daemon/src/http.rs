@@ -15,8 +15,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
@@ -92,14 +93,15 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
-    socket.listen(1024)?;
+    socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
 /// Serves `router` until `shutdown`, then lets requests in flight finish for `limits.grace`.
 ///
 /// Handlers find the peer as `ConnectInfo<SocketAddr>`. The listener closes at the shutdown, so
-/// new connections are refused and their clients go elsewhere at once. Errors of accepting are
+/// new connections are refused and their clients go elsewhere at once. Whoever was quick enough to
+/// connect is answered if the request comes at once as well. Errors of accepting are
 /// survived: a connection that was aborted in the queue costs nothing, and when descriptors run
 /// out, accepting pauses.
 ///
@@ -112,8 +114,21 @@ pub async fn serve(
     limits: HttpLimits,
 ) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(limits.connections_max));
-    let closing = shutdown.child_token();
+    let closing = CancellationToken::new();
     let mut connections = JoinSet::new();
+    let begin = |connections: &mut JoinSet<()>, (permit, stream, peer): Accepted| {
+        let connection = connection(
+            stream,
+            peer,
+            router.clone(),
+            closing.clone(),
+            limits.clone(),
+        );
+        connections.spawn(async move {
+            connection.await;
+            drop(permit);
+        });
+    };
     let mut broken = None;
     let mut pause = ACCEPT_PAUSE_MIN;
     loop {
@@ -129,19 +144,9 @@ pub async fn serve(
             accepted = accept(&listener, &places) => accepted,
         };
         match accepted {
-            Ok((permit, stream, peer)) => {
+            Ok(accepted) => {
                 pause = ACCEPT_PAUSE_MIN;
-                let connection = connection(
-                    stream,
-                    peer,
-                    router.clone(),
-                    closing.clone(),
-                    limits.clone(),
-                );
-                connections.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
+                begin(&mut connections, accepted);
             }
             Err(error) => match AcceptError::from(&error) {
                 AcceptError::Connection => {
@@ -157,14 +162,26 @@ pub async fn serve(
                 }
                 AcceptError::Listener => {
                     broken = Some(error);
-                    closing.cancel();
                     break;
                 }
             },
         }
     }
+    // Those that the kernel has accepted for us would be reset.
+    for _ in 0..BACKLOG {
+        match timeout(QUEUE_EMPTY_AFTER, accept(&listener, &places)).await {
+            Ok(Ok(accepted)) => begin(&mut connections, accepted),
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
     drop(listener);
-    let drained = tokio::time::timeout(limits.grace, async {
+    // An idle connection is closed as soon as it is told, whether or not a request is on its way.
+    let _ = timeout(LINGER, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
+    closing.cancel();
+    let drained = timeout(limits.grace, async {
         while connections.join_next().await.is_some() {}
     })
     .await;
@@ -179,10 +196,19 @@ pub async fn serve(
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(tokio::sync::OwnedSemaphorePermit, TcpStream, SocketAddr)> {
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// The kernel has no more connections for us if it gives none for so long.
+const QUEUE_EMPTY_AFTER: Duration = Duration::from_millis(1);
+
+/// From the last connection to the closing of those that are idle: a client sends its request within
+/// a round trip of connecting, or of the answer before.
+const LINGER: Duration = Duration::from_millis(200);
+
+type Accepted = (OwnedSemaphorePermit, TcpStream, SocketAddr);
+
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<Accepted> {
     let permit = Arc::clone(places)
         .acquire_owned()
         .await

@@ -151,6 +151,38 @@ async fn shutdown_finishes_requests_in_flight_and_closes_idle_connections() {
 }
 
 #[tokio::test]
+async fn who_connected_before_the_shutdown_is_answered() {
+    let router = Router::new().route("/", get(async || "answered"));
+    let served = start(router, HttpLimits::default());
+    let mut kept = TcpStream::connect(served.addr).await.unwrap();
+    kept.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut first = [0; 256];
+    timeout(PATIENCE, kept.read(&mut first))
+        .await
+        .unwrap()
+        .unwrap();
+    // On one thread the server runs only when this one waits, so these are still in the queue.
+    let connect = || std::net::TcpStream::connect(served.addr).unwrap();
+    let queued = [connect(), connect(), connect()];
+    served.shutdown.cancel();
+    let queued = queued.map(|stream| {
+        stream.set_nonblocking(true).unwrap();
+        TcpStream::from_std(stream).unwrap()
+    });
+    for mut stream in queued.into_iter().chain([kept]) {
+        stream.write_all(&get_request("/")).await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(answer.ends_with("answered"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn shutdown_cuts_off_what_outlasts_the_grace() {
     let entered = Arc::new(Notify::new());
     let router = Router::new().route(
