@@ -182,6 +182,23 @@ impl Leadership {
     }
 }
 
+/// Why nothing is known of the lease.
+#[derive(Debug, thiserror::Error)]
+enum LeaseError {
+    #[error("the server did not answer in time")]
+    Silent,
+    #[error("read the lease")]
+    Read {
+        #[source]
+        source: kube::Error,
+    },
+    #[error("write the lease")]
+    Write {
+        #[source]
+        source: kube::Error,
+    },
+}
+
 /// Contends for the lease until `shutdown`, then gives it up.
 pub(crate) struct Contender {
     pub api: Api<Lease>,
@@ -252,7 +269,7 @@ impl Contender {
             Err(problem) => {
                 if !std::mem::replace(troubled, true) {
                     warn!(
-                        error = problem,
+                        error = &problem as &dyn std::error::Error,
                         lease = self.settings.lease_name,
                         "cannot use the lease"
                     );
@@ -262,12 +279,12 @@ impl Contender {
         }
     }
 
-    async fn look_and_write(&self, election: &mut Election) -> Result<Step, String> {
+    async fn look_and_write(&self, election: &mut Election) -> Result<Step, LeaseError> {
         let name = &self.settings.lease_name;
         let looked = timeout(self.patience(), self.api.get_opt(name)).await;
         let lease = looked
-            .map_err(|_| "no answer in time".to_owned())?
-            .map_err(|error| error.to_string())?;
+            .map_err(|_| LeaseError::Silent)?
+            .map_err(|source| LeaseError::Read { source })?;
         let step = election.saw(lease.as_ref().map(record), self.now());
         let Step::Write { transitions, .. } = &step else {
             return Ok(step);
@@ -287,7 +304,7 @@ impl Contender {
         };
         let written = timeout(self.patience(), written)
             .await
-            .map_err(|_| "no answer in time".to_owned())?;
+            .map_err(|_| LeaseError::Silent)?;
         match written {
             Ok(lease) => {
                 if accepts {
@@ -299,7 +316,7 @@ impl Contender {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Step::Look {
                 at: self.now() + self.settings.lease_ttl / 10,
             }),
-            Err(error) => Err(error.to_string()),
+            Err(source) => Err(LeaseError::Write { source }),
         }
     }
 
@@ -375,7 +392,10 @@ impl Contender {
         };
         match timeout(self.patience(), given_up).await {
             Ok(Ok(())) => info!("gave up the lease"),
-            Ok(Err(error)) => warn!(%error, "could not give up the lease, it runs out by itself"),
+            Ok(Err(error)) => warn!(
+                error = &error as &dyn std::error::Error,
+                "could not give up the lease, it runs out by itself"
+            ),
             Err(_) => warn!("could not give up the lease in time, it runs out by itself"),
         }
     }
