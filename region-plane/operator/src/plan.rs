@@ -687,9 +687,8 @@ impl<'a> Planner<'a> {
                 dedicated.entry(function).or_default().push(*candidate);
                 continue;
             }
-            if pod.memory_mb == pool.memory_mb {
-                free.push(*candidate);
-            } else if pod.template == pool.template && self.adapt(*candidate, pool.memory_mb, None)
+            if pod.memory_mb == pool.memory_mb
+                || pod.template == pool.template && self.adapt(*candidate, pool.memory_mb, None)
             {
                 free.push(*candidate);
             } else {

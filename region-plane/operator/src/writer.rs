@@ -154,7 +154,7 @@ fn is_variable(key: &str) -> bool {
 }
 
 /// Whether a Secret's name is one that we give to `function`'s.
-pub fn is_secret_of(name: &str, function: &str) -> bool {
+pub(crate) fn is_secret_of(name: &str, function: &str) -> bool {
     let hash = name
         .strip_prefix(function)
         .and_then(|rest| rest.strip_prefix('-'));
