@@ -125,19 +125,19 @@ pub struct PodSeen {
 /// `Err` says why the object cannot be read.
 #[derive(Debug)]
 pub struct FunctionSeen {
-    pub meta: Seized,
+    pub meta: Meta,
     pub object: Result<Arc<Function>, String>,
 }
 
 #[derive(Debug)]
 pub struct PoolSeen {
-    pub meta: Seized,
+    pub meta: Meta,
     pub object: Result<Arc<WarmPool>, String>,
 }
 
 /// What is read even of an object whose spec cannot be.
 #[derive(Debug, Clone)]
-pub struct Seized {
+pub struct Meta {
     pub generation: i64,
     pub stated: Option<Stated>,
     /// When that condition became true or false.
@@ -207,7 +207,7 @@ pub fn follow(
         changes,
         Change::Secrets,
         selected,
-        secret_seen,
+        |secret| secret_seen(&secret),
     );
     // Of Secrets nothing but names is ever asked for.
     tasks.spawn(secrets.run(Api::<PartialObjectMeta<Secret>>::namespaced(
@@ -425,7 +425,7 @@ fn owner_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
 
 /// `None` if the Secret is none of ours. A copy that somebody made has the labels of ours and the
 /// owner too, but not the name.
-fn secret_seen(secret: PartialObjectMeta<Secret>) -> Option<(String, String)> {
+fn secret_seen(secret: &PartialObjectMeta<Secret>) -> Option<(String, String)> {
     let reference = owner_of(&secret.metadata)?;
     let name = secret.metadata.name.as_ref()?;
     let ours = reference.kind == "Function" && is_secret_of(name, &reference.name);
@@ -652,7 +652,7 @@ fn quantity_megabytes(text: &str) -> u64 {
 /// hide all others: so they are read one by one.
 pub fn read<K: DeserializeOwned>(
     mut object: DynamicObject,
-) -> Option<(String, Seized, Result<Arc<K>, String>)> {
+) -> Option<(String, Meta, Result<Arc<K>, String>)> {
     let entries = object.metadata.managed_fields.take().unwrap_or_default();
     let foreign = entries.iter().any(|entry| {
         let fields = entry.fields_v1.as_ref();
@@ -665,7 +665,7 @@ pub fn read<K: DeserializeOwned>(
         .into_iter()
         .flatten()
         .find(|condition| condition["type"] == "Ready");
-    let meta = Seized {
+    let meta = Meta {
         generation: object.metadata.generation.unwrap_or_default(),
         stated: ready.map(|ready| Stated {
             generation: ready["observedGeneration"].as_i64().unwrap_or_default(),

@@ -11,7 +11,7 @@ use region_plane_resources::demand::Sizing;
 use region_plane_resources::{Function, FunctionSpec, WarmPool, WarmPoolSpec};
 
 use crate::cluster::{
-    Broken, Change, FunctionSeen, Kind, NEEDED, NodeSeen, PodSeen, PoolSeen, Seen, Seized, room,
+    Broken, Change, FunctionSeen, Kind, Meta, NEEDED, NodeSeen, PodSeen, PoolSeen, Seen, room,
 };
 use crate::plan::{
     self, Demands, Desired, Guard, MassDrop, Moment, Owner, Phase, Pod, Reason, Setbacks, Stated,
@@ -69,7 +69,7 @@ pub struct State {
 }
 
 pub struct Record<K> {
-    pub meta: Seized,
+    pub meta: Meta,
     pub object: Result<Arc<K>, String>,
 }
 
@@ -488,7 +488,7 @@ impl State {
         }
     }
 
-    fn stated(&mut self, owner: &Owner, meta: &Seized) -> Option<Stated> {
+    fn stated(&mut self, owner: &Owner, meta: &Meta) -> Option<Stated> {
         match self.wrote.get(owner) {
             Some((version, stated)) if meta.version < *version => Some(stated.clone()),
             Some(_) => {
@@ -688,7 +688,7 @@ fn put<V>(held: &mut BTreeMap<String, V>, seen: Seen<V>) {
 
 fn function(
     spec: &FunctionSpec,
-    meta: Seized,
+    meta: Meta,
     stated: Option<Stated>,
     template: String,
 ) -> plan::Function {
@@ -705,7 +705,7 @@ fn function(
     }
 }
 
-fn pool(spec: &WarmPoolSpec, meta: Seized, stated: Option<Stated>, template: String) -> plan::Pool {
+fn pool(spec: &WarmPoolSpec, meta: Meta, stated: Option<Stated>, template: String) -> plan::Pool {
     plan::Pool {
         uid: meta.uid,
         generation: meta.generation,

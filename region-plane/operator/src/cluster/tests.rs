@@ -282,7 +282,7 @@ fn only_a_secret_that_a_function_owns_and_that_has_our_name_for_it_is_ours() {
             "metadata": { "name": name, "uid": "su", "ownerReferences": owners,
                 "labels": { labels::FUNCTION: "fn-a" } },
         }));
-        let seen = secret_seen(secret.unwrap());
+        let seen = secret_seen(&secret.unwrap());
         let want = ours.then(|| (name.to_owned(), "su".to_owned()));
         assert_eq!(seen, want, "{name} {owners}");
     }

@@ -51,7 +51,7 @@ fn function(version: u64, generation: i64, ready: Option<bool>) -> FunctionSeen 
         settings: "1".repeat(16),
     };
     FunctionSeen {
-        meta: Seized {
+        meta: Meta {
             generation,
             stated: ready.map(|ready| stated(generation, ready)),
             since: None,
