@@ -165,11 +165,6 @@ impl Operator {
     }
 }
 
-/// Runs an operator until `shutdown`. Who wants to talk to it makes an [`Operator`].
-pub async fn run(settings: Settings, client: Client, source: Source, shutdown: CancellationToken) {
-    Operator::new(settings, client, source).run(shutdown).await;
-}
-
 /// Another leads, or none does: ask the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this operator does not lead")]
