@@ -163,15 +163,23 @@ async fn who_connected_before_the_shutdown_is_answered() {
         .await
         .unwrap()
         .unwrap();
+    // The server has it when it has answered one that came later.
+    let silent = TcpStream::connect(served.addr).await.unwrap();
+    exchange(served.addr, &get_request("/")).await;
     // On one thread the server runs only when this one waits, so these are still in the queue.
     let connect = || std::net::TcpStream::connect(served.addr).unwrap();
     let queued = [connect(), connect(), connect()];
     served.shutdown.cancel();
+    timeout(PATIENCE, async {
+        while TcpStream::connect(served.addr).await.is_ok() {}
+    })
+    .await
+    .expect("the listener closes");
     let queued = queued.map(|stream| {
         stream.set_nonblocking(true).unwrap();
         TcpStream::from_std(stream).unwrap()
     });
-    for mut stream in queued.into_iter().chain([kept]) {
+    for mut stream in queued.into_iter().chain([kept, silent]) {
         stream.write_all(&get_request("/")).await.unwrap();
         let mut answer = String::new();
         timeout(PATIENCE, stream.read_to_string(&mut answer))
