@@ -15,7 +15,7 @@ use chaos_tests_kubernetes::{Functions, Needs, Region, Rights, process, scenario
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::DeleteParams;
-use region_plane_resources::labels;
+use region_plane_resources::{RUNNER_PORT, labels};
 use serde_json::{Value, json};
 
 /// A pod is made, placed, started and called on two busy cores.
@@ -732,6 +732,42 @@ async fn as_many_pods_run_as_a_function_may_have() -> anyhow::Result<()> {
             Ok(())
         })
         .await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_knows_which_one_it_is_and_refuses_what_is_for_another() -> anyhow::Result<()> {
+    scenario("identity", "127.94", Needs::Nodes, async |region| {
+        start(region).await?;
+        let functions = Functions::of(&region.federation)?;
+        let scaling = json!({"tradewind.dev/scaling": {"min": 1, "max": 1}});
+        let fields = json!({"memory": 64, "annotations": scaling});
+        let cart = functions
+            .image("shop", "cart", images::FUNCTION_V1, fields)
+            .await?;
+        let http = reqwest::Client::new();
+        let claim = json!({
+            "pod": "4f5f1c9e-0000-0000-0000-000000000000",
+            "claim": "1", "gateway": "of a pod that was here before",
+            "function": "fn-other", "settings": "0", "launch": null,
+        });
+        // Nobody has it, so that any claim that is for it would be taken.
+        let refused = eventually("its runner answers", POD_PATIENCE, async || {
+            let pods = running(region, &cart).await?;
+            let status = pods.first().and_then(|pod| pod.status.as_ref());
+            let ip = status.and_then(|status| status.pod_ip.as_deref());
+            let ip = ip.context("no pod runs")?;
+            let url = format!("http://{ip}:{RUNNER_PORT}/v1/claim");
+            let answer = http.post(url).json(&claim).send().await?;
+            Ok((answer.status(), answer.json::<Value>().await?))
+        });
+        let ((status, conflict), _) = refused.await?;
+        ensure!(status == 409, "{status} {conflict}");
+        ensure!(conflict["reason"] == "other_pod", "{conflict}");
+        let url = format!("{}{}", region.url()?, cart.path());
+        first_answer(&url, &json!({})).await?;
         Ok(())
     })
     .await
