@@ -10,8 +10,8 @@ use region_plane_resources::demand::{
 use super::Moment;
 
 /// A silent gateway's pods are left alone for this long: it is likelier cut off from us than from
-/// its callers. By then a runner whose gateway died has dropped the claim (5 s, or as soon as the
-/// gateway was started again), and whoever took the pod over has told us.
+/// its callers. By then a runner whose gateway died has dropped the claim (5 s, with its machine up to
+/// 15, or as soon as the gateway was started again), and whoever took the pod over has told us.
 const CLAIMS_OUTLAST: Duration = Duration::from_secs(30);
 
 /// More gateways than this at once are a mistake, and each is memory.
