@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use chaos_tests_cluster::federation::{RegionProcess, binary};
 use chaos_tests_cluster::{Federation, eventually};
 use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use region_plane_resources::{Function, FunctionStatus, WarmPool, WarmPoolStatus};
@@ -311,20 +312,36 @@ impl Region {
         reason: &str,
         patience: Duration,
     ) -> anyhow::Result<String> {
-        let what = format!("function {name} is Ready {status} {reason}");
-        let (message, took) = eventually(&what, patience, async || {
+        let reasons = [reason];
+        let said = self.function_says_one_of(name, status, &reasons, patience);
+        Ok(said.await?.message)
+    }
+
+    /// The same where two of us may be the first to see why.
+    pub async fn function_says_one_of(
+        &self,
+        name: &str,
+        status: &str,
+        reasons: &[&str],
+        patience: Duration,
+    ) -> anyhow::Result<Condition> {
+        let what = format!("function {name} is Ready {status} {reasons:?}");
+        let (said, took) = eventually(&what, patience, async || {
             let function = self.functions().get(name).await?;
             said(
                 function
                     .status
                     .map(|FunctionStatus { conditions, .. }| conditions),
                 status,
-                reason,
+                reasons,
             )
         })
         .await?;
-        println!("measured: {reason} is said after {took:.2?}: {message}");
-        Ok(message)
+        println!(
+            "measured: {} is said after {took:.2?}: {}",
+            said.reason, said.message
+        );
+        Ok(said)
     }
 
     /// The same of a pool.
@@ -336,18 +353,21 @@ impl Region {
         patience: Duration,
     ) -> anyhow::Result<String> {
         let what = format!("pool {name} is Ready {status} {reason}");
-        let (message, took) = eventually(&what, patience, async || {
+        let (said, took) = eventually(&what, patience, async || {
             let pool = self.pools().get(name).await?;
             said(
                 pool.status
                     .map(|WarmPoolStatus { conditions, .. }| conditions),
                 status,
-                reason,
+                &[reason],
             )
         })
         .await?;
-        println!("measured: {reason} is said after {took:.2?}: {message}");
-        Ok(message)
+        println!(
+            "measured: {reason} is said after {took:.2?}: {}",
+            said.message
+        );
+        Ok(said.message)
     }
 
     /// Waits for an event about an object; returns what it says.
@@ -429,20 +449,22 @@ async fn serves(daemon: &mut Daemon, url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Conditions = Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>;
-
-fn said(conditions: Option<Conditions>, status: &str, reason: &str) -> anyhow::Result<String> {
+fn said(
+    conditions: Option<Vec<Condition>>,
+    status: &str,
+    reasons: &[&str],
+) -> anyhow::Result<Condition> {
     let conditions = conditions.context("it has no status")?;
     let ready = conditions
-        .iter()
+        .into_iter()
         .find(|condition| condition.type_ == "Ready");
     let ready = ready.context("it has no Ready condition")?;
     ensure!(
-        ready.status == status && ready.reason == reason,
+        ready.status == status && reasons.contains(&ready.reason.as_str()),
         "{ready:?}"
     );
-    ensure!(!ready.message.is_empty(), "{reason} without a message");
-    Ok(ready.message.clone())
+    ensure!(!ready.message.is_empty(), "{ready:?} without a message");
+    Ok(ready)
 }
 
 /// Images that `make images` makes; a cluster was given them before.

@@ -635,10 +635,10 @@ async fn bad_images_are_named_while_the_rest_is_served() -> anyhow::Result<()> {
 
         let http = reqwest::Client::new();
         let load = Load::start(&good, &json!({"sleep_ms": 20}), 1);
-        for (function, reason, says) in [
-            (&missing, "ImagePullFailed", images::MISSING),
-            (&exits, "StartFailed", "exit"),
-            (&silent, "StartFailed", "socket"),
+        for (function, reasons, says) in [
+            (&missing, &["ImagePullFailed"][..], images::MISSING),
+            (&exits, &["StartFailed", "FunctionExited"], "exit"),
+            (&silent, &["StartFailed"], "socket"),
         ] {
             let url = format!("{base}{}", function.path());
             let call = call(&http, &url, &json!({})).await;
@@ -649,9 +649,9 @@ async fn bad_images_are_named_while_the_rest_is_served() -> anyhow::Result<()> {
             let body: Value = serde_json::from_str(body).context("an error is JSON")?;
             ensure!(body["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
             let object = function.object()?;
-            let message = region.function_says(&object, "False", reason, POD_PATIENCE).await?;
-            ensure!(message.contains(says), "{message}");
-            region.event(&object, reason).await?;
+            let said = region.function_says_one_of(&object, "False", reasons, POD_PATIENCE).await?;
+            ensure!(said.message.contains(says), "{said:?}");
+            region.event(&object, &said.reason).await?;
         }
         region.pool("huge", pool("executable", images::NATIVE, 1, 1_000_000)).await?;
         region.pool_says("huge", "False", "PodUnschedulable", POD_PATIENCE).await?;
