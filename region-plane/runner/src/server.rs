@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -67,7 +66,7 @@ pub enum ServeError {
 /// # Errors
 /// If the pod's folders or the port cannot be had.
 pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<(), ServeError> {
-    let listener = listen(&settings)?;
+    let listener = listen(&settings).await?;
     let instance = Instance::new(settings, shutdown.clone())?;
     match listener.local_addr() {
         Ok(address) => info!(%address, "listening"),
@@ -115,10 +114,10 @@ pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<()
     Ok(())
 }
 
-fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
+async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
     let mut failed = None;
     for address in settings.listen.addresses() {
-        match bind(address) {
+        match TcpListener::bind(address).await {
             Ok(listener) => return Ok(listener),
             Err(source) => {
                 failed.get_or_insert(ServeError::Listen { address, source });
@@ -126,20 +125,6 @@ fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
         }
     }
     Err(failed.expect("there is an address"))
-}
-
-/// `[::]` means IPv4 as well, also on a node that has it otherwise unless told (`net.ipv6.bindv6only`): a
-/// pod may have an address of either kind.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
 }
 
 async fn until_closing(shutdown: &CancellationToken) {
@@ -183,24 +168,6 @@ async fn connection(stream: TcpStream, peer: SocketAddr, instance: Arc<Instance>
                 closing = true;
                 serving.as_mut().graceful_shutdown();
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use super::*;
-
-    #[tokio::test]
-    async fn every_address_is_of_both_kinds() {
-        let Ok(listener) = bind("[::]:0".parse().unwrap()) else {
-            return; // A machine without IPv6, for which there is the next address.
-        };
-        let port = listener.local_addr().unwrap().port();
-        for address in ["127.0.0.1", "::1"] {
-            let connected = TcpStream::connect((address, port)).await;
-            assert!(connected.is_ok(), "{address}: {connected:?}");
         }
     }
 }
