@@ -57,11 +57,20 @@ impl ClientPod {
             "metadata": {"name": NAME},
             "spec": {
                 "terminationGracePeriodSeconds": 0,
+                "securityContext": {
+                    "runAsNonRoot": true,
+                    "runAsUser": 65534,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
                 "containers": [{
                     "name": NAME,
                     "image": images::PYTHON,
                     "imagePullPolicy": "IfNotPresent",
                     "command": ["python3", "-c", "import signal; signal.pause()"],
+                    "securityContext": {
+                        "allowPrivilegeEscalation": false,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
                 }],
             },
         }))?;

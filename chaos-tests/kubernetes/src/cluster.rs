@@ -58,7 +58,9 @@ pub async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-fn is_ready(node: &Node) -> bool {
+/// Whether pods start on it.
+#[must_use]
+pub fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|status| &status.conditions);
     conditions
         .flatten()

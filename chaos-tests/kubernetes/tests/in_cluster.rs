@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use chaos_tests_cluster::eventually;
 use chaos_tests_kubernetes::client_pod::{ClientPod, Target};
+use chaos_tests_kubernetes::cluster::is_ready;
 use chaos_tests_kubernetes::kubectl::Kubectl;
 use chaos_tests_kubernetes::region::images;
 use chaos_tests_kubernetes::{Cluster, Functions, Needs, cluster_for, install, skip};
@@ -54,6 +55,9 @@ async fn an_installed_region_is_called_by_name_and_its_gateway_upgraded_without_
         return Ok(());
     }
     install::namespace(&cluster.client, &namespace).await?;
+    // As the guide has it: what the charts and the operator make is taken at that level.
+    let restricted = "pod-security.kubernetes.io/enforce=restricted";
+    kubectl.run(&["label", "namespace", &namespace, restricted])?;
     let mut installation = Installation {
         cluster,
         helm,
@@ -104,8 +108,8 @@ impl Installation {
             .kubectl
             .forward("tradewind-global", 7400, self.dir.path())
             .await?;
+        let functions = Functions::at(&api.url);
         eventually("the region is healthy", START_PATIENCE, async || {
-            let functions = Functions::at(&api.url);
             let regions = functions
                 .ask(reqwest::Method::GET, "/v1/regions", None)
                 .await?;
@@ -118,7 +122,6 @@ impl Installation {
             before.elapsed()
         );
 
-        let functions = Functions::at(&api.url);
         let cart = functions
             .image("shop", "cart", images::FUNCTION_V1, json!({"memory": 64}))
             .await?;
@@ -253,7 +256,8 @@ impl Installation {
     async fn front(&self) -> anyhow::Result<Front> {
         let nodes = Api::<Node>::all(self.cluster.client.clone());
         let nodes = nodes.list(&ListParams::default()).await?.items;
-        let node = nodes.into_iter().next().context("some node is ready")?;
+        let node = nodes.into_iter().find(is_ready);
+        let node = node.context("some node is ready")?;
         let labels = node.metadata.labels.unwrap_or_default();
         let hostname = labels.get("kubernetes.io/hostname").cloned();
         let status = node.status.unwrap_or_default();
