@@ -171,7 +171,9 @@ pub async fn serve(
     for _ in 0..BACKLOG {
         match timeout(QUEUE_EMPTY_AFTER, accept(&listener, &places)).await {
             Ok(Ok(accepted)) => begin(&mut connections, accepted),
-            Ok(Err(_)) | Err(_) => break,
+            // One that was aborted while it waited, say.
+            Ok(Err(error)) => debug!(%error, "connection not accepted at the end"),
+            Err(_) => break,
         }
     }
     drop(listener);

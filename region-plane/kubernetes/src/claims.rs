@@ -253,9 +253,7 @@ impl Claims {
         // Only now, so that nobody takes an empty pod while a hot one comes later in the list.
         let waiting: BTreeSet<StartId> = self.waiting.values().flatten().copied().collect();
         for id in waiting {
-            if let Some(name) = self.best(&self.starts[&id].wanted) {
-                effects.offers.push(self.take(id, &name));
-            }
+            self.seat(id, &mut effects);
         }
         effects
     }

@@ -13,9 +13,9 @@ use crate::launch::Names;
 use crate::runner::{Runner, RunnerError};
 
 /// A runner writes a line every 5 s; two may be late. After that its machine is thought to be gone.
-/// Should it be only out of reach, its runner may keep the claim some seconds longer: until a ping was not
-/// answered, 10 s at most, and then for its lease. Nobody meets an instance there: what one was in is
-/// finished, and goes to no other start.
+/// Should it be only out of reach, its runner may keep the claim some seconds longer: until a ping was
+/// not answered, 10 s at most, and then for its lease. Nobody meets an instance there: what one was in
+/// is finished, and goes to no other start.
 const SILENCE_MAX: Duration = Duration::from_secs(12);
 
 /// What an instance has printed takes milliseconds to get here; a stop waits until nothing has come

@@ -518,12 +518,12 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
 /// Whether Kubernetes has not heard from the pod's node for a while. It then takes back that the pod
 /// is ready, and leaves all that the kubelet wrote last, which is the only one to judge containers.
 fn node_unheard(status: &PodStatus) -> bool {
-    let says = |kind: &str, status_of: &str| {
-        let conditions = status.conditions.iter().flatten();
-        conditions
-            .filter(|condition| condition.type_ == kind && condition.status == status_of)
-            .find(|condition| condition.reason.as_deref() != Some("ReadinessGatesNotReady"))
-            .is_some()
+    let says = |kind: &str, value: &str| {
+        status.conditions.iter().flatten().any(|condition| {
+            condition.type_ == kind
+                && condition.status == value
+                && condition.reason.as_deref() != Some("ReadinessGatesNotReady")
+        })
     };
     says("Ready", "False") && says("ContainersReady", "True")
 }

@@ -59,7 +59,8 @@ impl BundleError {
 /// is waited for no longer once `claim_lost` returns, since the next claim waits for its end.
 ///
 /// # Errors
-/// If the claim is lost, it does not come whole, is another, is malformed or for another platform, or the disk fails.
+/// If the claim is lost, it does not come whole, is another, is malformed or for another platform, or
+/// the disk fails.
 pub async fn receive(
     code_dir: &Path,
     digest: Digest,
