@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -326,7 +326,7 @@ impl Running {
                 .map(|changes| (changes, store.revision()))
         };
         let Ok((changes, revision)) = read else {
-            // Compacted under us.
+            // Further behind than the log goes.
             self.relist();
             return true;
         };
@@ -381,13 +381,14 @@ impl Running {
         };
         match step {
             Step::End => {
+                self.write(name, status::stopped);
                 let options = Deletion::at_once();
                 // A finalizer of someone's may keep it, as it would keep it from the real kubelet.
                 drop(shared.store().delete(&self.definition, name, &options));
             }
             Step::Bind if pod.node.is_empty() => self.bind(name, &pod.uid, &pod.value()),
             Step::Start if pod.phase == "Pending" && !pod.terminating => {
-                self.start(name, &pod.value());
+                self.start(name, &pod.uid, &pod.value());
             }
             Step::Bind | Step::Start => {}
         }
@@ -424,15 +425,11 @@ impl Running {
         self.loads[node].pods += 1;
         self.loads[node].memory_mb += wants_mb;
         self.bound.insert(uid.to_owned(), (node, wants_mb));
-        let address = node_address(node);
-        self.write(name, |pod| {
-            pod["spec"]["nodeName"] = json!(node_name(node));
-            status::bound(pod, address);
-        });
+        self.write(name, |pod| status::bound(pod, &node_name(node)));
         self.after(self.cluster.config.start_after, name.clone(), Step::Start);
     }
 
-    fn start(&mut self, name: &ObjectName, pod: &Value) {
+    fn start(&mut self, name: &ObjectName, uid: &str, pod: &Value) {
         let (fate, address, missing) = {
             let rules = self.cluster.rules();
             let missing: BTreeSet<String> = images(pod)
@@ -441,7 +438,9 @@ impl Running {
                 .collect();
             ((rules.fate)(pod), (rules.address)(pod), missing)
         };
+        let node = node_address(self.bound.get(uid).map_or(0, |(node, _)| *node));
         if fate == Fate::NeverStarts {
+            self.write(name, |pod| status::creating(pod, node));
             self.waiting.push_back((name.clone(), Step::Start));
             return;
         }
@@ -455,7 +454,7 @@ impl Running {
             _ if fate == Fate::NeverReady => Container::NotReady,
             _ => Container::Ready,
         };
-        self.write(name, |pod| status::started(pod, address, state_of));
+        self.write(name, |pod| status::started(pod, node, address, state_of));
         if !missing.is_empty() {
             let again = self.cluster.config.pull_again_after;
             self.after(again, name.clone(), Step::Start);

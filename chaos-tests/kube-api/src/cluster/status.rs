@@ -129,7 +129,22 @@ pub(super) fn unschedulable(pod: &mut Value, why: &str) {
     set_condition(pod, condition("PodScheduled", false, "Unschedulable", why));
 }
 
-pub(super) fn bound(pod: &mut Value, node: Ipv4Addr) {
+/// What the scheduler writes: the kubelet has said nothing yet.
+pub(super) fn bound(pod: &mut Value, node: &str) {
+    pod["spec"]["nodeName"] = json!(node);
+    set_condition(pod, condition("PodScheduled", true, "", ""));
+}
+
+/// The first that the kubelet writes.
+fn seen(pod: &mut Value, node: Ipv4Addr) {
+    if pod.pointer("/status/hostIP").is_none() {
+        pod["status"]["hostIP"] = json!(node);
+        pod["status"]["startTime"] = json!(now());
+    }
+}
+
+pub(super) fn creating(pod: &mut Value, node: Ipv4Addr) {
+    seen(pod, node);
     let waiting: Vec<Value> = containers(pod)
         .map(|container| {
             json!({
@@ -143,13 +158,16 @@ pub(super) fn bound(pod: &mut Value, node: Ipv4Addr) {
             })
         })
         .collect();
-    pod["status"]["hostIP"] = json!(node);
-    pod["status"]["startTime"] = json!(now());
     pod["status"]["containerStatuses"] = Value::Array(waiting);
-    set_condition(pod, condition("PodScheduled", true, "", ""));
 }
 
-pub(super) fn started(pod: &mut Value, address: IpAddr, state_of: impl Fn(&Value) -> Container) {
+pub(super) fn started(
+    pod: &mut Value,
+    node: Ipv4Addr,
+    address: IpAddr,
+    state_of: impl Fn(&Value) -> Container,
+) {
+    seen(pod, node);
     let backing_off = pod
         .pointer("/status/containerStatuses")
         .and_then(Value::as_array)
@@ -253,6 +271,21 @@ pub(super) fn resized(pod: &mut Value) {
         if let Some((_, resources)) = wanted.iter().find(|(name, _)| *name == status["name"]) {
             status["resources"] = resources.clone();
         }
+    }
+}
+
+/// Ends what runs of a pod that is going, as a container does that leaves SIGTERM to its default.
+pub(super) fn stopped(pod: &mut Value) {
+    let statuses = pod.pointer("/status/containerStatuses");
+    let running: Vec<String> = statuses
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter(|status| status.pointer("/state/running").is_some())
+        .filter_map(|status| status["name"].as_str().map(str::to_owned))
+        .collect();
+    for name in running {
+        end_container(pod, &name, Ending::Exited(143));
     }
 }
 

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use chaos_tests_kube_api::cluster::{ClusterConfig, Ending, Fate};
+use futures_util::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
@@ -67,12 +70,33 @@ async fn a_pod_runs_at_the_address_it_was_promised_and_ends_when_deleted() {
     let marked = api.delete("mine", &DeleteParams::default()).await.unwrap();
     let marked = marked.left().unwrap();
     assert_eq!(marked.metadata.deletion_grace_period_seconds, Some(5));
-    let uid = mine.metadata.uid.unwrap();
-    let gone = kube::runtime::conditions::is_deleted(&uid);
-    timeout(PATIENCE, await_condition(api.clone(), "mine", gone))
-        .await
-        .unwrap()
-        .unwrap();
+    let version = mine.metadata.resource_version.unwrap();
+    let only = WatchParams::default().fields("metadata.name=mine");
+    let events = api.watch(&only, &version).await.unwrap();
+    let mut events = std::pin::pin!(events);
+    let mut seen = Vec::new();
+    let mut gone = false;
+    while !gone {
+        let event = timeout(PATIENCE, events.try_next()).await.unwrap();
+        let (pod, deleted) = match event.unwrap().unwrap() {
+            WatchEvent::Modified(pod) => (pod, false),
+            WatchEvent::Deleted(pod) => (pod, true),
+            other => panic!("{other:?}"),
+        };
+        let going = pod.metadata.deletion_timestamp.is_some();
+        seen.push((going, pod.status.unwrap().phase.unwrap(), deleted));
+        gone = deleted;
+    }
+    let failed = "Failed".to_owned();
+    let want = [
+        (true, "Running".to_owned(), false),
+        (true, failed.clone(), false),
+        (true, failed, true),
+    ];
+    assert_eq!(
+        seen, want,
+        "it says how its containers ended before it goes"
+    );
 
     let nodes: Api<Node> = Api::all(server.client(USER));
     assert_eq!(
@@ -127,7 +151,8 @@ async fn fates_are_as_decided() {
     until(&api, "fine", condition("Ready", "True")).await;
     let unready = until(&api, "unready", condition("Ready", "False")).await;
     assert_eq!(unready.status.unwrap().phase.as_deref(), Some("Running"));
-    until(&api, "stuck", waiting_is("ContainerCreating")).await;
+    let stuck = until(&api, "stuck", waiting_is("ContainerCreating")).await;
+    assert!(stuck.status.unwrap().host_ip.is_some());
     until(&api, "nowhere", condition("PodScheduled", "False")).await;
 
     cluster.set_fate(|_| Fate::Runs);
