@@ -1,5 +1,6 @@
 //! From a request to its answer: routing, faults, the store, counts.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     store: Mutex<Store>,
     pub(crate) faults: Faults,
     pub(crate) counters: Counters,
+    streaming_lists: AtomicBool,
     watches: Mutex<Vec<(Call, oneshot::Sender<WatchEnd>)>>,
     bookmark_every: Mutex<Duration>,
 }
@@ -50,6 +52,7 @@ impl Shared {
             store: Mutex::new(Store::new()),
             faults: Faults::default(),
             counters: Counters::default(),
+            streaming_lists: AtomicBool::new(true),
             watches: Mutex::new(Vec::new()),
             bookmark_every: Mutex::new(BOOKMARK_EVERY),
         }
@@ -65,6 +68,10 @@ impl Shared {
 
     pub(crate) fn set_bookmark_every(&self, every: Duration) {
         *self.bookmark_every.lock().expect("no holder panics") = every;
+    }
+
+    pub(crate) fn refuse_streaming_lists(&self) {
+        self.streaming_lists.store(false, Ordering::SeqCst);
     }
 
     fn register_watch(&self, call: &Call) -> oneshot::Receiver<WatchEnd> {
@@ -245,6 +252,7 @@ fn fault(shared: &Shared, call: &Call, target: &Target, effect: &Effect) -> Refu
             refusal::too_many_requests(*retry_after_secs)
         }
         Effect::Limit { .. } => refusal::too_many_requests(1),
+        Effect::Conflict if call.verb == Verb::Create => refusal::quota_modified(),
         Effect::Conflict => refusal::modified(&definition, &call.name),
         Effect::Forbidden => {
             let place = match &target.namespace {
@@ -434,6 +442,9 @@ fn watch(
     };
     let bookmarks = query.is_true("allowWatchBookmarks");
     let send_initial = query.is_true("sendInitialEvents");
+    if send_initial && !shared.streaming_lists.load(Ordering::SeqCst) {
+        return Err(refusal::streaming_lists_off());
+    }
     if send_initial && query.get("resourceVersionMatch") != Some("NotOlderThan") {
         return Err(refusal::bad_request(
             "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: \
@@ -442,7 +453,10 @@ fn watch(
     }
     let asked = list_query.revision;
     let (from, initial) = match asked {
-        Some(revision) if revision > 0 && !send_initial => (revision, Initial::Nothing),
+        Some(revision) if revision > 0 && !send_initial => {
+            let refused = shared.store().compacted(&definition.key(), revision);
+            (revision, refused.map_or(Initial::Nothing, Initial::TooOld))
+        }
         _ => {
             let page = list(shared, definition, &list_query, effect)?;
             let state = page.items;
@@ -589,8 +603,14 @@ fn unlisted(path: &str) -> Response<Body> {
 }
 
 fn refused(status: &Refusal) -> Response<Body> {
-    let body = Bytes::from(status_json(status).to_string());
-    let mut response = respond(status.code, body);
+    let mut response = if refusal::is_plain(status) {
+        let mut response = respond(status.code, Bytes::from(format!("{}\n", status.message)));
+        let text = http::HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, text);
+        response
+    } else {
+        respond(status.code, Bytes::from(status_json(status).to_string()))
+    };
     let retry_after = status
         .details
         .as_ref()

@@ -16,7 +16,7 @@ pub enum Effect {
     Unavailable,
     /// 500.
     InternalError,
-    /// 409, as if another had written first.
+    /// 409, as if another had written first: the object, or for a creation the quota that counts it.
     Conflict,
     /// 403 in the words of RBAC.
     Forbidden,

@@ -42,13 +42,20 @@ pub(crate) fn not_found(definition: &Definition, name: &str) -> Refusal {
     Box::new(refusal(404, reason::NOT_FOUND, &message).with_details(about(definition, name)))
 }
 
-/// No such path: what an operator sees whose CRD is not installed.
+/// What the handlers before and behind the API's own say in plain text. It has no reason.
+fn plain(code: u16, message: &str) -> Refusal {
+    refusal(code, "", message)
+}
+
+/// Whether it is sent as its message alone.
+pub(crate) fn is_plain(refused: &Status) -> bool {
+    refused.reason.is_empty()
+}
+
+/// No such path: what an operator sees whose CRD is not installed. Go's `http.NotFound`; what kubectl
+/// shows for it is client-go's own.
 pub(crate) fn unknown_path() -> Refusal {
-    refusal(
-        404,
-        reason::NOT_FOUND,
-        "the server could not find the requested resource",
-    )
+    plain(404, "404 page not found")
 }
 
 pub(crate) fn already_exists(definition: &Definition, name: &str) -> Refusal {
@@ -70,6 +77,16 @@ pub(crate) fn modified(definition: &Definition, name: &str) -> Refusal {
         definition,
         name,
         "the object has been modified; please apply your changes to the latest version and try again",
+    )
+}
+
+/// Creations that come together race for the quota that counts them (kubernetes#67761).
+pub(crate) fn quota_modified() -> Refusal {
+    refusal(
+        409,
+        reason::CONFLICT,
+        "Operation cannot be fulfilled on resourcequotas \"compute\": the object has been modified; \
+         please apply your changes to the latest version and try again",
     )
 }
 
@@ -142,6 +159,16 @@ pub(crate) fn bad_request(message: &str) -> Refusal {
     refusal(400, reason::BAD_REQUEST, message)
 }
 
+/// A server whose `WatchList` feature is off, as it is by default in 1.33.
+pub(crate) fn streaming_lists_off() -> Refusal {
+    refusal(
+        422,
+        reason::INVALID,
+        "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: \
+         sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+    )
+}
+
 pub(crate) fn forbidden(definition: &Definition, name: &str, why: &str) -> Refusal {
     let object = if name.is_empty() {
         String::new()
@@ -170,14 +197,12 @@ pub(crate) fn unsupported_media_type(content_type: &str) -> Refusal {
     refusal(415, reason::UNSUPPORTED_MEDIA_TYPE, &message)
 }
 
+/// Priority and fairness refuses before the API is reached, so when to ask again is in the header
+/// alone.
 pub(crate) fn too_many_requests(retry_after_seconds: u32) -> Refusal {
     Box::new(
-        refusal(
-            429,
-            reason::TOO_MANY_REQUESTS,
-            "Too many requests, please try again later.",
-        )
-        .with_details(after_seconds(retry_after_seconds)),
+        plain(429, "Too many requests, please try again later.")
+            .with_details(after_seconds(retry_after_seconds)),
     )
 }
 

@@ -202,6 +202,11 @@ impl KubeApi {
         self.shared.end_watches(calls, end);
     }
 
+    /// Refuses the initial events of watches, as servers before 1.34 do unless told otherwise.
+    pub fn refuse_streaming_lists(&self) {
+        self.shared.refuse_streaming_lists();
+    }
+
     /// Forgets all history, so that a watch resumed from a version seen before gets 410. Watches
     /// under way go on.
     pub fn compact(&self) {

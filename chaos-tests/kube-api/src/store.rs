@@ -142,8 +142,10 @@ struct Table {
     definition: Arc<Definition>,
     objects: BTreeMap<ObjectName, Arc<Stored>>,
     log: VecDeque<Change>,
-    /// The oldest revision that a watch may start from.
+    /// The oldest revision that the log goes on from.
     oldest: u64,
+    /// The oldest that a watch may start from. Those under way go on from the log.
+    compacted: u64,
     /// The revision of the newest change; watchers wait on it.
     changed: watch::Sender<u64>,
 }
@@ -228,6 +230,7 @@ impl Store {
                 objects: BTreeMap::new(),
                 log: VecDeque::new(),
                 oldest: revision,
+                compacted: revision,
                 changed: watch::Sender::new(revision),
             });
         table.definition = definition;
@@ -377,12 +380,18 @@ impl Store {
         Ok(table.log.range(start..).take(max).cloned().collect())
     }
 
+    /// The refusal of a watch that starts after a revision, if what followed is forgotten.
+    pub(crate) fn compacted(&self, resource: &ResourceKey, after: u64) -> Option<Refusal> {
+        let table = self.tables.get(resource)?;
+        let oldest = table.oldest.max(table.compacted);
+        (after < oldest).then(|| refusal::too_old(after, oldest))
+    }
+
     /// Forgets all history: whoever resumes from a revision seen before gets 410.
     pub(crate) fn compact(&mut self) {
         self.revision += 1;
         for table in self.tables.values_mut() {
-            table.log.clear();
-            table.oldest = self.revision;
+            table.compacted = self.revision;
         }
         self.snapshots.clear();
     }

@@ -32,6 +32,9 @@ pub enum WatchEnd {
     Dropped,
     /// An `ERROR` event with 410 in the stream: the watcher must list again.
     Expired,
+    /// Nothing more is said and nothing closes, not even at `timeoutSeconds`: a flow that something
+    /// on the way forgot.
+    Silent,
 }
 
 /// What a watch asks for, read from its query.
@@ -55,6 +58,8 @@ pub(crate) enum Initial {
     StateThenBookmark(Vec<Arc<Stored>>),
     /// The connection breaks after these.
     Broken(Vec<Arc<Stored>>),
+    /// Changes from there on are compacted away.
+    TooOld(Refusal),
 }
 
 pub(crate) struct Watcher {
@@ -77,6 +82,7 @@ enum AfterInitial {
     Nothing,
     Bookmark,
     Break,
+    Refuse(Refusal),
 }
 
 impl Watcher {
@@ -94,6 +100,7 @@ impl Watcher {
             Initial::State(state) => (state, AfterInitial::Nothing),
             Initial::StateThenBookmark(state) => (state, AfterInitial::Bookmark),
             Initial::Broken(state) => (state, AfterInitial::Break),
+            Initial::TooOld(refused) => (Vec::new(), AfterInitial::Refuse(refused)),
         };
         let now = Instant::now();
         Self {
@@ -150,6 +157,7 @@ impl Watcher {
                             Some(Ok(self.error(&refusal::too_old(self.position, self.position + 1))))
                         }
                         Ok(WatchEnd::Dropped) => Some(Err(Dropped)),
+                        Ok(WatchEnd::Silent) => std::future::pending().await,
                         Ok(WatchEnd::Finished) | Err(_) => None,
                     };
                 }
@@ -191,6 +199,7 @@ impl Watcher {
                     self.over = true;
                     return Some(Err(Dropped));
                 }
+                AfterInitial::Refuse(refused) => return Some(Ok(self.error(&refused))),
             }
         }
         if piece.is_empty() {

@@ -240,30 +240,82 @@ async fn bookmarks_carry_a_quiet_watch_over_a_compaction() {
     let server = server().await;
     server.set_bookmarks_every(Duration::from_millis(5));
     let api = config_maps(&server);
+    fill(&api, [0]).await;
+    let before = server.revision();
     let params = WatchParams::default();
-    let events = api.watch(&params, "0").await.unwrap();
-    let secrets: Api<k8s_openapi::api::core::v1::Secret> =
-        Api::default_namespaced(server.client(crate::USER));
-    let secret = serde_json::from_value(json!({ "metadata": { "name": "s" } })).unwrap();
-    let made = secrets
-        .create(&PostParams::default(), &secret)
-        .await
-        .unwrap();
-    let wanted: u64 = made.resource_version().unwrap().parse().unwrap();
-    let reached = events.try_filter_map(|event| async move {
-        Ok(match event {
-            WatchEvent::Bookmark(bookmark) => {
-                Some(bookmark.metadata.resource_version.parse::<u64>().unwrap())
+    let events = api.watch(&params, &before.to_string()).await.unwrap();
+    let mut events = Box::pin(events);
+    // A change that the watch has yet to read when its history goes, and one after.
+    fill(&api, [1]).await;
+    server.compact();
+    let compacted = server.revision();
+    fill(&api, [2]).await;
+    let mut seen = Vec::new();
+    let reached = timeout(PATIENCE, async {
+        loop {
+            match events.try_next().await.unwrap().unwrap() {
+                WatchEvent::Added(object) => seen.push(object.name_any()),
+                WatchEvent::Bookmark(bookmark) => {
+                    let reached = bookmark.metadata.resource_version.parse::<u64>().unwrap();
+                    if reached > compacted {
+                        return reached;
+                    }
+                }
+                other => panic!("{other:?}"),
             }
-            _ => None,
-        })
-    });
-    let mut reached = Box::pin(reached);
-    timeout(PATIENCE, async {
-        while reached.try_next().await.unwrap().unwrap() < wanted {}
+        }
     })
     .await
     .unwrap();
+    assert_eq!(
+        seen,
+        ["map-001", "map-002"],
+        "it goes on as if nothing were"
+    );
+
+    for (from, refused) in [(before, true), (reached, false)] {
+        let mut events = Box::pin(api.watch(&params, &from.to_string()).await.unwrap());
+        match timeout(PATIENCE, events.try_next()).await.unwrap() {
+            Ok(Some(WatchEvent::Error(status))) => assert_eq!((status.code, refused), (410, true)),
+            Ok(Some(WatchEvent::Bookmark(_))) => assert!(!refused, "from {from}"),
+            other => panic!("from {from}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_silent_watch_says_nothing_and_stays_open_past_its_time() {
+    let server = server().await;
+    server.set_bookmarks_every(Duration::from_millis(5));
+    let api = config_maps(&server);
+    let params = WatchParams::default().timeout(1);
+    let mut events = Box::pin(api.watch(&params, "0").await.unwrap());
+    watched(&server, 1).await;
+    server.end_watches(&Calls::all(), WatchEnd::Silent);
+    fill(&api, [0]).await;
+    let heard = timeout(Duration::from_secs(2), async {
+        // What was under way.
+        while let Some(Ok(WatchEvent::Bookmark(_))) = events.next().await {}
+    });
+    assert!(heard.await.is_err(), "it said something or ended");
+}
+
+#[tokio::test]
+async fn a_server_without_streaming_lists_says_so() {
+    let server = server().await;
+    server.refuse_streaming_lists();
+    let api = config_maps(&server);
+    fill(&api, 0..3).await;
+    let mut events = watching(&api, watcher::Config::default().streaming_lists());
+    match timeout(PATIENCE, events.next()).await.unwrap().unwrap() {
+        Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))) => {
+            assert_eq!(status.code, 422);
+            assert!(status.message.contains("sendInitialEvents"), "{status:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let mut events = watching(&api, watcher::Config::default().page_size(2));
+    assert_eq!(initial(&mut events).await.0.len(), 3);
 }
 
 #[tokio::test]
