@@ -37,7 +37,7 @@ use reconcile::{Ask, Reconciler};
 use write::Writer;
 
 pub use lease::{ACCEPT_DELETIONS, Leadership};
-pub use reconcile::{PodCounts, PoolPods, ProblemStatus, Source, Status};
+pub use reconcile::{PodCounts, PoolPods, Source, Status};
 pub use settings::{PodSettings, Settings};
 
 /// Watches tell in bursts; the task that decides takes them by the thousand.

@@ -938,8 +938,10 @@ impl<'a> Planner<'a> {
         }
         let trouble = evidence.trouble.clone();
         if let (Some(trouble), Owner::Function(function)) = (&trouble, &owner) {
+            let desired = self.desired.functions.get(function);
             self.plan.problems.push(Problem {
                 function: function.clone(),
+                settings: desired.map(|function| function.settings.clone()),
                 reason: trouble.reason.to_string(),
                 message: trouble.message.clone(),
             });

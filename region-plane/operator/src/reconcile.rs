@@ -97,7 +97,7 @@ pub struct Status {
     /// that is taken and each that is made.
     pub pool_pods: BTreeMap<String, PoolPods>,
     pub gateways: usize,
-    pub problems: Vec<ProblemStatus>,
+    pub problems: Vec<Problem>,
     pub writes_in_flight: usize,
     pub creates_per_sec: f64,
     pub deletes_per_sec: f64,
@@ -120,13 +120,6 @@ pub struct PodCounts {
 pub struct PoolPods {
     pub waiting: u32,
     pub wanted: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ProblemStatus {
-    pub function: String,
-    pub reason: String,
-    pub message: String,
 }
 
 impl Status {
@@ -407,14 +400,7 @@ impl Running {
         let led = self.led(now);
         let reply = led.map(|led| {
             metrics::counter!("tradewind_operator_demands_total").increment(1);
-            let asked: HashSet<String> = ask
-                .demand
-                .functions
-                .iter()
-                .map(|demand| demand.function.clone())
-                .collect();
-            let concerns = |problem: &&Problem| asked.contains(&problem.function);
-            let problems = self.problems.iter().filter(concerns).cloned().collect();
+            let problems = concerning(&self.problems, &ask.demand);
             self.plan_due |= self.state.demands.take(ask.demand, now);
             DemandReply {
                 fence: led.fence,
@@ -915,8 +901,12 @@ impl Running {
     fn unwritten(&self) -> impl Iterator<Item = Problem> {
         self.resting.iter().filter_map(|(name, rest)| {
             let trouble = rest.trouble.as_ref()?;
+            // What was refused may not be wanted any more.
+            self.written.functions.get(name)?;
+            let refused = rest.of.as_ref();
             Some(Problem {
                 function: name.clone(),
+                settings: refused.map(|wanted| wanted.spec.settings.clone()),
                 reason: trouble.reason.to_string(),
                 message: trouble.message.clone(),
             })
@@ -1031,15 +1021,7 @@ impl Running {
             pools: self.state.pools.len(),
             pods,
             gateways: self.state.demands.gateways(now),
-            problems: self
-                .problems
-                .iter()
-                .map(|problem| ProblemStatus {
-                    function: problem.function.clone(),
-                    reason: problem.reason.clone(),
-                    message: problem.message.clone(),
-                })
-                .collect(),
+            problems: self.problems.clone(),
             writes_in_flight: self.writes.len(),
             creates_per_sec: self.creates.rate(),
             deletes_per_sec: self.deletes.rate(),
@@ -1053,6 +1035,21 @@ impl Running {
         };
         self.status.send_replace(status);
     }
+}
+
+/// Those of what `demand` asks for: what was wrong with other settings is nothing to it.
+fn concerning(problems: &[Problem], demand: &Demand) -> Vec<Problem> {
+    let asked: HashSet<(&str, &str)> = demand
+        .functions
+        .iter()
+        .map(|demand| (demand.function.as_str(), demand.settings.as_str()))
+        .collect();
+    let functions: HashSet<&str> = asked.iter().map(|(function, _)| *function).collect();
+    let concerns = |problem: &&Problem| match &problem.settings {
+        Some(settings) => asked.contains(&(problem.function.as_str(), settings.as_str())),
+        None => functions.contains(problem.function.as_str()),
+    };
+    problems.iter().filter(concerns).cloned().collect()
 }
 
 /// When the replica's functions have changed since they were `read`. Never without a replica.
@@ -1081,4 +1078,44 @@ fn pod_name(owner: &str) -> String {
     // A pod's name is its host name as well, which has 63 characters.
     let owner = &owner[..owner.len().min(56)];
     format!("{}-{suffix}", owner.trim_end_matches(['-', '.']))
+}
+
+#[cfg(test)]
+mod tests {
+    use region_plane_resources::demand::{Code, FunctionDemand};
+
+    use super::*;
+
+    #[test]
+    fn who_asks_hears_what_is_wrong_with_the_settings_asked_for() {
+        let problem = |function: &str, settings: Option<&str>| Problem {
+            function: function.to_owned(),
+            settings: settings.map(str::to_owned),
+            reason: "ImagePullFailed".to_owned(),
+            message: "push it".to_owned(),
+        };
+        let problems = [
+            problem("fn-a", Some("1")),
+            problem("fn-a", None),
+            problem("fn-b", Some("1")),
+            problem("fn-b", None),
+        ];
+        for (settings, want) in [("1", &problems[..2]), ("2", &problems[1..2])] {
+            let demand = Demand {
+                gateway: "g".to_owned(),
+                boot: 1,
+                sequence: 1,
+                functions: vec![FunctionDemand {
+                    function: "fn-a".to_owned(),
+                    settings: settings.to_owned(),
+                    wanted: 1,
+                    code: Code::Image,
+                }],
+                claims: Vec::new(),
+                finished: Vec::new(),
+                failures: Vec::new(),
+            };
+            assert_eq!(concerning(&problems, &demand), want, "{settings}");
+        }
+    }
 }

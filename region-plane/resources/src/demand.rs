@@ -88,6 +88,10 @@ pub struct DemandReply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     pub function: String,
+    /// Of which [`crate::settings_text`] it is; of all if there is none. What was changed since may
+    /// be what was wrong.
+    #[serde(default)]
+    pub settings: Option<String>,
     /// As in the function's `Ready` condition: `ImagePullFailed`, `QuotaExceeded`, ….
     pub reason: String,
     /// For whoever owns the function or the cluster: what to do.

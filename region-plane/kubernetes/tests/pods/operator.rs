@@ -57,6 +57,7 @@ impl Operator {
 
     pub fn report(&self, fence: u64, problems: &[(&str, &str, &str)], nodes: u32) {
         let problems = problems.iter().map(|(function, reason, message)| Problem {
+            settings: None,
             function: (*function).to_owned(),
             reason: (*reason).to_owned(),
             message: (*message).to_owned(),
