@@ -179,9 +179,14 @@ pub(crate) async fn answer(
             tally(shared, &call, bytes_in, code, written.changed, length);
             Ok(respond(code, body))
         }
-        Ok(Answer::Body(body)) => {
+        Ok(Answer::Body { objects, body }) => {
             let length = body.len() as u64;
             tally(shared, &call, bytes_in, 200, false, length);
+            let shown = Tally {
+                objects_out: objects as u64,
+                ..Tally::default()
+            };
+            shared.counters.add(&call, shown);
             Ok(respond(200, body))
         }
         Ok(Answer::Watch(watcher)) => {
@@ -193,7 +198,10 @@ pub(crate) async fn answer(
 }
 
 enum Answer {
-    Body(Bytes),
+    Body {
+        objects: usize,
+        body: Bytes,
+    },
     Written {
         code: u16,
         written: Written,
@@ -210,7 +218,7 @@ fn tally(shared: &Shared, call: &Call, bytes_in: u64, code: u16, changed: bool, 
         changed: u64::from(changed),
         bytes_in,
         bytes_out,
-        events: 0,
+        objects_out: 0,
     };
     shared.counters.add(call, tally);
     if call.verb.writes() {
@@ -303,12 +311,18 @@ fn perform(
     let written = match call.verb {
         Verb::Get => {
             let object = shared.store().get(&definition, &name)?;
-            return Ok(Answer::Body(shown(&object, metadata)));
+            return Ok(Answer::Body {
+                objects: 1,
+                body: shown(&object, metadata),
+            });
         }
         Verb::List => {
             let query = list_query(target, query)?;
             let page = list(shared, &definition, &query, effect)?;
-            return Ok(Answer::Body(list_json(&definition, &page, metadata)));
+            return Ok(Answer::Body {
+                objects: page.items.len(),
+                body: list_json(&definition, &page, metadata),
+            });
         }
         Verb::Watch => {
             return watch(shared, call, &definition, target, query, metadata, effect);
@@ -512,7 +526,10 @@ fn delete_collection(
     for object in &page.items {
         store.delete(definition, &object.name, &options)?;
     }
-    Ok(Answer::Body(list_json(definition, &page, false)))
+    Ok(Answer::Body {
+        objects: page.items.len(),
+        body: list_json(definition, &page, false),
+    })
 }
 
 fn unreadable(error: &serde_json::Error) -> Refusal {

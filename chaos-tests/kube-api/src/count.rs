@@ -18,8 +18,8 @@ pub struct Tally {
     pub bytes_in: u64,
     /// Bodies of answers, with the events of watches.
     pub bytes_out: u64,
-    /// Events sent to watches, without bookmarks.
-    pub events: u64,
+    /// Objects of lists, and of watches' events without bookmarks.
+    pub objects_out: u64,
 }
 
 impl AddAssign for Tally {
@@ -29,7 +29,7 @@ impl AddAssign for Tally {
         self.changed += other.changed;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
-        self.events += other.events;
+        self.objects_out += other.objects_out;
     }
 }
 
@@ -43,7 +43,7 @@ impl Sub for Tally {
             changed: self.changed - earlier.changed,
             bytes_in: self.bytes_in - earlier.bytes_in,
             bytes_out: self.bytes_out - earlier.bytes_out,
-            events: self.events - earlier.events,
+            objects_out: self.objects_out - earlier.objects_out,
         }
     }
 }
@@ -95,13 +95,13 @@ impl fmt::Display for Counts {
             writeln!(
                 to,
                 "{user} {verb} {resource}: {requests} ({refused} refused, {changed} changed), \
-                 {events} events, {bytes_in} bytes in, {bytes_out} out",
+                 {bytes_in} bytes in, {objects_out} objects and {bytes_out} bytes out",
                 verb = verb.as_str(),
                 requests = tally.requests,
                 refused = tally.refused,
                 changed = tally.changed,
-                events = tally.events,
                 bytes_in = tally.bytes_in,
+                objects_out = tally.objects_out,
                 bytes_out = tally.bytes_out,
             )?;
         }

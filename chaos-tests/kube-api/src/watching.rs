@@ -283,7 +283,7 @@ impl Watcher {
 
     fn count(&self, events: u64, bytes: usize) {
         let tally = Tally {
-            events,
+            objects_out: events,
             bytes_out: bytes as u64,
             ..Tally::default()
         };

@@ -7,5 +7,7 @@
 
 mod faults;
 mod leaders;
+mod pods;
 mod region;
 mod scale;
+mod watches;

@@ -27,7 +27,21 @@ pub const PODS_EACH: usize = 4;
 
 /// A minute converges the whole region on two cores that do nothing else.
 pub fn patience() -> Duration {
-    Duration::from_secs(300)
+    Duration::from_secs(180)
+}
+
+/// Asks until there is an answer.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let answered = tokio::time::timeout(patience(), asking).await;
+    answered.unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
 fn app(pods_each: usize) -> App {
@@ -175,15 +189,19 @@ impl Running {
 
 impl Region {
     pub async fn start(functions: usize, pods_each: usize) -> Self {
+        let region = Self::undefined(functions, pods_each, ClusterConfig::default()).await;
+        region.define();
+        region
+    }
+
+    /// Without definitions of our resources. There are nodes enough.
+    pub async fn undefined(functions: usize, pods_each: usize, cluster: ClusterConfig) -> Self {
         let mut api = KubeApi::start().await.unwrap();
-        for crd in [Function::crd(), WarmPool::crd()] {
-            api.install(serde_json::to_value(crd).unwrap()).unwrap();
-        }
         let pods = functions * pods_each;
         let cluster = api
             .run_cluster(ClusterConfig {
                 nodes: pods.div_ceil(100).max(3),
-                ..ClusterConfig::default()
+                ..cluster
             })
             .unwrap();
         let mut tasks = JoinSet::new();
@@ -220,6 +238,14 @@ impl Region {
             replica,
             _dir: dir,
             _tasks: tasks,
+        }
+    }
+
+    pub fn define(&self) {
+        for crd in [Function::crd(), WarmPool::crd()] {
+            self.api
+                .install(serde_json::to_value(crd).unwrap())
+                .unwrap();
         }
     }
 
@@ -291,20 +317,21 @@ impl Region {
         }
     }
 
-    /// Of everything but leases and events.
     fn writes_of(&self, user: &str) -> u64 {
         object_writes(&self.api.counts(), user)
     }
 }
 
-/// Writes of `user` that are not of its lease and not events.
+/// Writes of `user` that are not of its lease. Events count: each is an object that is stored.
 pub fn object_writes(counts: &Counts, user: &str) -> u64 {
     let writes = Calls::writes().user(user);
-    let of = |resource: &str| counts.of(&writes.clone().resource(resource)).requests;
-    counts.of(&writes).requests
-        - of("leases.coordination.k8s.io")
-        - of("events.events.k8s.io")
-        - of("events")
+    let leases = writes.clone().resource("leases.coordination.k8s.io");
+    counts.of(&writes).requests - counts.of(&leases).requests
+}
+
+pub fn events_told(counts: &Counts, user: &str) -> u64 {
+    let events = Calls::writes().user(user).resource("events.events.k8s.io");
+    counts.of(&events).requests
 }
 
 /// Requests of one verb and resource, all of which must have changed something.
