@@ -197,11 +197,44 @@ fn indented(text: &str) -> String {
         .join("\n")
 }
 
+/// Always in front of what is asked for, which may name it again. An error is something a person
+/// must act on; that client calls each try so that fails while the API server is away. Whoever asked
+/// says it once.
+const LOG_QUIET: &str = "kube_client::client::builder=off";
+
 fn log_filter() -> Result<EnvFilter, String> {
-    match std::env::var(LOG_VARIABLE) {
-        Err(_) => Ok(EnvFilter::new("info")),
-        Ok(text) if text.is_empty() => Ok(EnvFilter::new("info")),
-        Ok(text) => EnvFilter::try_new(&text)
-            .map_err(|error| format!("environment {LOG_VARIABLE}={text:?}: {error}")),
+    let text = std::env::var(LOG_VARIABLE).unwrap_or_default();
+    filter(&text).map_err(|error| format!("environment {LOG_VARIABLE}={text:?}: {error}"))
+}
+
+fn filter(text: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    let text = if text.is_empty() { "info" } else { text };
+    EnvFilter::try_new(format!("{LOG_QUIET},{text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_calls_every_try_an_error_is_heard_only_when_asked_for() {
+        for (asked, heard) in [
+            ("", false),
+            ("info", false),
+            ("debug", false),
+            ("info,kube_client=debug", false),
+            ("info,kube_client::client::builder=error", true),
+        ] {
+            let subscriber = tracing_subscriber::registry().with(filter(asked).unwrap());
+            tracing::subscriber::with_default(subscriber, || {
+                let said = tracing::enabled!(target: "kube_client::client::builder", tracing::Level::ERROR);
+                assert_eq!(said, heard, "{asked}");
+                assert!(tracing::enabled!(target: "kube_client::other", tracing::Level::WARN));
+            });
+        }
+        filter("info,=nonsense=").unwrap_err();
     }
 }
