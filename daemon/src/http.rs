@@ -1,17 +1,19 @@
 //! Listening and serving HTTP/1.1 and HTTP/2 with prior knowledge, on one port.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
@@ -25,13 +27,17 @@ use tracing::{debug, info, warn};
 /// Bounds on what strangers may hold open.
 #[derive(Debug, Clone)]
 pub struct HttpLimits {
-    /// Connections served at once; more wait unaccepted in the kernel's backlog, where they cost
-    /// neither a file descriptor nor a buffer.
+    /// Connections served at once. For one more, whichever has asked for nothing for longest is
+    /// closed; if all are in use it waits, and those behind it stay unaccepted in the kernel's
+    /// backlog, where they cost neither a file descriptor nor a buffer.
     pub connections_max: usize,
     /// From accepting a connection, or from the end of an HTTP/1.1 response, until the head of the
     /// next request has arrived. It is therefore also how long an idle HTTP/1.1 connection is
     /// kept: clients should drop theirs sooner.
     pub header_read_timeout: Duration,
+    /// How long what was sent may stay unacknowledged, or unsendable to a client that does not read,
+    /// before its connection is cut.
+    pub unread_timeout: Duration,
     /// Requests in flight on one HTTP/2 connection.
     pub http2_streams_max: u32,
     /// How long requests in flight may go on after the shutdown.
@@ -45,6 +51,8 @@ impl Default for HttpLimits {
             // the 20,000 descriptors a service manager gives by default, with RocksDB beside it.
             connections_max: 4096,
             header_read_timeout: Duration::from_secs(20),
+            // A path that fails over takes some seconds.
+            unread_timeout: Duration::from_secs(20),
             http2_streams_max: 256,
             grace: Duration::from_secs(5),
         }
@@ -114,23 +122,25 @@ pub async fn serve(
     limits: HttpLimits,
 ) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(limits.connections_max));
+    let idle = Arc::new(Idle::default());
     let closing = CancellationToken::new();
     let mut connections = JoinSet::new();
-    let begin = |connections: &mut JoinSet<()>, (permit, stream, peer): Accepted| {
+    let begin = |connections: &mut JoinSet<()>, permit, (stream, peer): Accepted| {
         let connection = connection(
             stream,
             peer,
             router.clone(),
-            closing.clone(),
+            Presence::new(&idle, closing.child_token()),
             limits.clone(),
         );
         connections.spawn(async move {
             connection.await;
-            drop(permit);
+            drop::<OwnedSemaphorePermit>(permit);
         });
     };
     let mut broken = None;
     let mut pause = ACCEPT_PAUSE_MIN;
+    let mut next: Option<Accepted> = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -141,12 +151,18 @@ pub async fn serve(
                 }
                 continue;
             }
-            accepted = accept(&listener, &places) => accepted,
+            permit = place(&places, &idle), if next.is_some() => {
+                if let Some(accepted) = next.take() {
+                    begin(&mut connections, permit, accepted);
+                }
+                continue;
+            }
+            accepted = listener.accept(), if next.is_none() => accepted,
         };
         match accepted {
             Ok(accepted) => {
                 pause = ACCEPT_PAUSE_MIN;
-                begin(&mut connections, accepted);
+                next = Some(accepted);
             }
             Err(error) => match AcceptError::from(&error) {
                 AcceptError::Connection => {
@@ -169,10 +185,23 @@ pub async fn serve(
     }
     // Those that the kernel has accepted for us would be reset.
     for _ in 0..BACKLOG {
-        match timeout(QUEUE_EMPTY_AFTER, accept(&listener, &places)).await {
-            Ok(Ok(accepted)) => begin(&mut connections, accepted),
+        let accept = async {
+            match next.take() {
+                Some(accepted) => Ok(accepted),
+                None => listener.accept().await,
+            }
+        };
+        let accepted = match timeout(QUEUE_EMPTY_AFTER, accept).await {
+            Ok(Ok(accepted)) => accepted,
             // One that was aborted while it waited, say.
-            Ok(Err(error)) => debug!(%error, "connection not accepted at the end"),
+            Ok(Err(error)) => {
+                debug!(%error, "connection not accepted at the end");
+                continue;
+            }
+            Err(_) => break,
+        };
+        match timeout(QUEUE_EMPTY_AFTER, place(&places, &idle)).await {
+            Ok(permit) => begin(&mut connections, permit, accepted),
             Err(_) => break,
         }
     }
@@ -208,15 +237,158 @@ const QUEUE_EMPTY_AFTER: Duration = Duration::from_millis(1);
 /// a round trip of connecting, or of the answer before.
 const LINGER: Duration = Duration::from_millis(200);
 
-type Accepted = (OwnedSemaphorePermit, TcpStream, SocketAddr);
+/// From becoming idle until a connection may be closed for another: longer than a request that is
+/// on its way takes.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<Accepted> {
-    let permit = Arc::clone(places)
-        .acquire_owned()
-        .await
-        .expect("the semaphore is never closed");
-    let (stream, peer) = listener.accept().await?;
-    Ok((permit, stream, peer))
+/// Between looks for one that has become idle enough.
+const IDLE_LOOK: Duration = Duration::from_millis(100);
+
+type Accepted = (TcpStream, SocketAddr);
+
+/// A place for one more connection, soon to be that of an idle one if there is none.
+async fn place(places: &Arc<Semaphore>, idle: &Idle) -> OwnedSemaphorePermit {
+    loop {
+        if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
+            return permit;
+        }
+        idle.close_longest(Instant::now());
+        let permit = Arc::clone(places).acquire_owned();
+        if let Ok(permit) = timeout(IDLE_LOOK, permit).await {
+            return permit.expect("the semaphore is never closed");
+        }
+    }
+}
+
+/// The connections without a request, and how to close them.
+#[derive(Default)]
+struct Idle(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    last: u64,
+    /// In the order in which they became idle.
+    connections: BTreeMap<u64, (Instant, CancellationToken)>,
+}
+
+impl Idle {
+    /// Never held across anything that waits or takes another.
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close_longest(&self, now: Instant) {
+        let mut waiting = self.waiting();
+        let Some(longest) = waiting.connections.first_entry() else {
+            return;
+        };
+        if now < longest.get().0 + IDLE_MIN {
+            return;
+        }
+        let (_, close) = longest.remove();
+        close.cancel();
+        metrics::counter!("tradewind_connections_closed_for_others_total").increment(1);
+    }
+}
+
+/// One connection's requests, as far as they say whether it is idle.
+#[derive(Clone)]
+struct Presence(Arc<Requests>);
+
+struct Requests {
+    idle: Arc<Idle>,
+    close: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    under_way: usize,
+    /// Its number among those that are idle.
+    idle: Option<u64>,
+}
+
+impl Presence {
+    fn new(idle: &Arc<Idle>, close: CancellationToken) -> Self {
+        let requests = Requests {
+            idle: Arc::clone(idle),
+            close,
+            state: Mutex::default(),
+        };
+        requests.rest(&mut requests.state());
+        Self(Arc::new(requests))
+    }
+
+    /// A request, until what is returned is dropped.
+    fn request(&self) -> UnderWay {
+        let mut state = self.0.state();
+        state.under_way += 1;
+        if let Some(number) = state.idle.take() {
+            self.0.idle.waiting().connections.remove(&number);
+        }
+        UnderWay(Arc::clone(&self.0))
+    }
+}
+
+impl Requests {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rest(&self, state: &mut State) {
+        let mut waiting = self.idle.waiting();
+        waiting.last += 1;
+        let number = waiting.last;
+        let since = (Instant::now(), self.close.clone());
+        waiting.connections.insert(number, since);
+        state.idle = Some(number);
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        if let Some(number) = self.state().idle {
+            self.idle.waiting().connections.remove(&number);
+        }
+    }
+}
+
+struct UnderWay(Arc<Requests>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.under_way -= 1;
+        if state.under_way == 0 {
+            self.0.rest(&mut state);
+        }
+    }
+}
+
+/// A response's body; its request is under way until it is sent.
+struct Sending {
+    body: Body,
+    _request: UnderWay,
+}
+
+impl hyper::body::Body for Sending {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// What an error of `accept(2)` is about. Linux also hands a connection's own pending network
@@ -249,13 +421,18 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     router: Router,
-    shutdown: CancellationToken,
+    presence: Presence,
     limits: HttpLimits,
 ) {
     // Answers are written whole or in large pieces; waiting to fill a segment only adds latency.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, %peer, "no TCP_NODELAY");
     }
+    let timeout = Some(limits.unread_timeout);
+    if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(timeout) {
+        debug!(%error, %peer, "no TCP_USER_TIMEOUT");
+    }
+    let close = presence.0.close.clone();
     let asked = Arc::new(AtomicBool::new(false));
     let service = {
         let asked = Arc::clone(&asked);
@@ -264,7 +441,16 @@ async fn connection(
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
             let router = router.clone();
-            async move { router.oneshot(request).await as Result<_, Infallible> }
+            let under_way = presence.request();
+            async move {
+                let answered: Result<_, Infallible> = router.oneshot(request).await;
+                answered.map(|response| {
+                    response.map(|body| Sending {
+                        body,
+                        _request: under_way,
+                    })
+                })
+            }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -292,7 +478,7 @@ async fn connection(
                 }
                 return;
             }
-            () = shutdown.cancelled(), if !closing => {
+            () = close.cancelled(), if !closing => {
                 closing = true;
                 serving.as_mut().graceful_shutdown();
             }

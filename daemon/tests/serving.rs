@@ -272,6 +272,75 @@ async fn connections_beyond_the_limit_wait_and_are_then_served() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_is_closed_for_another_and_one_in_use_is_not() {
+    let (entered, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = {
+        let (entered, finish) = (Arc::clone(&entered), Arc::clone(&finish));
+        async move || {
+            entered.notify_one();
+            finish.notified().await;
+            "done"
+        }
+    };
+    let router = Router::new()
+        .route("/", get(async || "hello"))
+        .route("/slow", get(slow));
+    let limits = HttpLimits {
+        connections_max: 2,
+        header_read_timeout: Duration::from_secs(3600),
+        ..HttpLimits::default()
+    };
+    let served = start(router, limits);
+    let mut clients = JoinSet::new();
+    clients.spawn(async move { exchange(served.addr, &get_request("/slow")).await });
+    entered.notified().await;
+    let mut idle = TcpStream::connect(served.addr).await.unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+
+    let third = exchange(served.addr, &get_request("/")).await;
+    assert!(third.ends_with("hello"), "{third}");
+    let mut answer = String::new();
+    timeout(PATIENCE, idle.read_to_string(&mut answer))
+        .await
+        .expect("the idle connection is closed")
+        .unwrap();
+    assert!(answer.ends_with("hello"), "after its answer: {answer}");
+    finish.notify_one();
+    let slow = clients.join_next().await.unwrap().unwrap();
+    assert!(slow.ends_with("done"), "{slow}");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off() {
+    let (dropped, gone) = tokio::sync::oneshot::channel::<()>();
+    let dropped = Arc::new(std::sync::Mutex::new(Some(dropped)));
+    let router = Router::new().route(
+        "/",
+        get(async move || {
+            let held = dropped.lock().unwrap().take();
+            let endless = futures_util::stream::repeat_with(move || {
+                let _until_dropped = &held;
+                Ok::<_, std::convert::Infallible>(vec![7_u8; 1 << 16])
+            });
+            axum::body::Body::from_stream(endless)
+        }),
+    );
+    let limits = HttpLimits {
+        unread_timeout: Duration::from_millis(300),
+        ..HttpLimits::default()
+    };
+    let served = start(router, limits);
+    let mut stream = TcpStream::connect(served.addr).await.unwrap();
+    stream.write_all(&get_request("/")).await.unwrap();
+    let cut = timeout(PATIENCE, gone)
+        .await
+        .expect("the answer is dropped");
+    cut.unwrap_err();
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_named() {
     let held = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let addr = held.local_addr().unwrap();
