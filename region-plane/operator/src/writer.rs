@@ -5,6 +5,7 @@
 //! known from its name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
 
 use api_types::{App, Fn};
 use k8s_openapi::ByteString;
@@ -13,9 +14,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use region_plane_replica::Held;
 use region_plane_resources::{Function, FunctionSpec, Scaling, labels, object_name, settings_text};
 use sha2::{Digest as _, Sha256};
-
-/// Annotation of an app or a function: `{"min":0,"max":100}` instances. The function's wins.
-pub const SCALING_ANNOTATION: &str = "tradewind.dev/scaling";
 
 /// What the replica holds, as objects.
 #[derive(Debug, Default)]
@@ -70,20 +68,13 @@ pub fn written(held: &Held) -> Written {
 
 fn wanted(name: &str, app: &App, function: &Fn) -> Wanted {
     let mut notes = Vec::new();
-    let annotations = [&function.annotations, &app.annotations];
-    let stated = annotations
-        .into_iter()
-        .find_map(|annotations| annotations.get(SCALING_ANNOTATION));
-    let scaling = match stated.map(|json| scaling(json)) {
-        None => Scaling::default(),
-        Some(Ok(scaling)) => scaling,
-        Some(Err(problem)) => {
-            notes.push(format!(
-                "{SCALING_ANNOTATION} is ignored: {problem}; expected {{\"min\":0,\"max\":100}}"
-            ));
-            Scaling::default()
-        }
-    };
+    let scaling = Scaling::of(app, function).unwrap_or_else(|problem| {
+        notes.push(match problem.source() {
+            None => format!("{problem}; it is ignored"),
+            Some(cause) => format!("{problem} ({cause}); it is ignored"),
+        });
+        Scaling::default()
+    });
     let mut config = app.config.clone();
     config.extend(function.config.clone());
     let unfit: BTreeSet<String> = config
@@ -129,18 +120,6 @@ fn wanted(name: &str, app: &App, function: &Fn) -> Wanted {
         config,
         notes,
     }
-}
-
-fn scaling(json: &str) -> Result<Scaling, String> {
-    let scaling: Scaling = serde_json::from_str(json).map_err(|error| error.to_string())?;
-    let max = 10_000;
-    if scaling.min < 0 || scaling.max < 1 || scaling.min > max || scaling.max > max {
-        return Err(format!("min is 0 to {max}, max 1 to {max}"));
-    }
-    if scaling.min > scaling.max {
-        return Err(format!("min {} exceeds max {}", scaling.min, scaling.max));
-    }
-    Ok(scaling)
 }
 
 /// What both a Secret's key and a container's variable may be.

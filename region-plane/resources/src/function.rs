@@ -4,6 +4,7 @@
     reason = "each printed column has the same keys, which clippy takes for attributes"
 )]
 
+use api_types::{App, Fn};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -130,13 +131,52 @@ fn default_instances_max() -> i32 {
     1_000
 }
 
-/// Annotations under `tradewind.dev/` may say otherwise; see the Kubernetes guide.
 impl Default for Scaling {
     fn default() -> Self {
         Self {
             min: 0,
             max: default_instances_max(),
         }
+    }
+}
+
+/// Annotation of an app or a function: `{"min":0,"max":100}` instances. The function's wins.
+const SCALING: &str = "tradewind.dev/scaling";
+
+/// An annotation does not say how many instances there may be.
+#[derive(Debug, thiserror::Error)]
+pub enum NotScaling {
+    #[error("{SCALING} is no scaling: expected {{\"min\":0,\"max\":100}}")]
+    Malformed(#[source] serde_json::Error),
+    #[error("{SCALING} is beyond its bounds: min is 0 to 10000, max 1 to 10000")]
+    Bounds,
+    #[error("{SCALING} has a min of {min}, which exceeds its max of {max}")]
+    Swapped { min: i32, max: i32 },
+}
+
+impl Scaling {
+    /// What the annotations of a function and its app ask for, or the default where they ask for
+    /// nothing.
+    ///
+    /// # Errors
+    /// If the annotation that counts cannot be followed; the default is used then.
+    pub fn of(app: &App, function: &Fn) -> Result<Self, NotScaling> {
+        let stated = [&function.annotations, &app.annotations]
+            .into_iter()
+            .find_map(|annotations| annotations.get(SCALING));
+        stated.map_or(Ok(Self::default()), |json| Self::parse(json))
+    }
+
+    fn parse(json: &str) -> Result<Self, NotScaling> {
+        let scaling: Self = serde_json::from_str(json).map_err(NotScaling::Malformed)?;
+        let Self { min, max } = scaling;
+        if !(0..=10_000).contains(&min) || !(1..=10_000).contains(&max) {
+            return Err(NotScaling::Bounds);
+        }
+        if min > max {
+            return Err(NotScaling::Swapped { min, max });
+        }
+        Ok(scaling)
     }
 }
 
@@ -149,4 +189,72 @@ pub struct FunctionStatus {
     /// One of type `Ready`: `True`, or `False` with a reason and a message that says what to do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use api_types::{Annotations, AppId, FnId, Revision, Timestamp};
+
+    use super::*;
+
+    fn annotated(json: Option<&str>) -> Annotations {
+        let pair = json.map(|json| (SCALING.to_owned(), json.to_owned()));
+        pair.into_iter().collect()
+    }
+
+    fn app(annotations: Annotations) -> App {
+        App {
+            id: AppId::new("A"),
+            name: "app".to_owned(),
+            config: [].into(),
+            annotations,
+            syslog_url: None,
+            shape: String::new(),
+            created_at: Timestamp(0),
+            updated_at: Timestamp(0),
+            revision: Revision(1),
+        }
+    }
+
+    fn function(annotations: Annotations) -> Fn {
+        Fn {
+            id: FnId::new("F"),
+            name: "function".to_owned(),
+            app_id: AppId::new("A"),
+            image: "image".to_owned(),
+            memory: 128,
+            timeout_secs: 30,
+            idle_timeout_secs: 60,
+            config: [].into(),
+            annotations,
+            shape: String::new(),
+            created_at: Timestamp(0),
+            updated_at: Timestamp(0),
+            revision: Revision(1),
+        }
+    }
+
+    #[test]
+    fn scaling_is_the_functions_else_the_apps_else_the_default() {
+        let default = Scaling::default();
+        let whole = Some(r#"{"min":1,"max":9}"#);
+        for (case, apps, functions, want) in [
+            ("none", None, None, Some(default)),
+            ("app's", whole, None, Some(Scaling { min: 1, max: 9 })),
+            (
+                "function's",
+                whole,
+                Some(r#"{"min":2}"#),
+                Some(Scaling { min: 2, ..default }),
+            ),
+            ("not JSON", whole, Some("{"), None),
+            ("swapped", None, Some(r#"{"min":9,"max":1}"#), None),
+            ("too many", None, Some(r#"{"max":100000}"#), None),
+            ("none at all", None, Some(r#"{"max":0}"#), None),
+            ("negative", None, Some(r#"{"min":-1}"#), None),
+        ] {
+            let scaling = Scaling::of(&app(annotated(apps)), &function(annotated(functions)));
+            assert_eq!(scaling.ok(), want, "{case}");
+        }
+    }
 }

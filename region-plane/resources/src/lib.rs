@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 use api_types::FnId;
 
-pub use function::{Function, FunctionSpec, FunctionStatus, Scaling};
+pub use function::{Function, FunctionSpec, FunctionStatus, NotScaling, Scaling};
 pub use pool::{WarmPool, WarmPoolSpec, WarmPoolStatus};
 
 /// The API group of our resources.

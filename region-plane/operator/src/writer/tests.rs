@@ -113,37 +113,12 @@ fn a_bundle_has_no_image_and_no_secret() {
 }
 
 #[test]
-fn scaling_is_the_functions_else_the_apps_else_the_default() {
-    let default = Scaling::default();
-    for (case, apps, functions, want, notes) in [
-        ("none", None, None, default, 0),
-        (
-            "app's",
-            Some(r#"{"min":1,"max":9}"#),
-            None,
-            Scaling { min: 1, max: 9 },
-            0,
-        ),
-        (
-            "function's",
-            Some(r#"{"min":1,"max":9}"#),
-            Some(r#"{"min":2}"#),
-            Scaling { min: 2, ..default },
-            0,
-        ),
-        ("not JSON", None, Some("{"), default, 1),
-        ("swapped", None, Some(r#"{"min":9,"max":1}"#), default, 1),
-        ("too many", None, Some(r#"{"max":100000}"#), default, 1),
-        ("negative", None, Some(r#"{"min":-1}"#), default, 1),
-    ] {
-        let annotated = |json: Option<&str>| -> Annotations {
-            let pair = json.map(|json| (SCALING_ANNOTATION.to_owned(), json.to_owned()));
-            pair.into_iter().collect()
-        };
-        let mut app = app(&[], &[]);
-        app.annotations = annotated(apps);
-        let wanted = of(&app, &function("image:1", &[], annotated(functions)));
-        assert_eq!(wanted.spec.scaling, want, "{case}");
-        assert_eq!(wanted.notes.len(), notes, "{case}: {:?}", wanted.notes);
-    }
+fn a_scaling_that_cannot_be_followed_is_ignored_and_named() {
+    let app = app(&[], &[("tradewind.dev/scaling", "{")]);
+    let wanted = of(&app, &function("image:1", &[], Annotations::new()));
+    assert_eq!(wanted.spec.scaling, Scaling::default());
+    let [note] = &wanted.notes[..] else {
+        panic!("{:?}", wanted.notes);
+    };
+    assert!(note.contains("is ignored") && note.contains("EOF"), "{note}");
 }
