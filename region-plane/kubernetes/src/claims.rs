@@ -82,8 +82,15 @@ pub struct Offer {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Effects {
     pub offers: Vec<Offer>,
-    /// These have lost their pods.
-    pub bereft: Vec<(StartId, Loss)>,
+    pub bereft: Vec<Bereft>,
+}
+
+/// A start, or the instance it became, that has lost its pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bereft {
+    pub start: StartId,
+    pub pod: String,
+    pub loss: Loss,
 }
 
 /// How a start or an instance lost its pod.
@@ -288,12 +295,20 @@ impl Claims {
             && let At::Asking(name) = &start.at
         {
             let name = name.clone();
-            let pair = start.wanted.pair.clone();
             start.at = At::Held(name.clone());
-            self.change(&name, |known| {
-                known.refusals = 0;
-                known.load(pair);
-            });
+            self.change(&name, |known| known.refusals = 0);
+        }
+    }
+
+    /// The pod has what the start runs. Until then a pool's may still become anything.
+    pub fn loaded(&mut self, id: StartId) {
+        if let Some(Start {
+            wanted,
+            at: At::Held(name),
+        }) = self.starts.get(&id)
+        {
+            let (name, pair) = (name.clone(), wanted.pair.clone());
+            self.change(&name, |known| known.load(pair));
         }
     }
 
@@ -360,13 +375,22 @@ impl Claims {
         self.resting.first().map(|(until, _)| *until)
     }
 
-    /// Starts up to this one that have waited for a pod of the function, and have none.
+    /// Starts up to this one that have waited for a pod of the function, with these settings or with
+    /// any, and have none.
     #[must_use]
-    pub fn waiting_for(&self, function: &str, newest: StartId) -> Vec<StartId> {
+    pub fn waiting_for(
+        &self,
+        function: &str,
+        settings: Option<&str>,
+        newest: StartId,
+    ) -> Vec<StartId> {
+        let is_meant = |pair: &Pair| {
+            pair.function == function && settings.is_none_or(|settings| pair.settings == settings)
+        };
         self.waiting
             .values()
             .flat_map(|starts| starts.range(..=newest))
-            .filter(|id| self.starts[*id].wanted.pair.function == function)
+            .filter(|id| is_meant(&self.starts[*id].wanted.pair))
             .copied()
             .collect()
     }
@@ -400,6 +424,13 @@ impl Claims {
         }
         let finished = self.finished.iter().cloned().collect();
         (functions.into_values().collect(), claims, finished)
+    }
+
+    /// The function of a start that is not over.
+    #[must_use]
+    pub fn function(&self, id: StartId) -> Option<&str> {
+        let start = self.starts.get(&id)?;
+        Some(&start.wanted.pair.function)
     }
 
     #[must_use]
@@ -481,15 +512,13 @@ impl Claims {
         }
     }
 
-    fn bereave(&mut self, holder: StartId, loss: Loss, effects: &mut Effects) {
-        self.leave(holder);
-        if let Some(start) = self.starts.get_mut(&holder) {
-            start.at = At::Bereft;
+    fn bereave(&mut self, start: StartId, loss: Loss, effects: &mut Effects) {
+        if let Some(pod) = self.leave(start) {
+            effects.bereft.push(Bereft { start, pod, loss });
         }
-        effects.bereft.push((holder, loss));
     }
 
-    /// Takes its pod from a start. The start is nowhere until it is told where it is.
+    /// Takes its pod from a start, which is bereft of it until it is told where it is.
     fn leave(&mut self, id: StartId) -> Option<String> {
         let start = self.starts.get_mut(&id)?;
         let at = std::mem::replace(&mut start.at, At::Bereft);

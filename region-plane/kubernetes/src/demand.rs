@@ -85,11 +85,17 @@ pub async fn tell(
             for problem in &reply.problems {
                 seats.hopeless(problem, snapshot.newest);
             }
-            sizing
-                .send_if_modified(|sizing| std::mem::replace(sizing, reply.sizing) != reply.sizing);
+            told(&sizing, reply.sizing);
+        } else if !teller.has_heard_recently() {
+            // Rather none than one of hours ago.
+            told(&sizing, Sizing::default());
         }
         gather = (began.elapsed() * GATHER_OF_TELLING).clamp(GATHER, TOLD_EVERY);
     }
+}
+
+fn told(sizing: &watch::Sender<Sizing>, now: Sizing) {
+    sizing.send_if_modified(|sizing| std::mem::replace(sizing, now) != now);
 }
 
 struct Teller {
@@ -158,10 +164,7 @@ impl Teller {
         }
         let reply: DemandReply = response.json().await.map_err(failed)?;
         // A lease that was made anew counts from the start: after a while its holder is believed.
-        let recently = self
-            .heard_at
-            .is_some_and(|at| at.elapsed() < FORGOTTEN_AFTER);
-        if reply.fence < self.fence && recently {
+        if reply.fence < self.fence && self.has_heard_recently() {
             return Err(TellError::Stale {
                 operator: operator.clone(),
                 fence: reply.fence,
@@ -170,6 +173,11 @@ impl Teller {
         self.fence = reply.fence;
         self.heard_at = Some(Instant::now());
         Ok(reply)
+    }
+
+    fn has_heard_recently(&self) -> bool {
+        self.heard_at
+            .is_some_and(|at| at.elapsed() < FORGOTTEN_AFTER)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use region_plane_runner::protocol::Event;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -115,8 +115,8 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     /// Returns once it is stopped, or the runner has been silent for too long.
     ///
-    /// A call that runs fails with its connection if the runner's process or pod goes; one that is
-    /// stopping answers it first. Only a node that is gone breaks no connection.
+    /// A call that runs fails with its connection if the runner's process or pod goes, or its node is
+    /// not heard any more; a runner that is stopping answers it first, for as long as its pod may take.
     async fn keep(&self) {
         let mut heard = Instant::now();
         while !self.stop.is_cancelled() && heard.elapsed() < SILENCE_MAX {
@@ -137,7 +137,6 @@ impl Keeper<'_> {
                 | RunnerError::TooLarge
                 | RunnerError::ReadBundle { .. } => false,
             };
-            let mut again = Instant::now() + PAUSE;
             if is_over {
                 debug!(
                     error = &broken as &dyn std::error::Error,
@@ -145,10 +144,14 @@ impl Keeper<'_> {
                     "a claim is lost"
                 );
                 self.over.cancel();
-                again = heard + SILENCE_MAX;
+                tokio::select! {
+                    () = self.runner.disconnected() => {}
+                    () = self.stop.cancelled() => {}
+                }
+                return;
             }
             tokio::select! {
-                () = sleep_until(again) => {}
+                () = sleep(PAUSE) => {}
                 () = self.stop.cancelled() => {}
             }
         }
@@ -199,7 +202,8 @@ impl Keeper<'_> {
             }
             Event::Log { log } => {
                 let call = log.call.as_deref().unwrap_or_default();
-                debug!(target: "function", app, function, call, line = log.line, "printed");
+                let (stream, line) = (log.stream, log.line);
+                debug!(target: "function", app, function, call, ?stream, line, "printed");
             }
             Event::Dropped { dropped } => {
                 warn!(target: "function", app, function, dropped, "printed faster than was read");

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_bundle::Manifest;
 use api_bundle::manifest::MANIFEST_NAME;
@@ -17,9 +18,18 @@ pub struct Launching {
     pub wanted: Wanted,
     /// What a pool's pod is to run.
     pub launch: Option<Launch>,
-    /// The packed bundle, to be sent if the pod does not have it.
-    pub bundle: Option<(Digest, PathBuf)>,
+    /// To be sent if the pod does not have it.
+    pub bundle: Option<Packed>,
     pub names: Names,
+}
+
+/// A bundle as the region keeps it.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    pub digest: Digest,
+    pub file: PathBuf,
+    /// What it was built for.
+    pub platform: String,
 }
 
 /// For the log.
@@ -29,7 +39,11 @@ pub struct Names {
     pub function: Arc<str>,
 }
 
-pub async fn prepare(spec: &InstanceSpec) -> Result<Launching, NotRunnable> {
+/// `start_timeout` is what an instance may take from having its code to being ready.
+pub async fn prepare(
+    spec: &InstanceSpec,
+    start_timeout: Duration,
+) -> Result<Launching, NotRunnable> {
     let function = object_name(&spec.fn_id).ok_or_else(|| NotRunnable::Cluster {
         reason: "InvalidName".to_owned(),
         message: format!(
@@ -75,8 +89,13 @@ pub async fn prepare(spec: &InstanceSpec) -> Result<Launching, NotRunnable> {
         launch: Some(Launch {
             digest: digest.to_string(),
             env: contract_environment(spec),
+            start_timeout_ms: u64::try_from(start_timeout.as_millis()).ok(),
         }),
-        bundle: Some((*digest, folder.join(PACKED))),
+        bundle: Some(Packed {
+            digest: *digest,
+            file: folder.join(PACKED),
+            platform: manifest.platform,
+        }),
         names,
     })
 }

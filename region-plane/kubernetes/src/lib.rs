@@ -16,33 +16,38 @@ mod runner;
 mod seats;
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use api_types::Digest;
+use http::StatusCode;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
-use region_plane_resources::RUNNER_PORT;
 use region_plane_resources::demand::Sizing;
-use region_plane_runner::protocol::{Claim, Conflict, ConflictReason, Holder, State, Tenant};
+use region_plane_runner::protocol::{
+    Claim, Conflict, ConflictReason, Holder, LISTEN_PORT, State, Tenant,
+};
 use region_plane_runtime::{
     Breach, CallError, CallRequest, CallResponse, InitFailure, Instance, InstanceSpec, NotRunnable,
     Runtime, StartError,
 };
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, error};
 
 pub use identity::{Identity, IdentityError};
 
 use claims::{Loss, Pair, Refusal};
 use hold::Hold;
-use launch::Launching;
+use launch::{Launching, Packed};
 use runner::{ClaimAnswer, ReadyAnswer, Runner, RunnerError};
 use seats::{Seat, Seats, Told};
+
+/// A server that is there lists a region's pods within this. Without a list there is no pod to take, and
+/// a peer may have some.
+const LIST_MAX: Duration = Duration::from_secs(2);
 
 /// Starts that may talk to their pods at once; the others wait. Each may be sending a bundle.
 const BRINGING_UP_MAX: usize = 256;
@@ -77,7 +82,7 @@ impl Default for KubernetesSettings {
             // A node may have to be added first; calls that wait give up by themselves.
             pod_start_timeout: Duration::from_secs(300),
             response_body_bytes_max: 6 << 20,
-            runner_port: RUNNER_PORT,
+            runner_port: LISTEN_PORT,
         }
     }
 }
@@ -86,11 +91,12 @@ impl Default for KubernetesSettings {
 #[derive(Debug)]
 pub struct KubernetesRuntime {
     settings: KubernetesSettings,
-    /// What the names of all claims begin with: the gateway's name as a word, and its boot.
+    /// What the names of all claims begin with: the gateway's name and its boot.
     claims: String,
     seats: Arc<Seats>,
     sizing: watch::Receiver<Sizing>,
     bringing_up: Semaphore,
+    told_superseded: AtomicBool,
     /// Connections and what keeps claims alive.
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -120,6 +126,8 @@ enum Setback {
     Elsewhere(Refusal),
     /// No other would.
     Final(StartError),
+    /// No other would, and this one is as it was: nothing has been started in it.
+    Unsuited(StartError),
 }
 
 impl KubernetesRuntime {
@@ -144,17 +152,13 @@ impl KubernetesRuntime {
         tasks.spawn(unless(shutdown.clone(), following));
         tasks.spawn(unless(shutdown.clone(), telling));
         tasks.spawn(unless(shutdown.clone(), resting));
-        let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
-        let word = settings
-            .gateway
-            .name
-            .replace(|letter| !is_word(letter), "-");
         Self {
-            claims: format!("{word}.{}", settings.gateway.boot),
+            claims: format!("{}.{}", settings.gateway.name, settings.gateway.boot),
             settings,
             seats,
             sizing: sized,
             bringing_up: Semaphore::new(BRINGING_UP_MAX),
+            told_superseded: AtomicBool::new(false),
             tasks,
             closing: CancellationToken::new(),
             _stop_on_drop: shutdown.clone().drop_guard(),
@@ -211,9 +215,13 @@ impl KubernetesRuntime {
                 let holder = claim.map(|holder| holder.claim);
                 debug!(message, holder, "a pod is not to be had");
                 seat.was_refused();
-                if reason == Some(ConflictReason::OtherPod) {
+                match reason {
                     // That the pod is gone the watch will say. What this one is or holds is not its.
-                    return Err(Setback::Elsewhere(Refusal::Unavailable));
+                    Some(ConflictReason::OtherPod) => {
+                        return Err(Setback::Elsewhere(Refusal::Unavailable));
+                    }
+                    Some(ConflictReason::Superseded) => self.superseded(),
+                    Some(ConflictReason::Unknown) | None => {}
                 }
                 // Whoever has claimed it may not have loaded it yet, and never do.
                 let refusal = match runner.state().await {
@@ -240,10 +248,11 @@ impl KubernetesRuntime {
         );
         seat.claimed(hold.ended());
         let preparing = async {
-            if let (true, Some((digest, file))) = (claimed.needs_bundle, &launching.bundle) {
-                self.put_bundle(&runner, &claim.holder.claim, digest, file)
+            if let (true, Some(bundle)) = (claimed.needs_bundle, &launching.bundle) {
+                self.put_bundle(&runner, &claim.holder.claim, bundle)
                     .await?;
             }
+            seat.loaded();
             let ready = runner.ready(&claim.holder.claim, self.settings.hot_start_timeout);
             match ready.await.map_err(elsewhere)? {
                 ReadyAnswer::Ready => Ok(()),
@@ -269,25 +278,40 @@ impl KubernetesRuntime {
         Ok((runner, hold))
     }
 
+    /// Told once: a start that waits for such a pod meets it every second.
+    fn superseded(&self) {
+        if !self.told_superseded.swap(true, Ordering::Relaxed) {
+            error!(
+                gateway = self.settings.gateway.name,
+                boot = self.settings.gateway.boot,
+                "a pod knows a later start of this gateway, whose data folder is an older copy or in \
+                 use twice: delete gateway.json in it and restart the gateway"
+            );
+        }
+    }
+
     async fn put_bundle(
         &self,
         runner: &Runner,
         claim: &str,
-        digest: &Digest,
-        file: &Path,
+        bundle: &Packed,
     ) -> Result<(), Setback> {
         let started = Instant::now();
-        match runner.put_bundle(claim, digest, file).await {
+        match runner.put_bundle(claim, bundle).await {
             Ok(()) => {
                 metrics::histogram!("tradewind_region_bundle_send_seconds")
                     .record(started.elapsed());
                 Ok(())
             }
-            // Every pod would say the same of it.
-            Err(RunnerError::Refused { status, message }) if status.as_u16() == 400 => {
-                Err(Setback::Final(cluster("BundleRefused", message)))
-            }
-            Err(RunnerError::ReadBundle { source }) => Err(Setback::Final(
+            Err(RunnerError::Refused { status, message }) => Err(match status {
+                StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => {
+                    Setback::Unsuited(cluster("BundleInvalid", message))
+                }
+                // What this region has is not the bundle; another region may have it.
+                StatusCode::BAD_REQUEST => Setback::Unsuited(cluster("BundleRefused", message)),
+                _ => elsewhere(RunnerError::Refused { status, message }),
+            }),
+            Err(RunnerError::ReadBundle { source }) => Err(Setback::Unsuited(
                 StartError::NotRunnable(NotRunnable::System {
                     what: "reading the bundle",
                     source,
@@ -302,9 +326,13 @@ impl Runtime for KubernetesRuntime {
     type Instance = KubernetesInstance;
 
     async fn start(&self, spec: InstanceSpec) -> Result<KubernetesInstance, StartError> {
-        let launching = launch::prepare(&spec)
+        let launching = launch::prepare(&spec, self.settings.hot_start_timeout)
             .await
             .map_err(StartError::NotRunnable)?;
+        if timeout(LIST_MAX, self.seats.pods_known()).await.is_err() {
+            let message = "the API server has not told yet which pods there are".to_owned();
+            return Err(cluster("PodsUnknown", message));
+        }
         let give_up = Instant::now() + self.settings.pod_start_timeout;
         let mut seat = Seat::take(&self.seats, launching.wanted.clone());
         loop {
@@ -315,9 +343,12 @@ impl Runtime for KubernetesRuntime {
                 }
             };
             let (uid, address) = match told {
-                Err(_) => return Err(StartError::TimedOut),
+                Err(_) => {
+                    let waited = self.settings.pod_start_timeout.as_secs();
+                    return Err(cluster("NoPod", format!("no pod came within {waited} s")));
+                }
                 Ok(Told::Offered { uid, address }) => (uid, address),
-                Ok(Told::Hopeless { reason, message }) => return Err(cluster(&reason, message)),
+                Ok(Told::Hopeless { reason, message }) => return Err(hopeless(&reason, message)),
                 // It left before it was asked.
                 Ok(Told::Lost(_) | Told::Waiting) => {
                     seat.refused(Refusal::Unavailable);
@@ -353,6 +384,12 @@ impl Runtime for KubernetesRuntime {
                     seat.end();
                     return Err(error);
                 }
+                Err(Setback::Unsuited(error)) => {
+                    self.seats
+                        .start_failed(&launching.wanted.pair, explained(&error));
+                    seat.give_back();
+                    return Err(error);
+                }
             }
         }
     }
@@ -374,7 +411,13 @@ impl KubernetesHandle {
         self.sizing.clone()
     }
 
-    /// Returns once the pods are known. Starts wait for them anyway.
+    /// Whether the API server has told which pods there are. Until then nearly every start fails.
+    #[must_use]
+    pub fn knows_pods(&self) -> bool {
+        self.seats.knows_pods()
+    }
+
+    /// Returns once the pods are known.
     pub async fn pods_known(&self) {
         self.seats.pods_known().await;
     }
@@ -427,6 +470,17 @@ fn cluster(reason: &str, message: String) -> StartError {
         reason: reason.to_owned(),
         message,
     })
+}
+
+/// What a start fails by for which the operator says that no pod will come.
+fn hopeless(reason: &str, message: String) -> StartError {
+    match reason {
+        // There was one, and the function did not come up in it.
+        "FunctionExited" | "OutOfMemory" | "StartFailed" => StartError::Failed {
+            source: InitFailure::Reported { message },
+        },
+        _ => cluster(reason, message),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]

@@ -2,25 +2,21 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
-use api_types::Digest;
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use region_plane_runner::protocol::{
     self, CallFailure, Claim, Claimed, Conflict, Event, Release, State, Trouble,
 };
+use region_plane_runtime::call::{self, BodyError, without_framing};
 use region_plane_runtime::{Breach, CallError, CallRequest, CallResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,11 +24,17 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::io::ReaderStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+
+use crate::launch::Packed;
 
 /// A node in the same cluster answers within milliseconds, or it does not.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// How often a runner that is silent while something is asked of it is asked whether it is alive, and
+/// how long it has to answer. A node that is gone breaks no connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// For what a runner answers from its memory.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -43,26 +45,12 @@ const BUNDLE_MAX: Duration = Duration::from_secs(60);
 /// Of an answer that is none of a function's: the longest is a message.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Of a line of an event stream: 16 KiB that were printed, each byte escaped as six.
+/// Of a line of an event stream: 16 KiB that were printed and a call's id, each byte escaped as six.
 const LINE_BYTES_MAX: usize = 128 << 10;
 
-/// Of the headers of an answer, as much as the connection to a function takes.
-const HEADER_BYTES_MAX: u32 = 400 << 10;
-
-/// Of one connection only; HTTP/2 has none of them.
-const FRAMING: [HeaderName; 11] = [
-    CONNECTION,
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("keep-alive"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    CONTENT_LENGTH,
-    HOST,
-];
+/// Of the headers of an answer, more than a runner takes from a function: 408 KiB as HTTP/1.1 counts them,
+/// and HTTP/2 counts 32 more for each.
+const HEADER_BYTES_MAX: u32 = 1 << 20;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -119,9 +107,16 @@ pub enum ReadyAnswer {
 #[derive(Debug)]
 pub struct Runner {
     address: SocketAddr,
-    connected: watch::Sender<Option<SendRequest<Body>>>,
+    connected: watch::Sender<Option<Connected>>,
     tasks: TaskTracker,
     closing: CancellationToken,
+}
+
+#[derive(Debug, Clone)]
+struct Connected {
+    sender: SendRequest<Body>,
+    /// Cancelled once nothing can come over it any more. It takes no requests some time earlier.
+    ended: CancellationToken,
 }
 
 impl Runner {
@@ -137,6 +132,7 @@ impl Runner {
 
     /// Opens a connection unless there is one.
     pub async fn connect(&self) -> Result<(), RunnerError> {
+        let is_open = Connected::is_open;
         if self.connected.borrow().as_ref().is_some_and(is_open) {
             return Ok(());
         }
@@ -148,6 +144,9 @@ impl Runner {
             let stream = TcpStream::connect(self.address).await.map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
             http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(KEEP_ALIVE)
                 .max_header_list_size(HEADER_BYTES_MAX)
                 .handshake(TokioIo::new(stream))
                 .await
@@ -156,16 +155,32 @@ impl Runner {
         let (sender, connection) = timeout(CONNECT_MAX, connecting)
             .await
             .map_err(|_| failed(io::ErrorKind::TimedOut.into()))??;
-        let closing = self.closing.clone();
+        let (ended, closing) = (CancellationToken::new(), self.closing.clone());
+        let end: DropGuard = ended.clone().drop_guard();
         self.tasks.spawn(async move {
+            let _end = end;
             tokio::select! {
                 // Its error, if any, has reached the requests it failed.
                 _ = connection => {}
                 () = closing.cancelled() => {}
             }
         });
-        self.connected.send_replace(Some(sender));
+        self.connected
+            .send_replace(Some(Connected { sender, ended }));
         Ok(())
+    }
+
+    /// Returns once every request that was under way has its answer or none will come: the connection
+    /// there was last has ended.
+    pub async fn disconnected(&self) {
+        let ended = self
+            .connected
+            .borrow()
+            .as_ref()
+            .map(|connected| connected.ended.clone());
+        if let Some(ended) = ended {
+            ended.cancelled().await;
+        }
     }
 
     pub async fn claim(&self, claim: &Claim) -> Result<ClaimAnswer, RunnerError> {
@@ -192,19 +207,17 @@ impl Runner {
         .await
     }
 
-    /// Sends the packed bundle in `file`.
-    pub async fn put_bundle(
-        &self,
-        claim: &str,
-        digest: &Digest,
-        file: &Path,
-    ) -> Result<(), RunnerError> {
-        let file = tokio::fs::File::open(file)
+    pub async fn put_bundle(&self, claim: &str, bundle: &Packed) -> Result<(), RunnerError> {
+        let file = tokio::fs::File::open(&bundle.file)
             .await
             .map_err(|source| RunnerError::ReadBundle { source })?;
         let body = StreamBody::new(ReaderStream::with_capacity(file, 64 << 10).map_ok(Frame::data));
-        let path = format!("{}?claim={claim}", protocol::bundle_path(digest));
-        let request = compose(Method::PUT, &path, body.boxed_unsync());
+        let path = format!("{}?claim={claim}", protocol::bundle_path(&bundle.digest));
+        let mut request = compose(Method::PUT, &path, body.boxed_unsync());
+        // One that is no header is refused by what the bundle itself says.
+        if let Ok(platform) = HeaderValue::from_str(&bundle.platform) {
+            request.headers_mut().insert(protocol::PLATFORM, platform);
+        }
         within(BUNDLE_MAX, async {
             let response = self.send(request).await?;
             match response.status() {
@@ -278,7 +291,7 @@ impl Runner {
         body_bytes_max: usize,
     ) -> Result<CallResponse, CallError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let request = compose_call(claim, request, left);
+        let request = compose_call(claim, request, left, body_bytes_max);
         timeout_at(deadline, self.exchange_call(request, body_bytes_max))
             .await
             .unwrap_or(Err(CallError::TimedOut))
@@ -311,15 +324,14 @@ impl Runner {
         if parts.status != StatusCode::OK {
             return Err(call_failure(&parts, body).await);
         }
-        let body = match collect(body, body_bytes_max).await {
-            Ok(body) => body,
-            Err(CollectError::TooLarge) => return Err(CallError::BodyTooLarge),
-            Err(CollectError::Exchange(source)) => {
-                return Err(CallError::Broken {
+        let body = call::whole(body, body_bytes_max)
+            .await
+            .map_err(|error| match error {
+                BodyError::TooLarge { .. } => CallError::BodyTooLarge,
+                BodyError::Exchange { source } => CallError::Broken {
                     source: exchange(source),
-                });
-            }
-        };
+                },
+            })?;
         Ok(CallResponse {
             headers: without_framing(parts.headers),
             body,
@@ -339,13 +351,13 @@ impl Runner {
         let mut connected = self.connected.subscribe();
         let opened = timeout(
             CONNECT_MAX,
-            connected.wait_for(|sender| sender.as_ref().is_some_and(is_open)),
+            connected.wait_for(|connected| connected.as_ref().is_some_and(Connected::is_open)),
         );
         opened
             .await
             .ok()
             .and_then(Result::ok)
-            .and_then(|sender| sender.clone())
+            .and_then(|connected| Some(connected.as_ref()?.sender.clone()))
             .ok_or(RunnerError::TimedOut)
     }
 }
@@ -384,8 +396,10 @@ impl Events {
     }
 }
 
-fn is_open(sender: &SendRequest<Body>) -> bool {
-    !sender.is_closed()
+impl Connected {
+    fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
 }
 
 async fn within<T>(
@@ -427,10 +441,18 @@ fn json(method: Method, path: &str, content: &impl Serialize) -> Request<Body> {
     request
 }
 
-fn compose_call(claim: &str, request: CallRequest, left: Duration) -> Request<Body> {
+fn compose_call(
+    claim: &str,
+    request: CallRequest,
+    left: Duration,
+    response_bytes_max: usize,
+) -> Request<Body> {
     let mut composed = compose(Method::POST, protocol::CALL_PATH, whole(request.body));
     let headers = composed.headers_mut();
     *headers = without_framing(request.headers);
+    // HTTP/2 has an authority instead.
+    headers.remove(HOST);
+    headers.insert(protocol::RESPONSE_BYTES_MAX, response_bytes_max.into());
     let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
     headers.insert(protocol::TIMEOUT_MS, millis.into());
     headers.insert(
@@ -440,15 +462,8 @@ fn compose_call(claim: &str, request: CallRequest, left: Duration) -> Request<Bo
     composed
 }
 
-fn without_framing(mut headers: HeaderMap) -> HeaderMap {
-    for name in FRAMING {
-        headers.remove(name);
-    }
-    headers
-}
-
 async fn call_failure(parts: &http::response::Parts, body: Incoming) -> CallError {
-    let trouble = match collect(body, ANSWER_BYTES_MAX).await {
+    let trouble = match call::whole(body, ANSWER_BYTES_MAX).await {
         Ok(text) => serde_json::from_slice(&text).ok(),
         Err(_) => None,
     };
@@ -473,9 +488,7 @@ async fn call_failure(parts: &http::response::Parts, body: Incoming) -> CallErro
 }
 
 async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, RunnerError> {
-    let text = collect(response.into_body(), ANSWER_BYTES_MAX)
-        .await
-        .map_err(RunnerError::from)?;
+    let text = call::whole(response.into_body(), ANSWER_BYTES_MAX).await?;
     serde_json::from_slice(&text).map_err(|source| RunnerError::Unreadable { source })
 }
 
@@ -490,30 +503,11 @@ async fn refused(response: Response<Incoming>) -> RunnerError {
     }
 }
 
-enum CollectError {
-    TooLarge,
-    Exchange(hyper::Error),
-}
-
-impl From<CollectError> for RunnerError {
-    fn from(error: CollectError) -> Self {
+impl From<BodyError> for RunnerError {
+    fn from(error: BodyError) -> Self {
         match error {
-            CollectError::TooLarge => Self::TooLarge,
-            CollectError::Exchange(source) => Self::Exchange { source },
+            BodyError::TooLarge { .. } => Self::TooLarge,
+            BodyError::Exchange { source } => Self::Exchange { source },
         }
     }
-}
-
-async fn collect(mut body: Incoming, bytes_max: usize) -> Result<Bytes, CollectError> {
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(CollectError::Exchange)?.into_data() else {
-            continue; // Trailers: there are none.
-        };
-        if whole.len() + data.len() > bytes_max {
-            return Err(CollectError::TooLarge);
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole.freeze())
 }

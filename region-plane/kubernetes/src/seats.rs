@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-use crate::claims::{Claims, Effects, Fate, Loss, Offer, Pair, Refusal, StartId, Wanted};
+use crate::claims::{Bereft, Claims, Effects, Fate, Loss, Offer, Pair, Refusal, StartId, Wanted};
 use crate::failures::Failures;
 use crate::pods::Change;
 use crate::runner::Runner;
@@ -124,6 +124,10 @@ impl Seats {
         state.tell(effects);
     }
 
+    pub fn knows_pods(&self) -> bool {
+        *self.pods_known.borrow()
+    }
+
     pub async fn pods_known(&self) {
         let mut known = self.pods_known.subscribe();
         known
@@ -177,13 +181,10 @@ impl Seats {
     /// Starts that the operator knew of when it said this wait no longer.
     pub fn hopeless(&self, problem: &Problem, newest: StartId) {
         let state = self.state();
-        for id in state.claims.waiting_for(&problem.function, newest) {
+        let (function, settings) = (&problem.function, problem.settings.as_deref());
+        for id in state.claims.waiting_for(function, settings, newest) {
             if let Some(told) = state.told.get(&id) {
-                debug!(
-                    function = problem.function,
-                    reason = problem.reason,
-                    "no pod will come"
-                );
+                debug!(function, reason = problem.reason, "no pod will come");
                 told.send_replace(Told::Hopeless {
                     reason: problem.reason.clone(),
                     message: problem.message.clone(),
@@ -236,13 +237,15 @@ impl State {
         } in effects.offers
         {
             if let Some(told) = self.told.get(&start) {
-                debug!(pod, "a pod for a start");
+                let function = self.claims.function(start);
+                debug!(pod, function, "a pod for a start");
                 told.send_replace(Told::Offered { uid, address });
             }
         }
-        for (start, loss) in effects.bereft {
+        for Bereft { start, pod, loss } in effects.bereft {
             if let Some(told) = self.told.get(&start) {
-                info!(?loss, "an instance lost its pod");
+                let function = self.claims.function(start);
+                info!(pod, function, ?loss, "a pod was lost");
                 told.send_replace(Told::Lost(loss));
             }
         }
@@ -310,6 +313,11 @@ impl Seat {
         self.seats.demand_changed.notify_one();
     }
 
+    /// The pod has what it is to run, and can run nothing else any more.
+    pub fn loaded(&self) {
+        self.seats.state().claims.loaded(self.id);
+    }
+
     /// Its pod is not to be had, or did not come up by no fault of the function; it wants another.
     pub fn refused(&self, refusal: Refusal) {
         let held = std::mem::replace(&mut *self.holding(), Holding::Nothing);
@@ -330,6 +338,15 @@ impl Seat {
 
     /// Gives the pod back, to be deleted if it was ever claimed and is not handed over.
     pub fn end(&self) {
+        self.let_go(Fate::Finished);
+    }
+
+    /// Gives the pod back, in which nothing was started, to whoever wants it.
+    pub fn give_back(&self) {
+        self.let_go(Fate::Reusable);
+    }
+
+    fn let_go(&self, claimed: Fate) {
         let held = std::mem::replace(&mut *self.holding(), Holding::Ended);
         let fate = match held {
             Holding::Ended => return,
@@ -339,7 +356,7 @@ impl Seat {
             }
             Holding::Claim(runner, claim, after) => {
                 self.release(runner, claim, after, self.released.clone());
-                Fate::Finished
+                claimed
             }
         };
         let mut state = self.seats.state();

@@ -5,14 +5,16 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{CallId, Digest};
-use bytes::{Bytes, BytesMut};
+use api_bundle::UnpackError;
+use api_types::{CallId, Digest, Platform};
+use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Frame, Incoming};
+use region_plane_runtime::call::{self, BodyError};
 use region_plane_runtime::{CallError, CallRequest, with_sources};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,8 +27,8 @@ use crate::instance::{Attendance, Instance, LaunchFailure, Seen};
 use crate::pod::{Bundle, BundleRefused, NotClaimed, Reason, ToLaunch};
 use crate::protocol::{
     BUNDLE_PATH, CALL_BODY_BYTES_MAX, CALL_ERROR, CALL_PATH, CLAIM, CLAIM_BYTES_MAX, CLAIM_PATH,
-    CallFailure, Claim, EVENTS_EVERY, EVENTS_PATH, Event, Phase, READY_PATH, RELEASE_PATH, Release,
-    STATE_PATH, TIMEOUT_MS, Trouble,
+    CallFailure, Claim, EVENTS_EVERY, EVENTS_PATH, Event, PLATFORM, Phase, READY_PATH,
+    RELEASE_PATH, RESPONSE_BYTES_MAX, Release, STATE_PATH, TIMEOUT_MS, Trouble,
 };
 
 /// A claim's id is all there is to say.
@@ -38,6 +40,13 @@ const CLAIM_WAIT: Duration = Duration::from_millis(300);
 
 /// The body of a claim comes within this. A gateway waits no longer for the answer.
 const CLAIM_BODY_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a bundle has until it listens if its gateway does not say (Fn contract 9.2).
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of an answer if its gateway does not say: what Fn's system tests and Oracle's service use (Fn
+/// contract 6.4).
+const RESPONSE_BYTES: usize = 6 << 20;
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -94,6 +103,9 @@ async fn claim(instance: &Instance, body: Incoming) -> Answer {
             Ok(digest) => Some(ToLaunch {
                 digest,
                 environment: launch.env,
+                start_timeout: launch
+                    .start_timeout_ms
+                    .map_or(START_TIMEOUT, Duration::from_millis),
             }),
             Err(error) => return trouble(StatusCode::BAD_REQUEST, format!("launch: {error}")),
         },
@@ -124,6 +136,14 @@ async fn put(instance: &Arc<Instance>, digest: &str, request: Request<Incoming>)
         Ok(attendance) => attendance,
         Err(refusal) => return not_claimed(refusal),
     };
+    let here = Platform::here().0;
+    if let Some(built_for) = request.headers().get(PLATFORM)
+        && built_for != here.as_str()
+    {
+        let built_for = String::from_utf8_lossy(built_for.as_bytes());
+        let message = format!("the bundle was built for {built_for}, this machine is {here}");
+        return trouble(StatusCode::UNPROCESSABLE_ENTITY, message);
+    }
     match instance.pod(|pod, _| pod.put_bundle(&claim, &digest)) {
         Ok(Bundle::Wanted) => {}
         Ok(Bundle::Here) => return empty(StatusCode::NO_CONTENT),
@@ -140,9 +160,49 @@ async fn put(instance: &Arc<Instance>, digest: &str, request: Request<Incoming>)
     match received.await {
         Ok(()) => empty(StatusCode::NO_CONTENT),
         Err(error) => {
-            let message = with_sources(error.as_ref());
+            let message = with_sources(&error);
             warn!(error = message, "the bundle was not started");
-            trouble(bundle_status(error.as_ref()), message)
+            trouble(error.status(), message)
+        }
+    }
+}
+
+/// A bundle that came was not started.
+#[derive(Debug, thiserror::Error)]
+enum PutError {
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Launch(#[from] LaunchFailure),
+}
+
+impl PutError {
+    /// By which the gateway knows whether to try another pod.
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Bundle(BundleError::ClaimLost) | Self::Launch(LaunchFailure::NotClaimed(_)) => {
+                StatusCode::CONFLICT
+            }
+            Self::Bundle(BundleError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Bundle(
+                BundleError::Receive { .. }
+                | BundleError::Unpack {
+                    source: UnpackError::Digest { .. },
+                },
+            ) => StatusCode::BAD_REQUEST,
+            Self::Bundle(
+                BundleError::Write { .. }
+                | BundleError::Unpack {
+                    source: UnpackError::Write { .. },
+                },
+            )
+            | Self::Launch(LaunchFailure::Watch { .. } | LaunchFailure::Tell { .. }) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            // It is the one of that digest, so every pod would say the same of it.
+            Self::Bundle(BundleError::Unpack { .. } | BundleError::Platform(_)) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
         }
     }
 }
@@ -152,7 +212,7 @@ async fn receive(
     attendance: &Attendance,
     digest: Digest,
     body: Incoming,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(), PutError> {
     let code_dir = &instance.settings().code_dir;
     match bundle::receive(code_dir, digest, body, attendance.lost()).await {
         Ok(manifest) => Ok(instance.launch(attendance.claim(), &manifest).await?),
@@ -160,20 +220,6 @@ async fn receive(
             instance.pod(|pod, _| pod.bundle_failed());
             Err(error.into())
         }
-    }
-}
-
-fn bundle_status(error: &(dyn std::error::Error + 'static)) -> StatusCode {
-    match (
-        error.downcast_ref::<BundleError>(),
-        error.downcast_ref::<LaunchFailure>(),
-    ) {
-        (Some(BundleError::TooLarge), _) => StatusCode::PAYLOAD_TOO_LARGE,
-        (Some(BundleError::ClaimLost), _) | (_, Some(LaunchFailure::NotClaimed(_))) => {
-            StatusCode::CONFLICT
-        }
-        (Some(error), _) if !error.is_ours() => StatusCode::BAD_REQUEST,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -240,6 +286,12 @@ async fn call(instance: &Arc<Instance>, request: Request<Incoming>) -> Answer {
         return trouble(StatusCode::BAD_REQUEST, message);
     };
     let deadline = Instant::now() + timeout;
+    let response_bytes_max = headers
+        .remove(RESPONSE_BYTES_MAX)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map_or(RESPONSE_BYTES, |bytes: usize| {
+            bytes.min(CALL_BODY_BYTES_MAX)
+        });
     let claim = headers.remove(CLAIM);
     let claim = claim
         .as_ref()
@@ -269,10 +321,7 @@ async fn call(instance: &Arc<Instance>, request: Request<Incoming>) -> Answer {
     let body = match body {
         Ok(Ok(body)) => body,
         Ok(Err(refusal)) => return refusal,
-        Err(_) => {
-            let message = "the body did not come in time".to_owned();
-            return trouble(StatusCode::REQUEST_TIMEOUT, message);
-        }
+        Err(_) => return refused_call(CallFailure::TimedOut),
     };
     // Either way it is not coming any more.
     coming.entered = true;
@@ -289,7 +338,10 @@ async fn call(instance: &Arc<Instance>, request: Request<Incoming>) -> Answer {
         body,
     };
     let for_task = Arc::clone(instance);
-    let answered = instance.run_to_end(async move { for_task.call(request, deadline).await });
+    let answered = instance.run_to_end(async move {
+        let answer = for_task.call(request, deadline, response_bytes_max);
+        answer.await
+    });
     match answered.await {
         Ok(response) => {
             let mut answer = Response::new(Full::new(response.body).boxed());
@@ -311,7 +363,7 @@ async fn call(instance: &Arc<Instance>, request: Request<Incoming>) -> Answer {
 }
 
 fn milliseconds(value: &HeaderValue) -> Option<Duration> {
-    // A day: what is longer is a mistake, and could not be added to the time.
+    // A day: what is longer is a mistake.
     let ms: u64 = value.to_str().ok()?.parse().ok()?;
     (ms <= 86_400_000).then(|| Duration::from_millis(ms))
 }
@@ -320,6 +372,7 @@ fn refused_call(failure: CallFailure) -> Answer {
     let message = match failure {
         CallFailure::Busy => "the instance has a call or does not listen yet",
         CallFailure::Gone => "the instance is over",
+        CallFailure::TimedOut => "the body did not come in time",
         _ => "the pod is not claimed by that",
     };
     let trouble = Trouble {
@@ -464,31 +517,14 @@ async fn read<T: DeserializeOwned>(body: Incoming, bytes_max: usize) -> Result<T
 }
 
 /// All of the body, or what to answer instead.
-///
-/// In one piece from the start where its length is known: to join pieces takes twice the memory.
-async fn whole(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Answer> {
-    let too_large = || {
-        let message = format!("a body may have {bytes_max} bytes");
-        trouble(StatusCode::PAYLOAD_TOO_LARGE, message)
-    };
-    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    // Not a byte of what says it is too large needs to be read.
-    if announced > bytes_max {
-        return Err(too_large());
-    }
-    let mut whole = BytesMut::with_capacity(announced);
-    while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|error| trouble(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
-        let Ok(data) = frame.into_data() else {
-            continue; // Trailers: there are none.
+async fn whole(body: Incoming, bytes_max: usize) -> Result<Bytes, Answer> {
+    call::whole(body, bytes_max).await.map_err(|error| {
+        let status = match error {
+            BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::Exchange { .. } => StatusCode::BAD_REQUEST,
         };
-        if whole.len() + data.len() > bytes_max {
-            return Err(too_large());
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole.freeze())
+        trouble(status, with_sources(&error))
+    })
 }
 
 fn not_claimed(refusal: NotClaimed) -> Answer {

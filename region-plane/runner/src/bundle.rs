@@ -39,20 +39,6 @@ pub enum BundleError {
     Platform(#[from] PlatformMismatch),
 }
 
-impl BundleError {
-    /// Whether this pod is to blame: in another the same bundle may well start.
-    #[must_use]
-    pub fn is_ours(&self) -> bool {
-        match self {
-            Self::Write { .. } => true,
-            Self::Unpack { source } => {
-                matches!(source, UnpackError::Write { .. })
-            }
-            Self::ClaimLost | Self::TooLarge | Self::Receive { .. } | Self::Platform(_) => false,
-        }
-    }
-}
-
 /// Writes the body to disk, and unpacks it if it is the bundle of that digest.
 ///
 /// On an error nothing of it is in the bundle's place, and it may be tried again. No two at once: it

@@ -10,7 +10,7 @@ use region_plane_runtime::command::{bundle_environment, command_line};
 use region_plane_runtime::output::Output;
 use region_plane_runtime::readiness::{self, READY_LINK, Readiness};
 use region_plane_runtime::{
-    Breach, CallError, CallRequest, CallResponse, InitFailure, StartError, with_sources,
+    CallError, CallRequest, CallResponse, InitFailure, StartError, with_sources,
 };
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
@@ -271,16 +271,11 @@ impl Instance {
             .expect("tasks neither panic nor are aborted before the runtime")
     }
 
-    /// Waits for the call that is inside the function, for as long as settings have it.
+    /// Waits for the call that is inside the function.
     pub async fn drain(&self) {
         self.output.give_up();
         self.tasks.close();
-        if timeout(self.settings.grace, self.tasks.wait())
-            .await
-            .is_err()
-        {
-            warn!(grace = ?self.settings.grace, "a call is cut off");
-        }
+        self.tasks.wait().await;
     }
 
     /// Starts the bundle that lies unpacked in the code folder.
@@ -297,7 +292,7 @@ impl Instance {
             self.pod(|pod, _| pod.bundle_failed());
             LaunchFailure::Watch { source }
         })?;
-        let environment = self.pod(|pod, _| pod.launch(claim))?;
+        let launch = self.pod(|pod, _| pod.launch(claim))?;
 
         let folder = self.settings.code_dir.join(launch::BUNDLE);
         let line = command_line(manifest, &folder);
@@ -312,7 +307,7 @@ impl Instance {
         for name in ["HOME", "TMPDIR"] {
             env.insert(name.to_owned(), TEMPORARY.to_owned());
         }
-        env.extend(environment);
+        env.extend(launch.environment);
         let link = self.settings.socket_dir.join(READY_LINK);
         env.insert("FN_LISTENER".to_owned(), format!("unix:{}", link.display()));
         let program = Program {
@@ -334,7 +329,7 @@ impl Instance {
             self.pod(|pod, _| pod.fail(reason));
             return Err(failure);
         }
-        let limit = Some(self.settings.hot_start_timeout);
+        let limit = Some(launch.start_timeout);
         self.tasks
             .spawn(Arc::clone(self).bring_up(readiness, limit));
         Ok(())
@@ -350,11 +345,12 @@ impl Instance {
         &self,
         request: CallRequest,
         deadline: Instant,
+        response_bytes_max: usize,
     ) -> Result<CallResponse, (CallFailure, CallError)> {
         let connection = self.connection.get().expect("it is ready");
         self.output.begin_call(&request.call);
         let answer = connection
-            .call(request, deadline)
+            .call(request, deadline, response_bytes_max)
             .await
             .map_err(|error| (failure(&error), error));
         let end = match &answer {
@@ -375,7 +371,8 @@ impl Instance {
         readiness::watch(self.settings.socket_dir.clone())
     }
 
-    /// Moves the pod on once the function listens, or fails to within `limit`.
+    /// Moves the pod on once the function listens, or fails to within `limit`. A container's image may
+    /// have to be pulled, so there is none of it here: who claims the pod sets one.
     async fn bring_up(self: Arc<Self>, readiness: Readiness, limit: Option<Duration>) {
         let until_ready = readiness.until_ready(&self.exited);
         let ready = async {
@@ -392,8 +389,7 @@ impl Instance {
         };
         match ready {
             Ok(socket) => {
-                let bytes_max = self.settings.response_body_bytes_max;
-                let connection = Connection::new(socket, bytes_max, self.connections.clone());
+                let connection = Connection::new(socket, self.connections.clone());
                 let first = self.connection.set(connection).is_ok();
                 debug_assert!(first, "a pod's instance is brought up once");
                 self.pod(Pod::ready);
@@ -492,11 +488,7 @@ fn failure(error: &CallError) -> CallFailure {
         CallError::FunctionTimedOut => CallFailure::FunctionTimedOut,
         CallError::FunctionFailed => CallFailure::FunctionFailed,
         CallError::InvalidStatus { .. } => CallFailure::InvalidStatus,
-        // Nothing was sent, whatever the reason.
-        CallError::Broken {
-            source: Breach::Connect { .. },
-        }
-        | CallError::NotStarted { .. } => CallFailure::Gone,
+        CallError::NotStarted { .. } => CallFailure::Gone,
         CallError::Broken { .. } => CallFailure::Broken,
         CallError::BodyTooLarge => CallFailure::BodyTooLarge,
         CallError::HeadersTooLarge => CallFailure::HeadersTooLarge,

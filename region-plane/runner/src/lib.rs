@@ -12,13 +12,13 @@
 //! It believes whoever reaches its port: network policies have to keep all but the region's gateways
 //! from it. The function can reach it too, from its own pod, and so disturb nobody but itself.
 
-pub mod bundle;
-pub mod instance;
 pub mod launch;
-pub mod log;
-pub mod pod;
 pub mod protocol;
 pub mod server;
 pub mod settings;
 
 mod api;
+mod bundle;
+mod instance;
+mod log;
+mod pod;

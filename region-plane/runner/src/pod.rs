@@ -56,6 +56,8 @@ pub struct ToLaunch {
     pub digest: Digest,
     /// Of Fn contract 9.1.
     pub environment: BTreeMap<String, String>,
+    /// From its launch until it listens.
+    pub start_timeout: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,10 +129,21 @@ impl Refused {
             | Self::Busy => None,
             Self::NothingToLaunch | Self::LaunchesNothing => return None,
         };
+        let reason = match self {
+            Self::OtherPod { .. } => Some(ConflictReason::OtherPod),
+            Self::Superseded { .. } => Some(ConflictReason::Superseded),
+            Self::Held { .. }
+            | Self::Changed
+            | Self::Taken { .. }
+            | Self::Over { .. }
+            | Self::Busy
+            | Self::NothingToLaunch
+            | Self::LaunchesNothing => None,
+        };
         Some(Conflict {
             message: self.to_string(),
             claim,
-            reason: matches!(self, Self::OtherPod { .. }).then_some(ConflictReason::OtherPod),
+            reason,
         })
     }
 }
@@ -396,13 +409,13 @@ impl Pod {
         self.bundle_comes = false;
     }
 
-    /// The bundle is here: from now on the pod is its function's for good. Returns the environment to
-    /// start it with.
+    /// The bundle is here: from now on the pod is its function's for good. Returns what to start it
+    /// with.
     ///
     /// # Errors
     /// If the claim it was put under has been dropped since, or the container that would have become
     /// the function is gone; then nothing may be started.
-    pub fn launch(&mut self, claim: &str) -> Result<BTreeMap<String, String>, NotClaimed> {
+    pub fn launch(&mut self, claim: &str) -> Result<ToLaunch, NotClaimed> {
         self.bundle_comes = false;
         let is_over = self.phase.is_over();
         let held = self.held(claim)?;
@@ -411,12 +424,15 @@ impl Pod {
         }
         let tenant = held.holder.tenant.clone();
         let launch = held.to_launch.as_mut().ok_or(NotClaimed)?;
-        // Needed once only, and the largest thing here.
-        let environment = std::mem::take(&mut launch.environment);
+        let launch = ToLaunch {
+            // Needed once only, and the largest thing here.
+            environment: std::mem::take(&mut launch.environment),
+            ..*launch
+        };
         self.bundle = Some(launch.digest);
         self.tenant = Some(tenant);
         self.phase = Phase::Starting;
-        Ok(environment)
+        Ok(launch)
     }
 
     /// The instance listens.

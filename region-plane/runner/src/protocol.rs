@@ -7,13 +7,15 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/state` | 200 [`State`] |
-//! | `POST /v1/claim` [`Claim`] | 200 [`Claimed`]; 409 [`Conflict`]; 400 [`Trouble`] |
-//! | `PUT /v1/bundle/{digest}?claim=ID`, packed bundle | 204; 400 and 409 [`Trouble`]; 413 |
-//! | `GET /v1/ready?claim=ID&timeout_ms=N` | 200 [`State`]; 504 it takes too long; 502 it failed; 409 |
+//! | `POST /v1/claim` [`Claim`] | 200 [`Claimed`]; 409 [`Conflict`]; 400; 408 it does not come; 503 there are too many, or the runner is stopping |
+//! | `PUT /v1/bundle/{digest}?claim=ID`, packed bundle | 204; 422 no pod could run it; 400 it is another than the digest says; 409; 413; 500 this pod cannot |
+//! | `GET /v1/ready?claim=ID&timeout_ms=N` | 200 [`State`]; 504 it takes too long; 502 it failed; 409; 503 the runner is stopping |
 //! | `POST /v1/call`, headers and body of the call | 200 the function's answer; else [`CALL_ERROR`] |
 //! | `GET /v1/events?claim=ID` | 200, a stream of lines, each an [`Event`]; 409 |
 //! | `POST /v1/release` [`Release`] | 204, also if the claim is none any more |
 //! | `GET /healthz`, `GET /metrics` | 200 text |
+//!
+//! What no gateway sends is answered 400 or 413, a call too, and then without [`CALL_ERROR`].
 //!
 //! A claim is held as long as a request that names it is open; [`crate::settings::Settings::lease`]
 //! after the last one ended it is dropped, since its gateway has died. So a gateway opens
@@ -55,10 +57,18 @@ pub const CLAIM: HeaderName = HeaderName::from_static("tradewind-claim");
 /// request's head.
 pub const TIMEOUT_MS: HeaderName = HeaderName::from_static("tradewind-timeout-ms");
 
+/// Of a call: how many bytes the body of its answer may have. A gateway of an earlier version does not
+/// say.
+pub const RESPONSE_BYTES_MAX: HeaderName = HeaderName::from_static("tradewind-response-bytes-max");
+
+/// Of a bundle: what it was built for, as its manifest says, so that one for other machines is refused
+/// before it is sent.
+pub const PLATFORM: HeaderName = HeaderName::from_static("tradewind-platform");
+
 /// Of a call's answer that is none of the function's: the [`CallFailure`].
 pub const CALL_ERROR: HeaderName = HeaderName::from_static("tradewind-call-error");
 
-/// Bytes a call's body may have: it is held whole, and no gateway sends more.
+/// Bytes a call's body may have, and its answer's: both are held whole, and no gateway has larger ones.
 pub const CALL_BODY_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes a claim may have: more environment than a kernel takes.
@@ -113,6 +123,7 @@ impl Phase {
 /// function's exit status and `OOMKilled` are in the pod's status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// For people, as are the numbers below.
     pub kind: Kind,
     pub phase: Phase,
     /// Why it [failed](Phase::Failed) or is [gone](Phase::Gone).
@@ -172,6 +183,10 @@ pub struct Launch {
     /// The whole of Fn contract 9.1 but `FN_LISTENER`, which is the pod's: what
     /// [`region_plane_runtime::contract_environment`] returns.
     pub env: BTreeMap<String, String>,
+    /// Milliseconds it may take from here until it listens (Fn contract 9.2). A gateway of an earlier
+    /// version does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_timeout_ms: Option<u64>,
 }
 
 /// The pod is the gateway's now.
@@ -179,6 +194,7 @@ pub struct Launch {
 pub struct Claimed {
     /// Whether the bundle must be put before the instance can start.
     pub needs_bundle: bool,
+    /// For people; a gateway waits until it is ready anyway.
     pub phase: Phase,
 }
 
@@ -199,6 +215,8 @@ pub struct Conflict {
 pub enum ConflictReason {
     /// The claim is for another pod, so that nothing of this one says anything of that.
     OtherPod,
+    /// The claimant's gateway has been started again since, or so its number says.
+    Superseded,
     /// One that a later version knows.
     #[serde(other)]
     Unknown,

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -38,8 +39,9 @@ const WINDOW_BYTES: u32 = 256 << 10;
 /// gateway that vanished with its node closes nothing, and its claim would stay.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// From a connection until the head of its first request, and between two of HTTP/1.1.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+/// From a connection until the head of its first request, and between two of HTTP/1.1. A gateway asks as
+/// soon as it is connected, and whoever is silent keeps a place from one that would claim.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a gateway has to hear that the runner stops, and to close its connection. A request
 /// that crosses a GOAWAY fails in a way that does not tell whether the function saw it; until then
@@ -107,7 +109,7 @@ pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<()
         while connections.join_next().await.is_some() {}
     };
     if tokio::time::timeout(grace, ended).await.is_err() {
-        warn!(?grace, "requests cut off");
+        warn!(?grace, "what goes on is cut off");
     }
     connections.shutdown().await;
     info!("stopped");
@@ -138,8 +140,14 @@ async fn connection(stream: TcpStream, peer: SocketAddr, instance: Arc<Instance>
         debug!(%error, %peer, "no TCP_NODELAY");
     }
     let shutdown = instance.shutdown().clone();
-    let service =
-        hyper::service::service_fn(move |request| api::answer(Arc::clone(&instance), request));
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = {
+        let asked = Arc::clone(&asked);
+        hyper::service::service_fn(move |request| {
+            asked.store(true, Ordering::Relaxed);
+            api::answer(Arc::clone(&instance), request)
+        })
+    };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -155,6 +163,10 @@ async fn connection(stream: TcpStream, peer: SocketAddr, instance: Arc<Instance>
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_concurrent_streams(STREAMS_MAX);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // hyper's own timer starts once the protocol is known; a peer that says nothing, or half of an
+    // HTTP/2 preface, is caught by this one.
+    let mut first_head = pin!(tokio::time::sleep(HEAD_TIMEOUT));
+    let mut waiting = true;
     let mut closing = false;
     loop {
         tokio::select! {
@@ -167,6 +179,13 @@ async fn connection(stream: TcpStream, peer: SocketAddr, instance: Arc<Instance>
             () = until_closing(&shutdown), if !closing => {
                 closing = true;
                 serving.as_mut().graceful_shutdown();
+            }
+            () = first_head.as_mut(), if waiting => {
+                waiting = false;
+                if !asked.load(Ordering::Relaxed) {
+                    debug!(%peer, "no request in time");
+                    return;
+                }
             }
         }
     }

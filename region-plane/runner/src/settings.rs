@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use crate::protocol::{CALL_BODY_BYTES_MAX, Kind, LISTEN_PORT};
+use crate::protocol::{Kind, LISTEN_PORT};
 
 /// Every variable of ours.
 const PREFIX: &str = "TRADEWIND_RUNNER_";
@@ -30,8 +30,6 @@ TRADEWIND_POD_UID                           unset: metadata.uid; claims of other
 TRADEWIND_RUNNER_LISTEN                     [::]:8090 (0.0.0.0:8090 on a machine without IPv6)
 TRADEWIND_RUNNER_SOCKET_DIR                 /tmp/iofs: shared with the function, which listens there
 TRADEWIND_RUNNER_CODE_DIR                   /tradewind/code: shared with the function of a pool's pod
-TRADEWIND_RUNNER_RESPONSE_BODY_BYTES_MAX    6291456: longer answers fail their call
-TRADEWIND_RUNNER_HOT_START_TIMEOUT_MS       5000: from the launch of a bundle until it listens
 TRADEWIND_RUNNER_LEASE_MS                    5000: how long a claim outlives its gateway's last request
 TRADEWIND_RUNNER_GRACE_MS                   4000: how long a call may go on after SIGTERM
 TRADEWIND_RUNNER_LOG                        info: off, error, warn, info or debug";
@@ -44,10 +42,6 @@ pub struct Settings {
     pub listen: Listen,
     pub socket_dir: PathBuf,
     pub code_dir: PathBuf,
-    pub response_body_bytes_max: usize,
-    /// How long an instance may take to become ready (Fn contract 9.2). Only pool pods have a start
-    /// to count from; a container's image may have to be pulled, and who claims it sets a limit.
-    pub hot_start_timeout: Duration,
     /// How long a claim is held with no open request that names it.
     pub lease: Duration,
     /// How long a call may go on after SIGTERM. The default is a second less than the pod's grace.
@@ -77,9 +71,6 @@ impl Listen {
     }
 }
 
-/// An answer is held whole, as a call is: it may be as large as that.
-const RESPONSE_BODY_BYTES_MAX: usize = CALL_BODY_BYTES_MAX;
-
 /// Longer times are a mistake in the unit.
 const MILLISECONDS_MAX: u64 = 3_600_000;
 
@@ -102,13 +93,6 @@ impl Settings {
         });
         let socket_dir = given.read("SOCKET_DIR", directory);
         let code_dir = given.read("CODE_DIR", directory);
-        let response_body_bytes_max = given.read("RESPONSE_BODY_BYTES_MAX", |text| {
-            text.parse()
-                .ok()
-                .filter(|bytes| (1..=RESPONSE_BODY_BYTES_MAX).contains(bytes))
-                .ok_or_else(|| format!("must be 1 to {RESPONSE_BODY_BYTES_MAX}"))
-        });
-        let hot_start_timeout = given.read("HOT_START_TIMEOUT_MS", milliseconds);
         let lease = given.read("LEASE_MS", milliseconds);
         let grace = given.read("GRACE_MS", milliseconds);
         let log = given.read("LOG", |text| {
@@ -125,9 +109,6 @@ impl Settings {
             listen: listen.map_or(Listen::Everywhere, Listen::At),
             socket_dir: socket_dir.unwrap_or_else(|| "/tmp/iofs".into()),
             code_dir: code_dir.unwrap_or_else(|| CODE_DIR.into()),
-            // What Fn's system tests and Oracle's service use (Fn contract 6.4).
-            response_body_bytes_max: response_body_bytes_max.unwrap_or(6 << 20),
-            hot_start_timeout: hot_start_timeout.unwrap_or(Duration::from_secs(5)),
             // A gateway that restarts finds its pods again within the time a call may wait.
             lease: lease.unwrap_or(Duration::from_secs(5)),
             grace: grace.unwrap_or(Duration::from_secs(4)),
@@ -240,20 +221,11 @@ mod tests {
             ("TRADEWIND_RUNNER_LISTEN", "8090"),
             ("TRADEWIND_RUNNER_CODE_DIR", "code"),
             ("TRADEWIND_RUNNER_LEASE_MS", "0"),
-            ("TRADEWIND_RUNNER_RESPONSE_BODY_BYTES_MAX", "1G"),
             ("TRADEWIND_RUNNER_LOG", "loud"),
             ("TRADEWIND_RUNNER_LEASE", "15"),
         ])
         .unwrap_err();
-        let mentioned = [
-            "KIND",
-            "LISTEN",
-            "CODE_DIR",
-            "BODY_BYTES_MAX",
-            "LEASE_MS",
-            "LOG",
-            "LEASE:",
-        ];
+        let mentioned = ["KIND", "LISTEN", "CODE_DIR", "LEASE_MS", "LOG", "LEASE:"];
         assert_eq!(problems.len(), mentioned.len(), "{problems:?}");
         for (problem, name) in problems.iter().zip(mentioned) {
             assert!(problem.contains(name), "{name} in {problem}");

@@ -1,12 +1,14 @@
 //! One call of an instance, and what its answer means.
 
 mod connection;
+mod framing;
 
 use api_types::CallId;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 pub use connection::Connection;
+pub use framing::{BodyError, whole, without_framing};
 
 /// What the function gets.
 #[derive(Debug, Clone)]

@@ -19,6 +19,9 @@ const CALL_BYTES_MAX: usize = 1 << 20;
 /// Longer lines are logged in pieces: a line must fit in memory before it has an end.
 const LINE_BYTES_MAX: usize = 16 << 10;
 
+/// Bytes of a call's id that are kept: ids are 26 letters, and a frame says what the function likes.
+const CALL_ID_BYTES_MAX: usize = 128;
+
 /// One of the two that a process prints to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -125,7 +128,10 @@ impl Output {
                 .strip_prefix(FRAME_NAME)
                 .and_then(|rest| rest.strip_prefix('='));
             match frame {
-                Some(call) => framed = Some(CallId::new(call)),
+                Some(call) => {
+                    let kept = call.floor_char_boundary(CALL_ID_BYTES_MAX);
+                    framed = Some(CallId::new(&call[..kept]));
+                }
                 // Before a frame an FDK ends whatever line may be open.
                 None if line.is_empty() => {}
                 None => self.log(stream, framed.as_ref(), &line),
@@ -199,6 +205,27 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_frame_has_no_more_of_an_id_than_an_id_has() {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let output = Output::new({
+            let calls = Arc::clone(&calls);
+            move |printed| {
+                let call = printed.call.map(|call| call.as_str().to_owned());
+                calls
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(call);
+            }
+        });
+        let long = "x".repeat(CALL_ID_BYTES_MAX + 1);
+        let text = format!("{FRAME_NAME}=ONE\nfirst\n{FRAME_NAME}={long}\nsecond\n");
+        output.read(Stream::Stdout, text.as_bytes()).await;
+        let calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let want = [Some("ONE"), Some(&long[1..])];
+        assert_eq!(calls.iter().map(Option::as_deref).collect::<Vec<_>>(), want);
+    }
 
     #[tokio::test]
     async fn lines_end_at_their_end_or_at_the_bound() {

@@ -88,6 +88,7 @@ pub struct ProcessRuntime {
 pub struct ProcessInstance {
     process: Process,
     connection: Connection,
+    response_body_bytes_max: usize,
     output: Output,
 }
 
@@ -200,11 +201,8 @@ impl Runtime for ProcessRuntime {
         );
         match ready.await.unwrap_or(Err(StartError::TimedOut)) {
             Ok(socket) => Ok(ProcessInstance {
-                connection: Connection::new(
-                    socket,
-                    self.settings.response_body_bytes_max,
-                    self.tasks.clone(),
-                ),
+                connection: Connection::new(socket, self.tasks.clone()),
+                response_body_bytes_max: self.settings.response_body_bytes_max,
                 process,
                 output,
             }),
@@ -229,7 +227,9 @@ impl Instance for ProcessInstance {
         deadline: Instant,
     ) -> Result<CallResponse, CallError> {
         self.output.begin_call(&request.call);
-        self.connection.call(request, deadline).await
+        self.connection
+            .call(request, deadline, self.response_body_bytes_max)
+            .await
     }
 
     async fn stop(&self) {

@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 
 use api_bundle::{ManifestError, PlatformMismatch};
-use http::StatusCode;
 
 /// An instance did not come up. `Display` is what the caller is told (Fn contract 8); the source
 /// says what happened, for whoever owns the function.
@@ -25,24 +24,25 @@ pub enum StartError {
     NotRunnable(NotRunnable),
 }
 
-/// The one reason of [`NotRunnable::Cluster`] that speaks of the function's code.
-pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
+/// The reasons of [`NotRunnable::Cluster`] that speak of the function: no other region would do better
+/// by what it is told to run. One that is not known here may be of the cluster alone.
+const OF_THE_FUNCTION: [&str; 5] = [
+    "BundleInvalid",
+    "ContainerConfigInvalid",
+    "ImagePullFailed",
+    "InvalidName",
+    "InvalidSpec",
+];
 
 impl StartError {
     /// Whether it is the region's state that keeps it from running, and not its code.
     #[must_use]
     pub fn is_of_the_region(&self) -> bool {
         match self {
-            Self::NotRunnable(NotRunnable::Cluster { reason, .. }) => reason != IMAGE_PULL_FAILED,
+            Self::NotRunnable(NotRunnable::Cluster { reason, .. }) => {
+                !OF_THE_FUNCTION.contains(&reason.as_str())
+            }
             Self::NotRunnable(_) | Self::TimedOut | Self::Failed { .. } => false,
-        }
-    }
-
-    #[must_use]
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            Self::Failed { .. } | Self::NotRunnable(_) => StatusCode::BAD_GATEWAY,
         }
     }
 }
@@ -93,4 +93,32 @@ pub enum NotRunnable {
     Cluster { reason: String, message: String },
     #[error("the region is stopping")]
     Stopping,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_function_is_not_of_the_region() {
+        for (reason, of_the_region) in [
+            ("PodUnschedulable", true),
+            ("QuotaExceeded", true),
+            ("NoPod", true),
+            ("BundleRefused", true),
+            ("OfALaterVersion", true),
+            ("BundleInvalid", false),
+            ("ContainerConfigInvalid", false),
+            ("ImagePullFailed", false),
+            ("InvalidName", false),
+            ("InvalidSpec", false),
+        ] {
+            let error = StartError::NotRunnable(NotRunnable::Cluster {
+                reason: reason.to_owned(),
+                message: String::new(),
+            });
+            assert_eq!(error.is_of_the_region(), of_the_region, "{reason}");
+        }
+        assert!(!StartError::TimedOut.is_of_the_region());
+    }
 }

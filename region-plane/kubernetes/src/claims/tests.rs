@@ -297,6 +297,28 @@ fn what_a_runner_says_that_it_holds_is_remembered() {
 }
 
 #[test]
+fn a_pod_that_was_claimed_is_a_functions_only_once_its_bundle_is_there() {
+    for (loaded, other, same) in [
+        (false, vec![(2, "a")], vec![]),
+        (true, vec![], vec![(3, "a")]),
+    ] {
+        let mut claims = with(vec![pool_pod("a", 128, None)]);
+        claims.started(StartId(1), bundle("f", 1, 128));
+        claims.claimed(StartId(1));
+        if loaded {
+            claims.loaded(StartId(1));
+        }
+        claims.refused(NOW, StartId(1), Refusal::Unavailable);
+        claims.ended(StartId(1), Fate::Reusable);
+        claims.tick(NOW + REST_MAX);
+        let of_other = claims.started(StartId(2), bundle("g", 1, 128));
+        assert_eq!(offered(&of_other), other, "{loaded}");
+        let of_same = claims.started(StartId(3), bundle("f", 1, 128));
+        assert_eq!(offered(&of_same), same, "{loaded}");
+    }
+}
+
+#[test]
 fn a_pod_that_is_over_is_told_as_finished() {
     let mut claims = with(vec![image_pod("a", "f", 1)]);
     claims.started(StartId(1), image("f", 1));
@@ -346,7 +368,12 @@ fn a_lost_pod_is_told_to_whoever_had_it_and_is_not_told_twice() {
             if held {
                 claims.claimed(start);
             }
-            assert_eq!(event(&mut claims).bereft, [(start, loss.clone())], "{case}");
+            let bereft = Bereft {
+                start,
+                pod: "a".to_owned(),
+                loss: loss.clone(),
+            };
+            assert_eq!(event(&mut claims).bereft, [bereft], "{case}");
             assert_eq!(event(&mut claims).bereft, [], "{case}");
             assert_eq!(claims.demand().0, [], "{case}: nothing is wanted of it");
         }
@@ -469,7 +496,23 @@ fn only_starts_the_operator_knew_of_are_hopeless() {
         claims.started(StartId(start), image(function, 1));
     }
     // The first has a pod.
-    assert_eq!(claims.waiting_for("f", StartId(3)), [StartId(2)]);
+    assert_eq!(claims.waiting_for("f", None, StartId(3)), [StartId(2)]);
+}
+
+#[test]
+fn a_start_of_mended_settings_is_not_hopeless_for_those_before() {
+    let mut claims = with(Vec::new());
+    for settings in [1, 2] {
+        claims.started(StartId(settings), image("f", settings));
+    }
+    for (settings, want) in [
+        (Some("1"), vec![StartId(1)]),
+        (Some("2"), vec![StartId(2)]),
+        (None, vec![StartId(1), StartId(2)]),
+    ] {
+        let hopeless = claims.waiting_for("f", settings, StartId(9));
+        assert_eq!(hopeless, want, "{settings:?}");
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -484,6 +527,7 @@ enum Step {
     List(Vec<u8>),
     Start(u8),
     Claimed(usize),
+    Loaded(usize),
     Refused(usize, u8),
     Ended(usize, bool),
     Tick(u16),
@@ -497,6 +541,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::collection::vec(0..8_u8, 0..8).prop_map(Step::List),
         4 => (0..6_u8).prop_map(Step::Start),
         2 => any::<usize>().prop_map(Step::Claimed),
+        2 => any::<usize>().prop_map(Step::Loaded),
         2 => (any::<usize>(), 0..8_u8).prop_map(|(s, p)| Step::Refused(s, p)),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(s, f)| Step::Ended(s, f)),
         1 => (0..2000_u16).prop_map(Step::Tick),
@@ -556,9 +601,9 @@ impl Shell {
 
     fn hear(&mut self, effects: Effects) {
         // Whoever lost a pod is told before another gets it.
-        for (start, _) in effects.bereft {
+        for Bereft { start, pod, .. } in effects.bereft {
             let had = self.live.get_mut(&start).unwrap().take();
-            assert!(had.is_some(), "only those who have pods lose them");
+            assert_eq!(had, Some(pod), "only those who have pods lose them");
             self.bereft.insert(start);
         }
         for offer in effects.offers {
@@ -649,6 +694,12 @@ proptest! {
                 Step::Claimed(number) => {
                     if let Some(id) = shell.pick(number) {
                         claims.claimed(id);
+                    }
+                    Effects::default()
+                }
+                Step::Loaded(number) => {
+                    if let Some(id) = shell.pick(number) {
+                        claims.loaded(id);
                     }
                     Effects::default()
                 }

@@ -1,7 +1,7 @@
 //! What a gateway leaves behind is found by the next.
 
 use region_plane_runtime::{CallError, CallResponse, Instance as _, Runtime as _};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::cluster::{A_WHILE, Bundle, Cluster, image_spec};
 use crate::{call, soon, text};
@@ -65,10 +65,10 @@ async fn a_gateway_that_is_replaced_hands_its_pods_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_started_again_has_its_pods_from_one_that_is_only_slow() {
     let cluster = Cluster::start().await;
-    let _pods = (
+    let pods = [
         cluster.pool_pod("a", 128).await,
         cluster.image_pod("b", "fn-g", 1).await,
-    );
+    ];
     let bundle = Bundle::new();
     let spec = |function: &str| match function {
         "F" => bundle.spec("F", 1),
@@ -76,24 +76,21 @@ async fn a_gateway_started_again_has_its_pods_from_one_that_is_only_slow() {
     };
     let before = cluster.driver();
     let after = cluster.driver_with(|settings| settings.gateway.boot += 1);
-    for function in ["F", "G"] {
+    for (function, pod) in ["F", "G"].into_iter().zip(&pods) {
         let old = soon("a start", before.start(spec(function))).await.unwrap();
         let process = |answer: CallResponse| String::from_utf8(answer.body.to_vec()).unwrap();
         let pid = text(&old, "pid").await;
         // Begun before the other gateway is there; it is answered, and nothing comes between.
-        let slow = async {
-            let answer = call(&old, "sleep-ms 600").await.map(process);
-            (answer, Instant::now())
-        };
+        let slow = async { call(&old, "sleep-ms 600").await.map(process) };
         let taking = async {
-            tokio::time::sleep(A_WHILE / 2).await;
+            while !pod.calls().await.0 {}
             let new = soon("a start", after.start(spec(function))).await.unwrap();
-            (new, Instant::now())
+            assert_eq!(pod.calls().await, (false, 2), "one call at a time");
+            new
         };
-        let ((answer, answered), (new, taken)) = tokio::join!(slow, taking);
+        let (answer, new) = tokio::join!(slow, taking);
         assert_eq!(answer.unwrap(), "slept");
         assert_eq!(text(&new, "pid").await, pid, "it is the same process");
-        assert!(taken + A_WHILE / 10 > answered, "one call at a time");
 
         soon("the end of what was", old.exited()).await;
         let late = call(&old, "").await;

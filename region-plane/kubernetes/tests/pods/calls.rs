@@ -121,6 +121,62 @@ async fn a_pod_that_is_deleted_answers_its_call_and_takes_no_more() {
     assert_eq!(answer, "slept");
 }
 
+/// Longer than a silent runner is waited for, which one that is stopping is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_deleted_answers_its_call_however_long_its_grace_is() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    let pod = cluster.image_pod("a", "fn-f", 1).await;
+    let instance = soon("a start", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap();
+    let deleting = async {
+        while !pod.calls().await.0 {}
+        cluster.delete("a").await;
+        pod.terminate_runner();
+        soon("the end", instance.exited()).await;
+    };
+    let (answer, ()) = tokio::join!(call(&instance, "sleep-ms 13000"), deleting);
+    assert_eq!(answer.unwrap().body, "slept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_in_a_stopping_pod_whose_node_is_gone_is_not_waited_for() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver();
+    let pod = cluster.image_pod("a", "fn-f", 1).await;
+    let instance = soon("a start", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap();
+    let vanishing = async {
+        while !pod.calls().await.0 {}
+        pod.terminate_runner();
+        soon("the end", instance.exited()).await;
+        pod.freeze_runner();
+    };
+    let deadline = Instant::now() + 4 * LONG;
+    let calling = soon("an end", instance.call(request("hang"), deadline));
+    let (answer, ()) = tokio::join!(calling, vanishing);
+    assert!(
+        matches!(answer, Err(CallError::Broken { .. })),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_takes_longer_answers_gets_them() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver_with(|settings| settings.response_body_bytes_max = 8_000_000);
+    let _pod = cluster.image_pod("a", "fn-f", 1).await;
+    let instance = soon("a start", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap();
+    let answer = call(&instance, "answer-bytes 8000000").await.unwrap();
+    assert_eq!(answer.body.len(), 8_000_000);
+    let error = call(&instance, "answer-bytes 8000001").await.unwrap_err();
+    assert!(matches!(error, CallError::BodyTooLarge), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_is_taken_away_under_load_fails_no_call_it_began() {
     let cluster = Cluster::start().await;

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use region_plane_kubernetes::{Identity, KubernetesRuntime, KubernetesSettings};
+use region_plane_runner::protocol::State;
 use region_plane_runtime::{Code, InstanceSpec, PACKED};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -36,6 +37,7 @@ pub struct Cluster {
 /// The processes of a pod. Dropped, they are killed.
 pub struct Pod {
     address: Ipv4Addr,
+    runner_port: u16,
     runner: Process,
     function: Process,
     _files: TempDir,
@@ -72,8 +74,25 @@ impl Pod {
 
     /// As the kubelet does when the pod is deleted.
     pub fn terminate_runner(&self) {
+        self.signal_runner(Signal::TERM);
+    }
+
+    /// As if its node were gone: nothing is closed, and nothing is answered any more.
+    pub fn freeze_runner(&self) {
+        self.signal_runner(Signal::STOP);
+    }
+
+    fn signal_runner(&self, signal: Signal) {
         let pid = Pid::from_raw(self.runner.0.id().try_into().unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Whether a call is inside the function, and how many have been.
+    pub async fn calls(&self) -> (bool, u64) {
+        let url = format!("http://{}:{}/v1/state", self.address, self.runner_port);
+        let state = reqwest::get(url).await.unwrap().bytes().await.unwrap();
+        let state: State = serde_json::from_slice(&state).unwrap();
+        (state.running, state.calls)
     }
 }
 
@@ -204,11 +223,9 @@ impl Cluster {
             )
             .env("TRADEWIND_RUNNER_SOCKET_DIR", &sockets)
             .env("TRADEWIND_RUNNER_CODE_DIR", files.path().join("code"))
-            .env(
-                "TRADEWIND_RUNNER_HOT_START_TIMEOUT_MS",
-                LONG.as_millis().to_string(),
-            )
             .env("TRADEWIND_RUNNER_LEASE_MS", "1500")
+            // As of an operator that gives pods a long grace.
+            .env("TRADEWIND_RUNNER_GRACE_MS", LONG.as_millis().to_string())
             .stdin(Stdio::null());
         let function = container(files.path(), &mut runner)
             .env(
@@ -222,6 +239,7 @@ impl Cluster {
         let runner = Process(runner.spawn().unwrap());
         Pod {
             address,
+            runner_port: self.runner_port,
             runner,
             function,
             _files: files,
@@ -287,13 +305,17 @@ impl Bundle {
     }
 
     pub fn with_entrypoint(entrypoint: &[&str]) -> Self {
+        Self::built_for(&Platform::here().0, entrypoint)
+    }
+
+    pub fn built_for(platform: &str, entrypoint: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let manifest = Manifest {
             schema: 1,
             name: "cart".to_owned(),
             version: "1".to_owned(),
             runtime: "executable".to_owned(),
-            platform: Platform::here().0,
+            platform: platform.to_owned(),
             entrypoint: entrypoint.iter().map(|word| (*word).to_owned()).collect(),
             cmd: Vec::new(),
         };
@@ -309,6 +331,11 @@ impl Bundle {
             folder: folder.path().to_owned(),
         };
         Self { folder, code }
+    }
+
+    /// A shell's command that becomes the function after so many seconds.
+    pub fn after_a_sleep(secs: u32) -> String {
+        format!("sleep {secs} && exec {}", fake_function().display())
     }
 
     /// The region's copy is not what its digest says.

@@ -56,8 +56,12 @@ async fn lines_are_logged_with_the_call_that_printed_them_up_to_the_last() {
     soon("a stop", instance.stop()).await;
     let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
     for id in ["FIRST", "SECOND"] {
-        for line in [format!("from-{id}"), format!("from-{id} too")] {
-            let want = format!(r#"app="shop" function="cart" call="{id}" line="{line}""#);
+        for (stream, line) in [
+            ("Stdout", format!("from-{id}")),
+            ("Stderr", format!("from-{id} too")),
+        ] {
+            let want =
+                format!(r#"app="shop" function="cart" call="{id}" stream={stream} line="{line}""#);
             let count = text.lines().filter(|line| line.ends_with(&want)).count();
             assert_eq!(count, 1, "{want} in {text}");
         }

@@ -1,6 +1,6 @@
 //! From a start to an instance.
 
-use region_plane_resources::demand::Code;
+use region_plane_resources::demand::{Code, Sizing};
 use region_plane_runtime::{Instance as _, NotRunnable, Runtime as _, StartError};
 use tokio::time::timeout;
 
@@ -205,19 +205,91 @@ async fn an_image_that_exits_fails_its_start_as_soon_as_the_cluster_knows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bundle_that_is_not_what_it_should_be_is_refused() {
+async fn a_bundle_that_is_refused_costs_no_pod() {
+    let cluster = Cluster::start().await;
+    let operator = Operator::start().await;
+    let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
+    let _pod = cluster.pool_pod("a", 128).await;
+    let spoilt = Bundle::new();
+    spoilt.spoil();
+    let foreign = Bundle::built_for("plan9/mips", &["/function/data"]);
+    for (bundle, want, of_the_region) in [
+        (&spoilt, "BundleRefused", true),
+        (&foreign, "BundleInvalid", false),
+    ] {
+        let failed = soon("a start", driver.start(bundle.spec("F", 1)))
+            .await
+            .unwrap_err();
+        assert_eq!(failed.is_of_the_region(), of_the_region);
+        let StartError::NotRunnable(NotRunnable::Cluster { reason, .. }) = &failed else {
+            panic!("{failed:?}");
+        };
+        assert_eq!(reason, want);
+    }
+    let instance = soon("a start", driver.start(Bundle::new().spec("G", 1)))
+        .await
+        .unwrap();
+    assert_eq!(text(&instance, "").await, "ping");
+    let told = operator
+        .told("the claim", |demand| {
+            demand.claims.iter().any(|claim| claim.function == "fn-g")
+        })
+        .await;
+    assert_eq!(told.finished, [""; 0]);
+    assert!(told.failures[0].message.contains("plan9/mips"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_may_take_as_long_to_listen_as_the_gateway_says() {
     let cluster = Cluster::start().await;
     let driver = cluster.driver();
     let _pod = cluster.pool_pod("a", 128).await;
-    let bundle = Bundle::new();
-    bundle.spoil();
-    let failed = soon("a start", driver.start(bundle.spec("F", 1)))
+    // Longer than a runner waits that is not told.
+    let bundle = Bundle::with_entrypoint(&["/bin/sh", "-c", &Bundle::after_a_sleep(6)]);
+    let instance = soon("a start", driver.start(bundle.spec("F", 1)))
+        .await
+        .unwrap();
+    assert_eq!(text(&instance, "").await, "ping");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_gets_no_pod_has_no_place() {
+    let cluster = Cluster::start().await;
+    let driver = cluster.driver_with(|settings| settings.pod_start_timeout = A_WHILE);
+    let failed = soon("a failure", driver.start(image_spec("F", 1)))
         .await
         .unwrap_err();
-    let StartError::NotRunnable(NotRunnable::Cluster { reason, .. }) = &failed else {
-        panic!("{failed:?}");
-    };
-    assert_eq!(reason, "BundleRefused");
+    assert!(failed.is_of_the_region(), "{failed:?}");
+    assert!(failed.to_string().starts_with("no pod came"), "{failed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_knowing_the_pods_a_gateway_says_so() {
+    let cluster = Cluster::start().await;
+    cluster.api.begin_outage();
+    let driver = cluster.driver();
+    let failed = soon("a failure", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap_err();
+    assert!(failed.is_of_the_region(), "{failed:?}");
+    assert!(!driver.handle().knows_pods());
+    cluster.api.end_outage();
+    soon("the pods", driver.handle().pods_known()).await;
+    assert!(driver.handle().knows_pods());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_is_not_heard_leaves_no_sizing() {
+    let cluster = Cluster::start().await;
+    let operator = Operator::start().await;
+    operator.report(1, &[], 5);
+    let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
+    let mut sizing = driver.handle().sizing();
+    let known = sizing.wait_for(|sizing| sizing.nodes == 5);
+    soon("a sizing", known).await.unwrap();
+    operator.set_reply(None);
+    let forgotten = sizing.wait_for(|sizing| *sizing == Sizing::default());
+    soon("its end", forgotten).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,6 +306,13 @@ async fn a_problem_fails_the_starts_that_wait_and_nothing_else() {
         .await
         .unwrap_err();
     assert_eq!(failed.to_string(), "manifest unknown");
+    assert!(!failed.is_of_the_region());
+    // One whose pod was there and whose function did not come up says so as a start does.
+    operator.report(1, &[("fn-f", "OutOfMemory", "it needs more")], 1);
+    let failed = soon("a failure", driver.start(image_spec("F", 1)))
+        .await
+        .unwrap_err();
+    assert!(matches!(failed, StartError::Failed { .. }), "{failed:?}");
     let mut other = Box::pin(driver.start(image_spec("G", 1)));
     assert!(timeout(A_WHILE, &mut other).await.is_err());
     assert_eq!(text(&serving, "").await, "ping");

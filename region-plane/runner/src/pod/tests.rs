@@ -34,6 +34,7 @@ fn bundle(number: u8) -> ToLaunch {
     ToLaunch {
         digest: Digest([number; 32]),
         environment: BTreeMap::from([("FN_TYPE".to_owned(), "sync".to_owned())]),
+        start_timeout: secs(5),
     }
 }
 
@@ -57,7 +58,7 @@ fn a_pool_pod_is_launched_once_and_found_hot_by_the_next() {
     assert_eq!((claimed.needs_bundle, claimed.phase), (true, Phase::Empty));
     let digest = bundle(7).digest;
     assert_eq!(pod.put_bundle("1", &digest), Ok(Bundle::Wanted));
-    assert_eq!(pod.launch("1"), Ok(bundle(7).environment));
+    assert_eq!(pod.launch("1"), Ok(bundle(7)));
     assert_eq!(pod.put_bundle("1", &digest), Ok(Bundle::Here));
     pod.ready(secs(1));
     pod.release("1");
@@ -341,10 +342,9 @@ fn an_earlier_boot_gets_nothing_back_however_it_asks() {
     }
     pod.release("second");
     let refused = pod.claim(None, &boot("first", 1), Some(bundle(7)), secs(3));
-    assert!(
-        matches!(refused, Err(Refused::Superseded { .. })),
-        "it is dead though the pod is free"
-    );
+    let refused = refused.expect_err("it is dead though the pod is free");
+    let told = refused.conflict().unwrap().reason;
+    assert_eq!(told, Some(ConflictReason::Superseded));
 }
 
 #[test]

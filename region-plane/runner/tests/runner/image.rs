@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use region_plane_runner::protocol::CALL_BODY_BYTES_MAX;
+use region_plane_runner::protocol::{CALL_BODY_BYTES_MAX, RESPONSE_BYTES_MAX};
 
 use super::*;
 
@@ -73,12 +73,15 @@ async fn an_image_is_starting_until_its_function_listens() {
         (StatusCode::OK, "ping".to_owned())
     );
 
-    let headers = runner.call("1", "headers").await.text();
+    let asked = runner
+        .call_request("1", "headers", 30_000)
+        .header(RESPONSE_BYTES_MAX, 10_000)
+        .body(Full::from("ping"));
+    let headers = runner.ask(asked.unwrap()).await.text();
     for (line, there) in [
         ("fn-call-id: \"CALL\"", true),
         ("host: \"localhost\"", true),
-        ("tradewind-claim", false),
-        ("tradewind-timeout-ms", false),
+        ("tradewind-", false),
     ] {
         assert_eq!(headers.contains(line), there, "{line} in\n{headers}");
     }
@@ -126,9 +129,12 @@ async fn failures_of_calls_are_told_apart_and_some_end_the_instance() {
         ("hang", 200, 504, "timed_out", true),
         ("crash", 30_000, 502, "broken", true),
     ] {
-        let settings = [("TRADEWIND_RUNNER_RESPONSE_BODY_BYTES_MAX", "1000")];
-        let (runner, _function) = with_fake(&settings).await;
-        let answer = runner.call_within("1", behave, timeout_ms).await;
+        let (runner, _function) = with_fake(&[]).await;
+        let request = runner
+            .call_request("1", behave, timeout_ms)
+            .header(RESPONSE_BYTES_MAX, 1000);
+        let request = request.body(Full::from("ping")).unwrap();
+        let answer = runner.ask(request).await;
         assert_eq!(answer.status.as_u16(), status, "{behave}");
         assert_eq!(answer.call_error(), Some(failure), "{behave}");
         let next = runner.call("1", "").await;
@@ -269,6 +275,52 @@ async fn bodies_of_requests_are_bounded() {
         .await;
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(runner.call("1", "").await.text(), "ping", "it is not stuck");
+}
+
+#[tokio::test]
+async fn the_gateway_says_how_long_an_answer_may_be_within_what_a_runner_holds() {
+    let (runner, _function) = with_fake(&[]).await;
+    let seven = "answer-bytes 7000000";
+    let request = runner
+        .call_request("1", seven, 30_000)
+        .header(RESPONSE_BYTES_MAX, usize::MAX);
+    let answer = runner.ask(request.body(Full::from("ping")).unwrap()).await;
+    assert_eq!(
+        (answer.status, answer.body.len()),
+        (StatusCode::OK, 7_000_000)
+    );
+    // One that does not say it, of an earlier version, has 6 MiB.
+    let answer = runner.call("1", seven).await;
+    assert_eq!(answer.call_error(), Some("body_too_large"));
+}
+
+#[tokio::test]
+async fn a_call_whose_body_comes_too_late_has_timed_out() {
+    let (runner, _function) = with_fake(&[]).await;
+    let answer = runner.raw(&format!(
+        "POST {CALL_PATH} HTTP/1.1\r\nHost: r\r\nTradewind-Claim: 1\r\nTradewind-Timeout-Ms: 100\r\n\
+         Content-Length: 4\r\n\r\npi"
+    ));
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert!(
+        answer.contains("tradewind-call-error: timed_out"),
+        "{answer}"
+    );
+    assert_eq!(
+        runner.call("1", "").await.text(),
+        "ping",
+        "nothing came of it"
+    );
+}
+
+#[tokio::test]
+async fn peers_that_say_nothing_do_not_keep_the_port_for_good() {
+    let runner = Runner::start("image", &[]);
+    let silent = ["", "PRI * HTTP/2.0\r\n"];
+    let _silent: Vec<_> = (0..64)
+        .map(|number| runner.begin(silent[number % 2]))
+        .collect();
+    runner.claim(&claim("1", "fn-a", None)).await;
 }
 
 #[tokio::test]

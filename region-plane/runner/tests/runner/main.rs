@@ -111,8 +111,6 @@ impl Runner {
             .env("TRADEWIND_RUNNER_LISTEN", "127.0.0.1:0")
             .env("TRADEWIND_RUNNER_SOCKET_DIR", folders.path().join("s"))
             .env("TRADEWIND_RUNNER_CODE_DIR", folders.path().join("c"))
-            // The machine may be busy with other tests.
-            .env("TRADEWIND_RUNNER_HOT_START_TIMEOUT_MS", "30000")
             .envs(settings.iter().copied())
             .stderr(Stdio::piped());
         let mut process = Process::start(&mut command);
@@ -245,15 +243,17 @@ impl Runner {
         assert_eq!(answer.json::<State>().phase, Phase::Ready);
     }
 
-    async fn call_within(&self, claim: &str, behave: &str, timeout_ms: u64) -> Answer {
-        let request = self
-            .request("POST", CALL_PATH)
+    fn call_request(&self, claim: &str, behave: &str, timeout_ms: u64) -> http::request::Builder {
+        self.request("POST", CALL_PATH)
             .header(CLAIM, claim)
             .header(TIMEOUT_MS, timeout_ms)
             .header("fn-call-id", "CALL")
             .header("behave", behave)
-            .body(Full::from("ping"));
-        self.ask(request.unwrap()).await
+    }
+
+    async fn call_within(&self, claim: &str, behave: &str, timeout_ms: u64) -> Answer {
+        let request = self.call_request(claim, behave, timeout_ms);
+        self.ask(request.body(Full::from("ping")).unwrap()).await
     }
 
     async fn call(&self, claim: &str, behave: &str) -> Answer {

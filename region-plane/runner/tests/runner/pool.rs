@@ -16,6 +16,10 @@ struct Code {
 
 impl Code {
     fn of(program: &Path, entrypoint: &[&str]) -> Self {
+        Self::built_for(&Platform::here().0, program, entrypoint)
+    }
+
+    fn built_for(platform: &str, program: &Path, entrypoint: &[&str]) -> Self {
         let mut tree = Tree::default();
         tree.add_file("function/program", program, true).unwrap();
         let manifest = Manifest {
@@ -23,7 +27,7 @@ impl Code {
             name: "f".to_owned(),
             version: "1".to_owned(),
             runtime: "executable".to_owned(),
-            platform: Platform::here().to_string(),
+            platform: platform.to_owned(),
             entrypoint: entrypoint.iter().map(ToString::to_string).collect(),
             cmd: Vec::new(),
         };
@@ -44,6 +48,8 @@ impl Code {
         Some(Launch {
             digest: self.digest.to_string(),
             env,
+            // The machine may be busy with other tests.
+            start_timeout_ms: Some(30_000),
         })
     }
 }
@@ -141,6 +147,35 @@ async fn a_bundle_that_is_not_the_one_is_refused_and_may_come_again() {
     let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["bundle", "launch.json", "stderr", "stdout"]);
+}
+
+#[tokio::test]
+async fn a_bundle_that_no_pod_could_run_is_refused_and_leaves_the_pod_as_it_was() {
+    let runner = Runner::start("pool", &[]);
+    let _launcher = runner.launcher();
+    let foreign = Code::built_for("plan9/mips", &hello_rust(), &["/function/program"]);
+    runner.claim(&claim("1", "fn-a", foreign.launch(&[]))).await;
+    let put = runner.put("1", &foreign.digest, &foreign.packed).await;
+    assert_eq!(put.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(
+        put.message().contains("built for plan9/mips"),
+        "{}",
+        put.message()
+    );
+    // One whose gateway says so beforehand is not read.
+    let path = bundle_path(&foreign.digest);
+    let answer = runner.raw(&format!(
+        "PUT {path}?claim=1 HTTP/1.1\r\nHost: r\r\nTradewind-Platform: plan9/mips\r\n\
+         Content-Length: 1000\r\n\r\n"
+    ));
+    assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
+    assert!(answer.contains("built for plan9/mips"), "{answer}");
+    runner.release("1").await;
+
+    runner.claim(&claim("2", "fn-b", fake().launch(&[]))).await;
+    let put = runner.put("2", &fake().digest, &fake().packed).await;
+    assert_eq!(put.status, StatusCode::NO_CONTENT, "{}", put.text());
+    runner.ready("2").await;
 }
 
 #[tokio::test]
@@ -295,10 +330,13 @@ async fn an_idle_function_that_exits_is_noticed() {
 
 #[tokio::test]
 async fn a_function_that_never_listens_times_out() {
-    let settings = [("TRADEWIND_RUNNER_HOT_START_TIMEOUT_MS", "300")];
-    let runner = Runner::start("pool", &settings);
+    let runner = Runner::start("pool", &[]);
     let _launcher = runner.launcher();
-    runner.running_fake(&[("BEHAVIOUR", "never-ready")]).await;
+    let mut launch = fake().launch(&[("BEHAVIOUR", "never-ready")]).unwrap();
+    launch.start_timeout_ms = Some(300);
+    runner.claim(&claim("1", "fn-a", Some(launch))).await;
+    let put = runner.put("1", &fake().digest, &fake().packed).await;
+    assert_eq!(put.status, StatusCode::NO_CONTENT, "{}", put.text());
     let answer = runner.ready_within("1", 30_000).await;
     assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(runner.state().await.phase, Phase::Failed);

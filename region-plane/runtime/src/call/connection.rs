@@ -5,14 +5,11 @@ use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Incoming};
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -20,35 +17,18 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::framing::{self, BodyError, without_framing};
 use super::{Breach, CallError, CallRequest, CallResponse};
 
 /// Fn's own value: some FDKs take an idle connection away, and a request sent at that moment would
 /// kill a healthy instance.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// Of one connection only, or set anew by whoever writes the message.
-const FRAMING: [HeaderName; 10] = [
-    CONNECTION,
-    PROXY_CONNECTION,
-    KEEP_ALIVE,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    CONTENT_LENGTH,
-];
-
 /// Reaches one instance by at most one connection, opened when there is a call to send and closed
 /// when there has been none for a second.
 #[derive(Debug)]
 pub struct Connection {
     socket: PathBuf,
-    response_body_bytes_max: usize,
     tasks: TaskTracker,
     held: Mutex<Held>,
 }
@@ -71,16 +51,15 @@ struct Open {
 impl Connection {
     /// `tasks` owns the tasks that drive the connection.
     #[must_use]
-    pub fn new(socket: PathBuf, response_body_bytes_max: usize, tasks: TaskTracker) -> Self {
+    pub fn new(socket: PathBuf, tasks: TaskTracker) -> Self {
         Self {
             socket,
-            response_body_bytes_max,
             tasks,
             held: Mutex::new(Held::Nothing),
         }
     }
 
-    /// Gives the function a call and waits for its answer until `deadline`.
+    /// Gives the function a call and waits for its answer, of so many bytes at most, until `deadline`.
     ///
     /// Not cancel safe, as [`crate::Instance::call`].
     ///
@@ -90,6 +69,7 @@ impl Connection {
         &self,
         request: CallRequest,
         deadline: Instant,
+        body_bytes_max: usize,
     ) -> Result<CallResponse, CallError> {
         let open = match std::mem::replace(&mut *self.held(), Held::Taken) {
             Held::Nothing => None,
@@ -100,7 +80,7 @@ impl Connection {
                 });
             }
         };
-        let exchange = self.exchange(open, compose(request));
+        let exchange = self.exchange(open, compose(request), body_bytes_max);
         let (answer, open) = timeout_at(deadline, exchange)
             .await
             .unwrap_or((Err(CallError::TimedOut), None));
@@ -123,6 +103,7 @@ impl Connection {
         &self,
         open: Option<Open>,
         request: Request<Full<Bytes>>,
+        body_bytes_max: usize,
     ) -> (Result<CallResponse, CallError>, Option<Open>) {
         let (mut open, response) = match self.send(open, request).await {
             Ok(sent) => sent,
@@ -136,7 +117,8 @@ impl Connection {
         };
         let (parts, body) = response.into_parts();
         // The body of a failure is thrown away, but has to be read for the connection to go on.
-        let body = match self.collect(body).await {
+        let body = framing::whole(body, body_bytes_max).await;
+        let body = match body.map_err(unread) {
             Ok(body) => body,
             Err(_) if outcome.is_err() => {
                 return (outcome.map(|()| unreachable!("it is an error")), None);
@@ -172,37 +154,20 @@ impl Connection {
         Ok((open, response))
     }
 
+    /// A call fails by this as one that was not started: nothing of it has been sent.
     async fn open(&self) -> Result<Open, CallError> {
-        let broken = |source| CallError::Broken { source };
+        let not_started = |source| CallError::NotStarted { source };
         let stream = UnixStream::connect(&self.socket)
             .await
-            .map_err(|source| broken(Breach::Connect { source }))?;
+            .map_err(|source| not_started(Breach::Connect { source }))?;
         let (sender, connection) = http1::Builder::new()
             .title_case_headers(true)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(failed)?;
+            .map_err(|source| not_started(Breach::Exchange { source }))?;
         let (idle_since, idle) = watch::channel(None);
         self.tasks.spawn(drive(connection, idle));
         Ok(Open { sender, idle_since })
-    }
-
-    async fn collect(&self, mut body: Incoming) -> Result<Bytes, CallError> {
-        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        if announced > self.response_body_bytes_max {
-            return Err(CallError::BodyTooLarge);
-        }
-        let mut whole = BytesMut::with_capacity(announced);
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(failed)?.into_data() else {
-                continue; // Trailers: the contract has none.
-            };
-            if whole.len() + data.len() > self.response_body_bytes_max {
-                return Err(CallError::BodyTooLarge);
-            }
-            whole.extend_from_slice(&data);
-        }
-        Ok(whole.freeze())
     }
 }
 
@@ -243,18 +208,51 @@ fn compose(request: CallRequest) -> Request<Full<Bytes>> {
     composed
 }
 
-fn without_framing(mut headers: HeaderMap) -> HeaderMap {
-    for name in FRAMING {
-        headers.remove(name);
-    }
-    headers
-}
-
 fn failed(error: hyper::Error) -> CallError {
     if error.is_parse_too_large() {
         return CallError::HeadersTooLarge;
     }
     CallError::Broken {
         source: Breach::Exchange { source: error },
+    }
+}
+
+fn unread(error: BodyError) -> CallError {
+    match error {
+        BodyError::TooLarge { .. } => CallError::BodyTooLarge,
+        BodyError::Exchange { source } => failed(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::time::Duration;
+
+    use api_types::CallId;
+    use http::HeaderMap;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_nobody_listens_for_was_not_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::new(folder.path().join("lsnr.sock"), TaskTracker::new());
+        let request = CallRequest {
+            call: CallId::new("CALL"),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let error = connection.call(request, deadline, 0).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                CallError::NotStarted {
+                    source: Breach::Connect { .. }
+                }
+            ),
+            "{error:?}"
+        );
     }
 }

@@ -1,0 +1,73 @@
+//! What a message has of its connection, and its body held whole.
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Of one connection only, or set anew by whoever writes the message.
+const FRAMING: [HeaderName; 10] = [
+    CONNECTION,
+    PROXY_CONNECTION,
+    KEEP_ALIVE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    CONTENT_LENGTH,
+];
+
+/// A body is not to be had whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the body has more than {bytes_max} bytes")]
+    TooLarge { bytes_max: usize },
+    #[error("read the body")]
+    Exchange {
+        #[source]
+        source: hyper::Error,
+    },
+}
+
+/// The headers that mean the same on any other connection.
+#[must_use]
+pub fn without_framing(mut headers: HeaderMap) -> HeaderMap {
+    for name in FRAMING {
+        headers.remove(name);
+    }
+    headers
+}
+
+/// All of a body.
+///
+/// In one piece from the start where its length is known: to join pieces takes twice the memory.
+///
+/// # Errors
+/// If it breaks off, or has more bytes than it may. Not a byte is read of what says so beforehand.
+pub async fn whole(mut body: Incoming, bytes_max: usize) -> Result<Bytes, BodyError> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > bytes_max {
+        return Err(BodyError::TooLarge { bytes_max });
+    }
+    let mut whole = BytesMut::with_capacity(announced);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|source| BodyError::Exchange { source })?;
+        let Ok(data) = frame.into_data() else {
+            continue; // Trailers: nobody here sends any.
+        };
+        if whole.len() + data.len() > bytes_max {
+            return Err(BodyError::TooLarge { bytes_max });
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}
