@@ -1,9 +1,10 @@
 //! Keeping a claim alive, and noticing that it is no more.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use region_plane_runner::protocol::Event;
+use region_plane_runner::protocol::{Event, LogLine, LogStream};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,11 @@ const QUIET: Duration = Duration::from_millis(50);
 /// One that prints for ever is not listened to for longer.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 
+/// Lines of a function's errors that say why it did not come up, and bytes of each: they end up in a
+/// condition of an object, beside a sentence.
+const ERRORS_MAX: usize = 3;
+const ERROR_BYTES_MAX: usize = 300;
+
 /// Between attempts to connect anew.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -36,8 +42,13 @@ pub struct Hold {
     lost: CancellationToken,
     ended: CancellationToken,
     stop: CancellationToken,
+    errors: Arc<Errors>,
     _stop_on_drop: DropGuard,
 }
+
+/// The last lines that were printed as errors, the oldest first.
+#[derive(Debug, Default)]
+struct Errors(Mutex<VecDeque<String>>);
 
 impl Hold {
     /// Keeps the claim by a task in `tasks` that `closing` ends.
@@ -54,16 +65,18 @@ impl Hold {
             over: CancellationToken::new(),
             lost: CancellationToken::new(),
             ended: CancellationToken::new(),
+            errors: Arc::default(),
             _stop_on_drop: stop.clone().drop_guard(),
             stop: stop.clone(),
         };
         let (over, lost, ended) = (hold.over.clone(), hold.lost.clone(), hold.ended.clone());
-        let closing = closing.clone();
+        let (errors, closing) = (Arc::clone(&hold.errors), closing.clone());
         tasks.spawn(async move {
             let keeper = Keeper {
                 runner: &runner,
                 claim: &claim,
                 names: &names,
+                errors: &errors,
                 over: &over,
                 stop: &stop,
             };
@@ -88,6 +101,14 @@ impl Hold {
         self.stop.cancel();
     }
 
+    /// Ends it, and returns what was printed last as errors, if anything was.
+    pub async fn last_errors(self) -> Option<String> {
+        self.stop();
+        self.ended.cancelled().await;
+        let errors = Vec::from(std::mem::take(&mut *self.errors.lines()));
+        (!errors.is_empty()).then(|| errors.join(" / "))
+    }
+
     /// Cancelled once nothing more is read of what it prints: the claim may be released then.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
@@ -104,10 +125,25 @@ impl Hold {
     }
 }
 
+impl Errors {
+    fn push(&self, line: &str) {
+        let mut lines = self.lines();
+        if lines.len() == ERRORS_MAX {
+            lines.pop_front();
+        }
+        lines.push_back(line[..line.floor_char_boundary(ERROR_BYTES_MAX)].to_owned());
+    }
+
+    fn lines(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Keeper<'a> {
     runner: &'a Runner,
     claim: &'a str,
     names: &'a Names,
+    errors: &'a Errors,
     over: &'a CancellationToken,
     stop: &'a CancellationToken,
 }
@@ -201,8 +237,11 @@ impl Keeper<'_> {
                 }
             }
             Event::Log { log } => {
-                let call = log.call.as_deref().unwrap_or_default();
-                let (stream, line) = (log.stream, log.line);
+                let LogLine { call, stream, line } = log;
+                if stream == LogStream::Stderr {
+                    self.errors.push(&line);
+                }
+                let call = call.unwrap_or_default();
                 debug!(target: "function", app, function, call, ?stream, line, "printed");
             }
             Event::Dropped { dropped } => {

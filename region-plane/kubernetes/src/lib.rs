@@ -124,8 +124,8 @@ pub struct KubernetesInstance {
 enum Setback {
     /// Another pod may.
     Elsewhere(Refusal),
-    /// No other would.
-    Final(StartError),
+    /// No other would, by what the function did, and what it printed last as errors.
+    Final(StartError, Option<String>),
     /// No other would, and this one is as it was: nothing has been started in it.
     Unsuited(StartError),
 }
@@ -256,26 +256,26 @@ impl KubernetesRuntime {
             let ready = runner.ready(&claim.holder.claim, self.settings.hot_start_timeout);
             match ready.await.map_err(elsewhere)? {
                 ReadyAnswer::Ready => Ok(()),
-                ReadyAnswer::TimedOut => Err(Setback::Final(StartError::TimedOut)),
-                ReadyAnswer::Failed(message) => Err(Setback::Final(StartError::Failed {
-                    source: InitFailure::Reported { message },
-                })),
+                ReadyAnswer::TimedOut => Err(Setback::Final(StartError::TimedOut, None)),
+                ReadyAnswer::Failed(message) => Err(failed(message)),
             }
         };
         let mut losses = seat.losses();
-        tokio::select! {
+        let prepared = tokio::select! {
             // What the runner says of its function is better than what the cluster says of the pod.
             biased;
-            prepared = preparing => prepared?,
-            () = hold.lost() => return Err(Setback::Elsewhere(Refusal::Unavailable)),
-            loss = seats::lost(&mut losses) => return Err(match loss {
-                Loss::FunctionExited(message) => Setback::Final(StartError::Failed {
-                    source: InitFailure::Reported { message },
-                }),
+            prepared = preparing => prepared,
+            () = hold.lost() => Err(Setback::Elsewhere(Refusal::Unavailable)),
+            loss = seats::lost(&mut losses) => Err(match loss {
+                Loss::FunctionExited(message) => failed(message),
                 Loss::PodLeaves => Setback::Elsewhere(Refusal::Unavailable),
             }),
+        };
+        match prepared {
+            Ok(()) => Ok((runner, hold)),
+            Err(Setback::Final(error, _)) => Err(Setback::Final(error, hold.last_errors().await)),
+            Err(setback) => Err(setback),
         }
-        Ok((runner, hold))
     }
 
     /// Told once: a start that waits for such a pod meets it every second.
@@ -377,9 +377,12 @@ impl Runtime for KubernetesRuntime {
                     });
                 }
                 Err(Setback::Elsewhere(refusal)) => seat.refused(refusal),
-                Err(Setback::Final(error)) => {
-                    self.seats
-                        .start_failed(&launching.wanted.pair, explained(&error));
+                Err(Setback::Final(error, printed)) => {
+                    let mut message = explained(&error);
+                    if let Some(printed) = printed {
+                        message = format!("{message}; it printed: {printed}");
+                    }
+                    self.seats.start_failed(&launching.wanted.pair, message);
                     // What has failed once is not tried again.
                     seat.end();
                     return Err(error);
@@ -481,6 +484,11 @@ fn hopeless(reason: &str, message: String) -> StartError {
         },
         _ => cluster(reason, message),
     }
+}
+
+fn failed(message: String) -> Setback {
+    let source = InitFailure::Reported { message };
+    Setback::Final(StartError::Failed { source }, None)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]

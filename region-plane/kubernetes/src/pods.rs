@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use region_plane_resources::labels;
+use region_plane_resources::{labels, watches};
 use tracing::{info, warn};
 
 use crate::claims::{Pair, Pod, Purpose, Standing};
@@ -25,21 +25,16 @@ pub enum Change {
     Gone(String),
 }
 
-/// A watch is renewed this often. A connection that was dropped without a word is noticed by then.
-const WATCH_SECS: u32 = 60;
-
 /// Tells every change for ever, the first being the whole list.
 pub async fn follow(pods: Api<core::Pod>, mut tell: impl FnMut(Change)) {
-    let config = watcher::Config::default()
-        .labels(labels::POD_SELECTOR)
-        .timeout(WATCH_SECS);
+    let config = watches::config().labels(labels::POD_SELECTOR);
     if follow_with(&pods, config.clone().streaming_lists(), &mut tell).await == Unsupported {
         info!("the API server streams no lists; asking for pages");
         follow_with(&pods, config, &mut tell).await;
     }
 }
 
-/// The server knows no streaming lists. That is so in 1.33, unless a feature gate is set.
+/// The server knows no streaming lists.
 #[derive(PartialEq, Eq)]
 struct Unsupported;
 
@@ -71,7 +66,7 @@ async fn follow_with(
                     }
                 }
             }
-            Err(error) if is_unsupported(&error) => return Unsupported,
+            Err(error) if watches::refuses_streaming(&error) => return Unsupported,
             Err(error) => {
                 metrics::counter!("tradewind_region_pod_watch_errors_total").increment(1);
                 if heard {
@@ -82,15 +77,6 @@ async fn follow_with(
         }
     }
     unreachable!("a watcher goes on for ever")
-}
-
-/// `sendInitialEvents` is refused as invalid, by servers that know it, and as a bad request.
-fn is_unsupported(error: &watcher::Error) -> bool {
-    matches!(
-        error,
-        watcher::Error::WatchStartFailed(kube::Error::Api(status))
-            if matches!(status.code, 400 | 422) && status.message.contains("sendInitialEvents")
-    )
 }
 
 /// `None` if it is not labelled as one of ours is.

@@ -169,7 +169,8 @@ async fn a_function_that_does_not_come_up_fails_its_start_and_its_pod_is_finishe
     let operator = Operator::start().await;
     let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
     let _pod = cluster.pool_pod("a", 128).await;
-    let bundle = Bundle::with_entrypoint(&["/bin/false"]);
+    let script = "for n in 1 2 3 4; do echo line $n >&2; done; echo said; exit 1";
+    let bundle = Bundle::with_entrypoint(&["/bin/sh", "-c", script]);
     let failed = soon("a start", driver.start(bundle.spec("F", 1)))
         .await
         .unwrap_err();
@@ -178,6 +179,12 @@ async fn a_function_that_does_not_come_up_fails_its_start_and_its_pod_is_finishe
         .told("the end", |demand| !demand.finished.is_empty())
         .await;
     assert_eq!(told.finished, ["a"]);
+    let message = &told.failures[0].message;
+    assert!(message.starts_with("it exited"), "{message}");
+    assert!(
+        message.ends_with("it printed: line 2 / line 3 / line 4"),
+        "{message}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
