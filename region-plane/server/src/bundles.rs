@@ -3,7 +3,8 @@
 //! A bundle is downloaded to a file, checked against its digest, unpacked beside its place and
 //! renamed into it, so a folder with a digest's name can be believed after the process was killed.
 //! After a power cut it cannot: nothing is synced, because that would make a deploy wait for
-//! whatever else the machine writes, and the global plane still has the bundle.
+//! whatever else the machine writes. So the machine's boot is noted, and what is found after another
+//! one is unpacked anew from the bundle as it came, which is checked as a download is.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,9 +42,9 @@ const UNREFERENCED_MAX: Duration = Duration::from_secs(600);
 /// What a region does with code, and so what it keeps of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Run as it lies: the whole bundle, unpacked.
+    /// Run as it lies: the whole bundle unpacked, and as it came ([`PACKED`]).
     Unpacked,
-    /// Sent on: the bundle as it came ([`PACKED`]) and its manifest, to choose a pod by.
+    /// Sent on: the bundle as it came, and its manifest, to choose a pod by.
     Packed,
 }
 
@@ -59,6 +60,15 @@ impl Form {
 
 /// In the bundles' folder: what a crash left half done.
 const WORK: &str = "work";
+
+/// In it: the boot of the machine in which all with a digest's name was put there, ...
+const BOOT: &str = "boot";
+
+/// ... and what was there before it. Removed once nothing is missing.
+const UNSURE: &str = "unsure";
+
+/// Differs after each boot (proc(5)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FetchError {
@@ -105,10 +115,12 @@ struct Shared {
     demanded: Semaphore,
     state: Mutex<State>,
     fetches: TaskTracker,
+    stopping: CancellationToken,
 }
 
 #[derive(Default)]
 struct State {
+    /// In their places: a folder comes to its place, or leaves it, under the lock of this.
     here: BTreeSet<Digest>,
     /// Downloads under way or waiting for their turn; as many as functions are placed here, at most.
     fetching: BTreeMap<Digest, Fetching>,
@@ -134,6 +146,17 @@ impl Bundles {
     /// # Errors
     /// If the folder cannot be made or read.
     pub fn open(data_dir: &Path, form: Form, client: Client) -> Result<Self, StoreError> {
+        // Where it cannot be read every start counts as a boot.
+        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        Self::open_in(&boot, data_dir, form, client)
+    }
+
+    fn open_in(
+        boot: &str,
+        data_dir: &Path,
+        form: Form,
+        client: Client,
+    ) -> Result<Self, StoreError> {
         let folder = data_dir.join(form.folder());
         let work = folder.join(WORK);
         let disk = |what, path: &Path| {
@@ -150,6 +173,20 @@ impl Bundles {
             let name = entry.map_err(disk("read", &folder))?.file_name();
             here.extend(name.to_str().and_then(|name| name.parse::<Digest>().ok()));
         }
+        let noted = folder.join(BOOT);
+        let is_same_boot = fs::read_to_string(&noted).is_ok_and(|noted| noted == boot);
+        if boot.is_empty() || !is_same_boot {
+            let unsure = folder.join(UNSURE);
+            fs::create_dir_all(&unsure).map_err(disk("make", &unsure))?;
+            for digest in std::mem::take(&mut here) {
+                let name = digest.to_string();
+                // Of a boot before, if that one ended early.
+                let _absent = fs::remove_dir_all(unsure.join(&name));
+                let place = folder.join(&name);
+                fs::rename(&place, unsure.join(&name)).map_err(disk("move", &place))?;
+            }
+        }
+        fs::write(&noted, boot).map_err(disk("write", &noted))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 folder,
@@ -163,6 +200,7 @@ impl Bundles {
                     problems: BTreeMap::new(),
                 }),
                 fetches: TaskTracker::new(),
+                stopping: CancellationToken::new(),
             }),
         })
     }
@@ -212,10 +250,16 @@ impl Bundles {
         let mut changed = replica.subscribe();
         let mut unreferenced = BTreeMap::new();
         loop {
-            for digest in self.missing(&replica) {
+            let missing = self.missing(&replica);
+            if missing.is_empty() {
+                let unsure = self.shared.folder.join(UNSURE);
+                // It mostly is not there.
+                let _absent = tokio::fs::remove_dir_all(unsure).await;
+            }
+            for digest in missing {
                 drop(self.fetch(digest, Why::Prefetch));
             }
-            self.collect(&wanted(&replica), &mut unreferenced).await;
+            self.collect(&replica, &mut unreferenced).await;
             let functions = changed.borrow().functions;
             let pause = rand::rng().random_range(RETRY / 2..RETRY);
             tokio::select! {
@@ -226,7 +270,9 @@ impl Bundles {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+        self.shared.stopping.cancel();
         self.shared.fetches.close();
+        self.shared.fetches.wait().await;
     }
 
     /// Starts a download unless one is under way; returns how it will end.
@@ -256,12 +302,14 @@ impl Bundles {
         drop(state);
         let shared = Arc::clone(&self.shared);
         self.shared.fetches.spawn(async move {
-            let fetched = shared.fetch(&digest, &hurry).await;
+            let fetched = tokio::select! {
+                () = shared.stopping.cancelled() => return,
+                fetched = shared.fetch(&digest, &hurry) => fetched,
+            };
             let mut state = shared.state();
             state.fetching.remove(&digest);
             let result = match fetched {
                 Ok(()) => {
-                    state.here.insert(digest);
                     state.problems.remove(&digest);
                     Ok(())
                 }
@@ -282,40 +330,36 @@ impl Bundles {
     }
 
     /// Removes what nothing here has referred to for a while.
-    async fn collect(
-        &self,
-        wanted: &BTreeSet<Digest>,
-        unreferenced: &mut BTreeMap<Digest, Instant>,
-    ) {
-        let now = Instant::now();
+    async fn collect(&self, replica: &Replica, unreferenced: &mut BTreeMap<Digest, Instant>) {
+        let (now, referred) = (Instant::now(), wanted(replica));
         let over: Vec<Digest> = {
-            let mut state = self.shared.state();
+            let state = self.shared.state();
             unreferenced
-                .retain(|digest, _| state.here.contains(digest) && !wanted.contains(digest));
-            for digest in state.here.difference(wanted) {
+                .retain(|digest, _| state.here.contains(digest) && !referred.contains(digest));
+            for digest in state.here.difference(&referred) {
                 unreferenced.entry(*digest).or_insert(now);
             }
             let over = unreferenced
                 .iter()
-                .filter(|(_, since)| now.duration_since(**since) > UNREFERENCED_MAX)
-                .map(|(digest, _)| *digest)
-                .collect::<Vec<_>>();
-            for digest in &over {
-                state.here.remove(digest);
-            }
-            over
+                .filter(|(_, since)| now.duration_since(**since) > UNREFERENCED_MAX);
+            over.map(|(digest, _)| *digest).collect()
         };
         for digest in over {
-            let shared = Arc::clone(&self.shared);
+            // What cannot be removed is tried again as late as what is unreferenced from now on.
+            unreferenced.remove(&digest);
+            let (shared, replica) = (Arc::clone(&self.shared), replica.clone());
             let removed = tokio::task::spawn_blocking(move || {
-                let doomed = shared.work(&digest);
-                fs::rename(shared.place(&digest), &doomed)?;
-                fs::remove_dir_all(&doomed)
+                // To remove the one before took a while.
+                if wanted(&replica).contains(&digest) {
+                    return Ok(false);
+                }
+                fs::remove_dir_all(shared.take_away(&digest)?).map(|()| true)
             })
             .await
             .expect("removing does not panic");
             match removed {
-                Ok(()) => info!(%digest, "removed a bundle that nothing refers to"),
+                Ok(true) => info!(%digest, "removed a bundle that nothing refers to"),
+                Ok(false) => {}
                 Err(error) => warn!(%digest, %error, "bundle not removed"),
             }
         }
@@ -339,7 +383,7 @@ impl Shared {
             .join(format!("{digest}-{unique:016x}"))
     }
 
-    async fn fetch(&self, digest: &Digest, hurry: &Notify) -> Result<(), FetchFailure> {
+    async fn fetch(self: &Arc<Self>, digest: &Digest, hurry: &Notify) -> Result<(), FetchFailure> {
         // What only runs ahead stands in line; what a call waits for must not stand with it.
         let place = tokio::select! {
             biased;
@@ -348,19 +392,18 @@ impl Shared {
         };
         let _place = place.expect("it is never closed");
         let packed = self.work(digest).with_extension("packed");
-        let result = self.download(digest, &packed).await;
-        let result = match result {
-            Ok(()) => {
-                let (digest, packed) = (*digest, packed.clone());
-                let (unpacked, place) = (self.work(&digest), self.place(&digest));
-                let form = self.form;
-                tokio::task::spawn_blocking(move || keep(form, &packed, &digest, &unpacked, &place))
-                    .await
-                    .expect("unpacking does not panic")
+        let unsure = self.folder.join(UNSURE).join(digest.to_string());
+        let found = tokio::fs::rename(unsure.join(PACKED), &packed).await;
+        let is_here = found.is_ok() && self.keep(digest, &packed).await.is_ok();
+        let result = if is_here {
+            Ok(())
+        } else {
+            match self.download(digest, &packed).await {
+                Ok(()) => self.keep(digest, &packed).await,
+                Err(error) => Err(error),
             }
-            Err(error) => Err(error),
         };
-        // It may not have been made.
+        // It may not have been made, and is in its place if all went well.
         let _absent = tokio::fs::remove_file(&packed).await;
         if result.is_ok() {
             info!(%digest, "bundle is here");
@@ -378,31 +421,64 @@ impl Shared {
         }
         Ok(())
     }
+
+    /// Checks a bundle and puts it in its place.
+    async fn keep(self: &Arc<Self>, digest: &Digest, packed: &Path) -> Result<(), FetchFailure> {
+        let (shared, digest, packed) = (Arc::clone(self), *digest, packed.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let unpacked = shared.work(&digest);
+            let kept = prepare(shared.form, &packed, &digest, &unpacked)
+                .and_then(|()| Ok(shared.put_in_place(&digest, &unpacked)?));
+            if kept.is_err() {
+                let _absent = fs::remove_dir_all(&unpacked);
+            }
+            kept
+        })
+        .await
+        .expect("unpacking does not panic")
+    }
+
+    /// In one step with the list of what is here: a folder that is being taken away must not pass
+    /// for one that another download was faster to bring. The lock is held for one rename.
+    fn put_in_place(&self, digest: &Digest, unpacked: &Path) -> std::io::Result<()> {
+        let mut state = self.state();
+        if state.here.contains(digest) {
+            drop(state);
+            return fs::remove_dir_all(unpacked);
+        }
+        fs::rename(unpacked, self.place(digest))?;
+        state.here.insert(*digest);
+        Ok(())
+    }
+
+    /// The reverse; returns where it is now.
+    fn take_away(&self, digest: &Digest) -> std::io::Result<PathBuf> {
+        let doomed = self.work(digest);
+        let mut state = self.state();
+        match fs::rename(self.place(digest), &doomed) {
+            // Somebody else has removed it.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            renamed => {
+                state.here.remove(digest);
+                renamed.map(|()| doomed)
+            }
+        }
+    }
 }
 
-/// Checks a bundle that was downloaded and puts it in its place, in the form asked for. Even one
-/// that is sent on is unpacked once here: what a pod would refuse must not be called held.
-fn keep(
+/// Unpacks a bundle into what its place shall hold. Even one that is sent on is unpacked once here:
+/// what a pod would refuse must not be called held.
+fn prepare(
     form: Form,
     packed: &Path,
     digest: &Digest,
     unpacked: &Path,
-    place: &Path,
 ) -> Result<(), FetchFailure> {
-    let kept = unpack(packed, digest, unpacked)
-        .and_then(|()| match form {
-            Form::Unpacked => Ok(()),
-            Form::Packed => Ok(reduce(packed, unpacked)?),
-        })
-        .and_then(|()| match fs::rename(unpacked, place) {
-            // Another download of it was faster.
-            Err(_) if place.is_dir() => Ok(fs::remove_dir_all(unpacked)?),
-            renamed => Ok(renamed?),
-        });
-    if kept.is_err() {
-        let _absent = fs::remove_dir_all(unpacked);
+    unpack(packed, digest, unpacked)?;
+    if form == Form::Packed {
+        reduce(unpacked)?;
     }
-    kept
+    Ok(fs::rename(packed, unpacked.join(PACKED))?)
 }
 
 fn unpack(packed: &Path, digest: &Digest, unpacked: &Path) -> Result<(), FetchFailure> {
@@ -410,8 +486,8 @@ fn unpack(packed: &Path, digest: &Digest, unpacked: &Path) -> Result<(), FetchFa
     Ok(())
 }
 
-/// Leaves of an unpacked bundle its manifest, and puts the packed one beside it.
-fn reduce(packed: &Path, unpacked: &Path) -> std::io::Result<()> {
+/// Leaves of an unpacked bundle its manifest.
+fn reduce(unpacked: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(unpacked)? {
         let entry = entry?;
         if entry.file_name() == MANIFEST_NAME {
@@ -423,7 +499,7 @@ fn reduce(packed: &Path, unpacked: &Path) -> std::io::Result<()> {
             fs::remove_file(entry.path())?;
         }
     }
-    fs::rename(packed, unpacked.join(PACKED))
+    Ok(())
 }
 
 /// Digests of all functions placed here.
@@ -434,4 +510,106 @@ fn wanted(replica: &Replica) -> BTreeSet<Digest> {
             .filter_map(|function| Some(function.bundle()?.digest))
             .collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use api_bundle::{Manifest, Tree};
+    use api_types::Platform;
+
+    use super::*;
+
+    /// A bundle whose function is one file, and its digest.
+    fn packed() -> (Digest, Vec<u8>) {
+        let folder = tempfile::tempdir().unwrap();
+        let code = folder.path().join("code");
+        fs::write(&code, "what runs").unwrap();
+        let mut tree = Tree::default();
+        tree.add_file("function/code", &code, true).unwrap();
+        let manifest = Manifest {
+            schema: 1,
+            name: "a".to_owned(),
+            version: "1".to_owned(),
+            runtime: "executable".to_owned(),
+            platform: Platform::here().0,
+            entrypoint: vec!["/function/code".to_owned()],
+            cmd: Vec::new(),
+        };
+        let mut bytes = Vec::new();
+        let digest = tree.pack(&manifest, &mut bytes).unwrap().digest;
+        (digest, bytes)
+    }
+
+    /// With a global plane that is away.
+    fn open(boot: &str, folder: &Path, form: Form) -> Bundles {
+        let client = Client::new(&["http://127.0.0.1:1".to_owned()]).unwrap();
+        Bundles::open_in(boot, folder, form, client).unwrap()
+    }
+
+    async fn keep(bundles: &Bundles, digest: &Digest, bytes: &[u8]) {
+        let file = bundles.shared.work(digest).with_extension("packed");
+        fs::write(&file, bytes).unwrap();
+        bundles.shared.keep(digest, &file).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_power_cut_left_is_made_anew_or_fetched_again() {
+        let (digest, bytes) = packed();
+        for (form, file) in [
+            (Form::Unpacked, "function/code"),
+            (Form::Packed, MANIFEST_NAME),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let bundles = open("one", folder.path(), form);
+            keep(&bundles, &digest, &bytes).await;
+            let place = bundles.get(&digest).unwrap();
+            let sound = fs::read(place.join(file)).unwrap();
+            drop(bundles);
+            let bundles = open("one", folder.path(), form);
+            assert_eq!(bundles.get(&digest).as_ref(), Some(&place), "only killed");
+
+            fs::write(place.join(file), "").unwrap();
+            let bundles = open("two", folder.path(), form);
+            assert_eq!(bundles.get(&digest), None, "{form:?}");
+            let patience = Instant::now() + Duration::from_secs(60);
+            assert_eq!(bundles.demand(&digest, patience).await.unwrap(), place);
+            assert_eq!(fs::read(place.join(file)).unwrap(), sound, "{form:?}");
+
+            fs::write(place.join(PACKED), "").unwrap();
+            let bundles = open("three", folder.path(), form);
+            // It goes on to ask the global plane, again and again.
+            let patience = Instant::now() + Duration::from_millis(500);
+            bundles.demand(&digest, patience).await.unwrap_err();
+            assert_eq!(bundles.get(&digest), None, "{form:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bundle_is_here_exactly_while_its_folder_is_in_its_place() {
+        let (digest, bytes) = packed();
+        let folder = tempfile::tempdir().unwrap();
+        let bundles = open("one", folder.path(), Form::Unpacked);
+        keep(&bundles, &digest, &bytes).await;
+        let place = bundles.get(&digest).unwrap();
+        // Another download of it was slower.
+        keep(&bundles, &digest, &bytes).await;
+        assert!(place.join("function/code").is_file());
+
+        let doomed = bundles.shared.take_away(&digest).unwrap();
+        assert_eq!(bundles.get(&digest), None);
+        keep(&bundles, &digest, &bytes).await;
+        fs::remove_dir_all(doomed).unwrap();
+        assert!(
+            bundles
+                .get(&digest)
+                .unwrap()
+                .join("function/code")
+                .is_file()
+        );
+
+        fs::remove_dir_all(&place).unwrap();
+        bundles.shared.take_away(&digest).unwrap_err();
+        assert_eq!(bundles.get(&digest), None, "nor once it is gone anyhow");
+    }
 }
