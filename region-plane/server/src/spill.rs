@@ -10,16 +10,17 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use dns_steering::distance;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
+use http::header::{EXPECT, HOST, HeaderValue};
 use http::{Method, Request, StatusCode, Uri, Version};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use region_plane_runtime::call::without_framing;
 use tracing::{debug, info};
 
 use crate::gateway::error::CallRefused;
-use crate::gateway::headers::{self, NOT_STARTED, SPILLED_FROM};
+use crate::gateway::headers::{NOT_STARTED, SPILLED_FROM};
 
 /// More would keep a caller waiting through a federation that is full.
 const PEERS_MAX: usize = 2;
@@ -85,9 +86,9 @@ impl Spill {
                 }
                 Ok(Ok(response)) => {
                     count(&peer.name, "served");
-                    let mut response = response.map(Body::new);
-                    headers::strip(response.headers_mut());
-                    return Ok(Some(response));
+                    let (mut head, body) = response.into_parts();
+                    head.headers = without_framing(head.headers);
+                    return Ok(Some(Response::from_parts(head, Body::new(body))));
                 }
                 Ok(Err(error)) if error.is_connect() => {
                     info!(region = %peer.name, %error, "a peer's gateway cannot be connected to");
@@ -122,10 +123,8 @@ impl Spill {
         *request.method_mut() = call.method.clone();
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_11;
-        let mut sent = call.headers.clone();
-        headers::strip(&mut sent);
+        let mut sent = without_framing(call.headers.clone());
         sent.remove(EXPECT);
-        sent.remove(CONTENT_LENGTH);
         if let Some(host) = call.host.as_ref().and_then(|host| host.parse().ok()) {
             sent.insert(HOST, host);
         }

@@ -2,11 +2,9 @@
 
 use api_types::CallId;
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
+use region_plane_runtime::call::without_framing;
 
 pub const CALL_ID: HeaderName = HeaderName::from_static("fn-call-id");
 pub const DEADLINE: HeaderName = HeaderName::from_static("fn-deadline");
@@ -53,7 +51,7 @@ pub fn trigger_request(client: &HeaderMap, method: &Method, url: &str, call: &Ca
 /// What the caller of a function sees: everything it set, and status 200 whatever it wished for.
 #[must_use]
 pub fn invoke_response(mut function: HeaderMap, call: &CallId) -> HeaderMap {
-    strip(&mut function);
+    function = without_framing(function);
     let ours: Vec<HeaderName> = function
         .keys()
         .filter(|name| name.as_str().starts_with(OURS))
@@ -62,7 +60,6 @@ pub fn invoke_response(mut function: HeaderMap, call: &CallId) -> HeaderMap {
     for name in ours {
         function.remove(name);
     }
-    function.remove(CONTENT_LENGTH);
     function.insert(CALL_ID, value(call.as_str()));
     function
 }
@@ -85,13 +82,12 @@ pub fn trigger_response(
             .as_str()
             .strip_prefix(HTTP_PREFIX)
             .map(str::parse::<HeaderName>)
-            && renamed != CONTENT_LENGTH
             && !renamed.as_str().starts_with(OURS)
         {
             headers.append(renamed, text.clone());
         }
     }
-    strip(&mut headers);
+    headers = without_framing(headers);
     if let Some(kind) = function.get(CONTENT_TYPE) {
         headers.insert(CONTENT_TYPE, kind.clone());
     }
@@ -123,37 +119,14 @@ pub fn request_url(host: Option<&str>, path_and_query: &str) -> String {
 }
 
 /// RFC 9110 §7.6.1 as far as Fn goes: headers that `Connection` names are not removed (Fn contract
-/// 6.1). `Host` and the framing are set anew by whoever sends the request on.
+/// 6.1), and further, since no trailers are passed on: `TE: trailers` is. `Host` and the framing are
+/// set anew by whoever sends the request on.
 fn end_to_end(client: &HeaderMap) -> HeaderMap {
-    let mut headers = client.clone();
-    strip(&mut headers);
-    for name in [HOST, CONTENT_LENGTH, EXPECT] {
+    let mut headers = without_framing(client.clone());
+    for name in [HOST, EXPECT, SPILLED_FROM] {
         headers.remove(name);
     }
-    headers.remove(SPILLED_FROM);
     headers
-}
-
-/// The headers that Fn counts as hop-by-hop.
-pub fn strip(headers: &mut HeaderMap) {
-    for name in [
-        CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
-        headers.remove(name);
-    }
-    headers.remove("proxy-connection");
-    headers.remove("keep-alive");
-    if headers
-        .get(TE)
-        .is_some_and(|te| te.as_bytes() != b"trailers")
-    {
-        headers.remove(TE);
-    }
 }
 
 fn value(text: &str) -> HeaderValue {
@@ -199,7 +172,7 @@ mod tests {
             ("Keep-Alive", "5"),
             ("Proxy-Connection", "a"),
             ("Proxy-Authorization", "a"),
-            ("Te", "gzip"),
+            ("Te", "trailers"),
             ("Trailer", "a"),
             ("Transfer-Encoding", "chunked"),
             ("Upgrade", "h2c"),
@@ -223,8 +196,6 @@ mod tests {
                 "x-kept: 1",
             ]
         );
-        let trailers = map(&[("Te", "trailers")]);
-        assert_eq!(invoke_request(&trailers, &call())[TE], "trailers");
     }
 
     #[test]
