@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use chaos_tests_cluster::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -86,16 +86,12 @@ impl Daemon {
             kill_process(pid, Signal::TERM).context("stop a child")?;
         }
         let name = self.name.clone();
-        eventually(&format!("{name} stops"), STOP_PATIENCE, async || match self
-            .child
-            .try_wait()
-            .context("look at a child")?
-        {
-            None => bail!("it runs"),
-            Some(status) if status.success() => Ok(()),
-            Some(status) => Err(anyhow::anyhow!("{status}")),
+        let (status, _) = eventually(&format!("{name} stops"), STOP_PATIENCE, async || {
+            let ended = self.child.try_wait().context("look at a child")?;
+            ended.context("it runs")
         })
         .await?;
+        ensure!(status.success(), "{name}: {status}:\n{}", self.log_tail());
         Ok(())
     }
 }

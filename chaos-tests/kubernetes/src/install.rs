@@ -8,9 +8,9 @@ use chaos_tests_cluster::eventually;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::Kubeconfig;
-use kube::{Api, Client, CustomResourceExt as _, Resource};
+use kube::{Api, Client, CustomResourceExt as _, Resource, ResourceExt as _};
 use region_plane_resources::{Function, WarmPool};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,19 +23,105 @@ const GONE_PATIENCE: Duration = Duration::from_secs(180);
 
 const ESTABLISHED_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Marks a definition that was not there before tests: the last of them removes it.
+const OF_TESTS: &str = "tradewind.dev/of-tests";
+
 /// Puts our resource definitions in and waits until they are served.
+///
+/// # Errors
+/// If the cluster has objects of them that are not of tests: a region runs there, or did.
 pub async fn definitions(client: &Client) -> anyhow::Result<()> {
+    no_region(client).await?;
     definition(client, Function::crd()).await?;
     definition(client, WarmPool::crd()).await
+}
+
+/// # Errors
+/// If the cluster has functions or pools that are not of tests.
+pub async fn no_region(client: &Client) -> anyhow::Result<()> {
+    nobody_elses::<Function>(client).await?;
+    nobody_elses::<WarmPool>(client).await
+}
+
+async fn nobody_elses<K>(client: &Client) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let all = everywhere::<K>(client);
+    let objects = match all.list_metadata(&ListParams::default()).await {
+        Ok(objects) => objects.items,
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        Err(error) => return Err(error).context("look for regions in the cluster"),
+    };
+    for object in objects {
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        ensure!(
+            is_of_tests(&namespace),
+            "the cluster has {} {name} in namespace {namespace}: these tests change our resource \
+             definitions under it; use a cluster without a region, or delete what is left of one",
+            K::kind(&()),
+        );
+    }
+    Ok(())
+}
+
+/// Whether a namespace is one of [`crate::namespace`]'s.
+#[must_use]
+pub fn is_of_tests(namespace: &str) -> bool {
+    let rest = namespace.strip_prefix("tradewind-");
+    let parts = rest.and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(pid, _)| pid.parse::<u32>().is_ok())
+}
+
+/// Whether our resource definitions are in.
+pub async fn are_defined(client: &Client) -> anyhow::Result<bool> {
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    let functions = definitions.get_metadata_opt(Function::crd_name()).await?;
+    Ok(functions.is_some())
+}
+
+/// Makes definitions that came otherwise, by helm for one, those of tests.
+pub async fn adopt_definitions(client: &Client) -> anyhow::Result<()> {
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    let label = Patch::Merge(json!({"metadata": {"labels": {OF_TESTS: "true"}}}));
+    for name in [Function::crd_name(), WarmPool::crd_name()] {
+        if definitions.get_metadata_opt(name).await?.is_some() {
+            let by = PatchParams::default();
+            definitions.patch_metadata(name, &by, &label).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes away the definitions that tests put in, unless another test needs them.
+pub async fn remove_definitions(client: &Client) -> anyhow::Result<()> {
+    let namespaces = Api::<Namespace>::all(client.clone());
+    let namespaces = namespaces.list_metadata(&ListParams::default()).await?;
+    if namespaces.iter().any(|it| is_of_tests(&it.name_any())) {
+        return Ok(());
+    }
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    let ours = ListParams::default().labels(OF_TESTS);
+    for definition in definitions.list_metadata(&ours).await? {
+        definitions
+            .delete(&definition.name_any(), &DeleteParams::default())
+            .await?;
+    }
+    Ok(())
 }
 
 /// Puts one definition in, in place of an older or newer one.
 pub async fn definition(
     client: &Client,
-    definition: CustomResourceDefinition,
+    mut definition: CustomResourceDefinition,
 ) -> anyhow::Result<()> {
     let name = definition.metadata.name.clone().context("it has a name")?;
     let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    let before = definitions.get_metadata_opt(&name).await?;
+    if before.is_none_or(|before| before.labels().contains_key(OF_TESTS)) {
+        let labels = definition.metadata.labels.get_or_insert_default();
+        labels.insert(OF_TESTS.to_owned(), "true".to_owned());
+    }
     let patch = Patch::Apply(&definition);
     let by = PatchParams::apply(INSTALLER).force();
     definitions.patch(&name, &by, &patch).await?;
@@ -68,10 +154,14 @@ pub async fn namespace(client: &Client, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deletes a namespace with all that is in it, and waits for it where a controller manager runs.
+/// Deletes a namespace, if it was made, with all that is in it, and waits for it where a controller manager runs.
 pub async fn remove_namespace(client: &Client, name: &str, wait: bool) -> anyhow::Result<()> {
     let namespaces = Api::<Namespace>::all(client.clone());
-    namespaces.delete(name, &DeleteParams::default()).await?;
+    match namespaces.delete(name, &DeleteParams::default()).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
+        Err(error) => return Err(error).context("delete a namespace"),
+    }
     if wait {
         let gone = format!("namespace {name} is gone");
         eventually(&gone, GONE_PATIENCE, async || {
@@ -225,4 +315,24 @@ where
 /// An object from its JSON.
 pub fn read<K: DeserializeOwned>(object: Value) -> anyhow::Result<K> {
     serde_json::from_value(object).context("read an object")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_of_tests_are_known_from_those_of_regions() {
+        for (namespace, ours) in [
+            (crate::namespace("kills").as_str(), true),
+            ("tradewind-4711-in-cluster", true),
+            ("tradewind", false),
+            ("tradewind-fra", false),
+            ("tradewind-4711", false),
+            ("tradewind-fra-1", false),
+            ("default", false),
+        ] {
+            assert_eq!(is_of_tests(namespace), ours, "{namespace}");
+        }
+    }
 }

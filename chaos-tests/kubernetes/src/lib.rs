@@ -4,7 +4,11 @@
 //! folder with `kube-apiserver` and `etcd`, which are then started here. The operator and the
 //! gateway run as processes of this machine with no more rights than the chart gives them; pods are
 //! reached by their addresses, so nothing in the cluster needs to reach this machine, its API server
-//! or a name server. Everything made is removed at the end, also of a scenario that fails.
+//! or a name server.
+//!
+//! Everything made is removed at the end, also of a scenario that fails: our resource definitions too,
+//! unless they were there before. Those are brought to this version, so a cluster in which a region
+//! runs is refused. What a killed test process leaves is named `tradewind-PID-…`.
 
 pub mod client_pod;
 pub mod cluster;
@@ -50,16 +54,68 @@ pub async fn scenario(
     let Some(cluster) = cluster_for(name, needs).await? else {
         return Ok(());
     };
-    let namespace = format!("tradewind-{}-{name}", std::process::id());
-    let mut region = Region::prepare(cluster, &namespace, net).await?;
-    let ended = AssertUnwindSafe(body(&mut region)).catch_unwind().await;
-    if !matches!(ended, Ok(Ok(()))) {
+    let mut region = Region::prepare(cluster, &namespace(name), net).await?;
+    let ended = Ended::of(async {
+        region.install().await?;
+        body(&mut region).await
+    });
+    let ended = ended.await;
+    if !ended.is_well() {
         println!("{}", region.describe().await);
     }
     let removed = region.remove().await;
-    match ended {
-        Err(panic) => std::panic::resume_unwind(panic),
-        Ok(result) => result.and(removed.context("remove what the scenario made")),
+    ended.after(removed)
+}
+
+/// The same for what needs a namespace with our resource definitions, and no region.
+pub async fn in_namespace(
+    cluster: &Cluster,
+    name: &str,
+    body: impl AsyncFnOnce(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (client, namespace) = (&cluster.client, namespace(name));
+    let ended = Ended::of(async {
+        install::namespace(client, &namespace).await?;
+        install::definitions(client).await?;
+        body(&namespace).await
+    });
+    let ended = ended.await;
+    let removed = install::remove_namespace(client, &namespace, cluster.has_nodes).await;
+    ended.after(removed.and(install::remove_definitions(client).await))
+}
+
+/// A test's own, which [`install::is_of_tests`] knows.
+#[must_use]
+pub fn namespace(name: &str) -> String {
+    format!("tradewind-{}-{name}", std::process::id())
+}
+
+/// How a test ended that still has to clean up.
+pub struct Ended(std::thread::Result<anyhow::Result<()>>);
+
+impl Ended {
+    pub async fn of(body: impl Future<Output = anyhow::Result<()>>) -> Self {
+        Self(AssertUnwindSafe(body).catch_unwind().await)
+    }
+
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        matches!(self.0, Ok(Ok(())))
+    }
+
+    /// Fails as it failed, and else as the cleaning up did. Panics if it panicked.
+    pub fn after(self, cleaned: anyhow::Result<()>) -> anyhow::Result<()> {
+        let cleaned = cleaned.context("remove what the test made");
+        match (self.0, cleaned) {
+            (Ok(Ok(())), cleaned) => cleaned,
+            (ended, cleaned) => {
+                // Said, since the failure that mattered is the one returned.
+                if let Err(error) = cleaned {
+                    println!("{error:#}");
+                }
+                ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }
+        }
     }
 }
 

@@ -24,6 +24,13 @@ const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// A shorter one than by default, so that a scenario need not wait long for the next leader.
 pub const LEASE_TTL: Duration = Duration::from_secs(5);
 
+/// Much shorter than by default, so that a scenario sees what a new leader deletes: nothing may go
+/// before. Gateways tell what they want once a second.
+pub const SETTLE_FOR: Duration = Duration::from_secs(2);
+
+/// As by default.
+pub const SURPLUS_AFTER: Duration = Duration::from_secs(10);
+
 /// Shorter than by default as well, and longer than a pod takes to run on a busy machine.
 pub const NEVER_READY_AFTER: Duration = Duration::from_secs(30);
 
@@ -34,6 +41,8 @@ pub struct Region {
     pub cluster: Cluster,
     pub namespace: String,
     pub federation: Federation,
+    /// Of operators that are started from now on.
+    pub lease_ttl: Duration,
     net: String,
     dir: tempfile::TempDir,
     operators: Vec<Option<Daemon>>,
@@ -51,22 +60,28 @@ pub enum Rights {
 }
 
 impl Region {
-    /// Starts a federation on `net` and makes `namespace`; starts no operator and no gateway yet.
+    /// Starts a federation on `net`, and nothing in the cluster yet.
     pub async fn prepare(cluster: Cluster, namespace: &str, net: &str) -> anyhow::Result<Self> {
-        let federation = Federation::start_of(net, 1, 1).await?;
-        install::definitions(&cluster.client).await?;
-        install::namespace(&cluster.client, namespace).await?;
-        install::rights(&cluster.client, namespace).await?;
         Ok(Self {
             cluster,
             namespace: namespace.to_owned(),
-            federation,
+            federation: Federation::start_of(net, 1, 1).await?,
+            lease_ttl: LEASE_TTL,
             net: net.to_owned(),
             dir: tempfile::tempdir().context("make a folder for the region")?,
             operators: vec![None, None],
             gateway: None,
             second_gateway: None,
         })
+    }
+
+    /// Makes what an installation has before its processes start.
+    pub async fn install(&self) -> anyhow::Result<()> {
+        let client = &self.cluster.client;
+        // First, so that no other test takes the definitions away.
+        install::namespace(client, &self.namespace).await?;
+        install::definitions(client).await?;
+        install::rights(client, &self.namespace).await
     }
 
     #[must_use]
@@ -135,12 +150,16 @@ impl Region {
              globals = {globals:?}\n\
              runner_image = {:?}\n\
              lease_ttl_ms = {}\n\
+             settle_ms = {}\n\
+             surplus_after_ms = {}\n\
              never_ready_after_ms = {}\n",
             self.federation.ready()?.zone,
             self.namespace,
             data.to_string_lossy(),
             images::RUNNER,
-            LEASE_TTL.as_millis(),
+            self.lease_ttl.as_millis(),
+            SETTLE_FOR.as_millis(),
+            SURPLUS_AFTER.as_millis(),
             NEVER_READY_AFTER.as_millis(),
         );
         std::fs::write(&config, text).context("write the operator's configuration")?;
@@ -430,9 +449,11 @@ impl Region {
         (self.gateway, self.second_gateway) = (None, None);
         self.operators.clear();
         let wait = self.cluster.has_nodes;
-        let removed = install::remove_namespace(&self.cluster.client, &self.namespace, wait).await;
-        install::remove_cluster_rights(&self.cluster.client, &self.namespace).await?;
-        removed
+        let client = &self.cluster.client;
+        let removed = install::remove_namespace(client, &self.namespace, wait).await;
+        let taken_away = install::remove_cluster_rights(client, &self.namespace).await;
+        let definitions = install::remove_definitions(client).await;
+        removed.and(taken_away).and(definitions)
     }
 }
 

@@ -2,7 +2,7 @@
 //! says.
 
 use anyhow::{Context as _, ensure};
-use chaos_tests_kubernetes::{Needs, cluster_for, install, skip};
+use chaos_tests_kubernetes::{Ended, Needs, cluster_for, in_namespace, skip};
 use deploy_check::helm::deploy;
 use deploy_check::{Helm, documents};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -32,13 +32,10 @@ async fn an_api_server_takes_what_the_charts_make() -> anyhow::Result<()> {
         );
         return Ok(());
     };
-    let client = &cluster.client;
-    let namespace = format!("tradewind-{}-charts", std::process::id());
-    install::definitions(client).await?;
-    install::namespace(client, &namespace).await?;
-    let taken = all_taken(client, &helm, &namespace).await;
-    install::remove_namespace(client, &namespace, cluster.has_nodes).await?;
-    taken
+    in_namespace(&cluster, "charts", async |namespace| {
+        all_taken(&cluster.client, &helm, namespace).await
+    })
+    .await
 }
 
 async fn all_taken(client: &Client, helm: &Helm, namespace: &str) -> anyhow::Result<()> {
@@ -99,9 +96,11 @@ async fn a_definition_that_helm_installed_is_changed_by_force_only() -> anyhow::
         let name = format!("{}.{group}", plural.context("a plural")?);
         definition["metadata"]["name"] = name.as_str().into();
         definition["spec"]["group"] = group.as_str().into();
-        let ended = changed_by_force(&api, &name, definition).await;
-        api.delete(&name, &DeleteParams::default()).await?;
-        ended.context(name)?;
+        let ended = Ended::of(changed_by_force(&api, &name, definition)).await;
+        let removed = api.delete(&name, &DeleteParams::default()).await;
+        ended
+            .after(removed.map(drop).map_err(anyhow::Error::from))
+            .context(name)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What is no function or no pool is refused by the API server itself, with words that help.
 
 use anyhow::{Context as _, ensure};
-use chaos_tests_kubernetes::{Needs, cluster_for, install};
+use chaos_tests_kubernetes::{Needs, cluster_for, in_namespace, install};
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use region_plane_resources::{Function, WarmPool};
@@ -12,17 +12,15 @@ async fn what_is_invalid_is_refused_with_words_that_help() -> anyhow::Result<()>
     let Some(cluster) = cluster_for("definitions", Needs::ApiServer).await? else {
         return Ok(());
     };
-    let client = &cluster.client;
-    let namespace = format!("tradewind-{}-definitions", std::process::id());
-    install::definitions(client).await?;
-    install::namespace(client, &namespace).await?;
-    let refused = refused(
-        &Api::namespaced(client.clone(), &namespace),
-        &Api::namespaced(client.clone(), &namespace),
-    )
-    .await;
-    install::remove_namespace(client, &namespace, cluster.has_nodes).await?;
-    refused
+    in_namespace(&cluster, "definitions", async |namespace| {
+        let client = &cluster.client;
+        refused(
+            &Api::namespaced(client.clone(), namespace),
+            &Api::namespaced(client.clone(), namespace),
+        )
+        .await
+    })
+    .await
 }
 
 async fn refused(functions: &Api<Function>, pools: &Api<WarmPool>) -> anyhow::Result<()> {

@@ -11,7 +11,9 @@ use chaos_tests_kubernetes::client_pod::{ClientPod, Target};
 use chaos_tests_kubernetes::cluster::is_ready;
 use chaos_tests_kubernetes::kubectl::Kubectl;
 use chaos_tests_kubernetes::region::images;
-use chaos_tests_kubernetes::{Cluster, Functions, Needs, cluster_for, install, skip};
+use chaos_tests_kubernetes::{
+    Cluster, Ended, Functions, Needs, cluster_for, install, namespace, skip,
+};
 use deploy_check::Helm;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -39,7 +41,7 @@ async fn an_installed_region_is_called_by_name_and_its_gateway_upgraded_without_
     let Some(cluster) = cluster_for(NAME, Needs::Nodes).await? else {
         return Ok(());
     };
-    let namespace = format!("tradewind-{}-{NAME}", std::process::id());
+    let namespace = namespace(NAME);
     let (Some(helm), Some(kubectl)) = (Helm::find()?, Kubectl::find(&namespace)) else {
         skip(
             NAME,
@@ -54,11 +56,9 @@ async fn an_installed_region_is_called_by_name_and_its_gateway_upgraded_without_
         );
         return Ok(());
     }
-    install::namespace(&cluster.client, &namespace).await?;
-    // As the guide has it: what the charts and the operator make is taken at that level.
-    let restricted = "pod-security.kubernetes.io/enforce=restricted";
-    kubectl.run(&["label", "namespace", &namespace, restricted])?;
+    install::no_region(&cluster.client).await?;
     let mut installation = Installation {
+        was_defined: install::are_defined(&cluster.client).await?,
         cluster,
         helm,
         kubectl,
@@ -66,12 +66,11 @@ async fn an_installed_region_is_called_by_name_and_its_gateway_upgraded_without_
         dir: tempfile::tempdir().context("make a folder for values")?,
         installed: Vec::new(),
     };
-    let ended = installation.scenario().await;
-    if ended.is_err() {
+    let ended = Ended::of(installation.scenario()).await;
+    if !ended.is_well() {
         println!("{}", installation.describe());
     }
-    let removed = installation.remove().await;
-    ended.and(removed.context("remove what was installed"))
+    ended.after(installation.remove().await)
 }
 
 struct Installation {
@@ -81,6 +80,8 @@ struct Installation {
     namespace: String,
     dir: tempfile::TempDir,
     installed: Vec<&'static str>,
+    /// Our resource definitions were there before.
+    was_defined: bool,
 }
 
 /// The node that the gateway is pinned to, as a guide to node ports would have it.
@@ -92,6 +93,11 @@ struct Front {
 
 impl Installation {
     async fn scenario(&mut self) -> anyhow::Result<()> {
+        install::namespace(&self.cluster.client, &self.namespace).await?;
+        // As the guide has it: what the charts and the operator make is taken at that level.
+        let restricted = "pod-security.kubernetes.io/enforce=restricted";
+        self.kubectl
+            .run(&["label", "namespace", &self.namespace, restricted])?;
         let client =
             ClientPod::start(&self.cluster.client, self.kubectl.clone(), &self.namespace).await?;
         let problems = client.problems()?;
@@ -316,14 +322,29 @@ impl Installation {
         text
     }
 
-    /// Uninstalls what was installed and removes the namespace.
+    /// Uninstalls what was installed and removes the namespace. What fails keeps nothing else from
+    /// being removed: releases have objects outside the namespace.
     async fn remove(self) -> anyhow::Result<()> {
+        let client = &self.cluster.client;
+        let mut removed = Ok(());
         for release in self.installed.iter().rev() {
-            let namespace = ["--namespace", &self.namespace];
-            self.helm
-                .run(&[&["uninstall", release, "--wait"], &namespace[..]].concat())?;
+            let uninstalled = self.helm.run(&[
+                "uninstall",
+                release,
+                "--wait",
+                // Helm makes no release of values that it refuses.
+                "--ignore-not-found",
+                "--namespace",
+                &self.namespace,
+            ]);
+            removed = removed.and(uninstalled.map(drop));
         }
-        install::remove_namespace(&self.cluster.client, &self.namespace, true).await
+        if !self.was_defined {
+            removed = removed.and(install::adopt_definitions(client).await);
+        }
+        removed
+            .and(install::remove_namespace(client, &self.namespace, true).await)
+            .and(install::remove_definitions(client).await)
     }
 }
 
