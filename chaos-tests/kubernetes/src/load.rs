@@ -164,6 +164,15 @@ impl Load {
         Ok(())
     }
 
+    /// Waits until calls have gone on for this long.
+    pub async fn go_on(&self, long: Duration) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < long {
+            self.more_calls(1).await?;
+        }
+        Ok(())
+    }
+
     /// Has every client finish its call.
     pub async fn finish(self) -> anyhow::Result<Vec<Call>> {
         self.stop.store(true, Ordering::Relaxed);

@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const STARTS: usize = 8;
 /// More than may be made in a burst.
 const BATCH: usize = 50;
+/// At the operator's 20 a second; threefold.
+const MADE_WITHIN: Duration = Duration::from_millis(7_200);
 /// Calls go on for this long, so that what an operator does by the second would show.
 const STEADY: Duration = Duration::from_secs(5);
 
@@ -37,18 +39,27 @@ async fn starts_and_writes_are_measured() -> anyhow::Result<()> {
         print("a bare pod of one container until it runs", &bare);
         print("an image function's first byte from a new pod", &cold);
         print("a bundle's first byte from a pod that waits", &claimed);
+        ensure!(
+            median(&claimed) < median(&bare),
+            "waiting pods save nothing"
+        );
         steady(region).await?;
         batch(region).await
     })
     .await
 }
 
+fn median(took: &[Duration]) -> Duration {
+    let mut sorted = took.to_vec();
+    sorted.sort();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
 fn print(what: &str, took: &[Duration]) {
     let mut sorted = took.to_vec();
     sorted.sort();
-    let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
     let all: Vec<u128> = sorted.iter().map(Duration::as_millis).collect();
-    println!("measured: {what}: {} {all:?}", median.as_millis());
+    println!("measured: {what}: {} {all:?}", median(took).as_millis());
 }
 
 /// From the request that makes it until its container runs and it has an address.
@@ -214,10 +225,7 @@ async fn steady(region: &Region) -> anyhow::Result<()> {
     .await?;
     let before = writes::counted(&client).await?;
     let load = Load::start(&url, &json!({}), 1);
-    let start = Instant::now();
-    while start.elapsed() < STEADY {
-        load.more_calls(100).await?;
-    }
+    load.go_on(STEADY).await?;
     let wrote = writes::between(&before, &writes::counted(&client).await?);
     let calls = load.finish().await?;
     judge("steady calls", &calls, 0)?;
@@ -269,5 +277,6 @@ async fn batch(region: &Region) -> anyhow::Result<()> {
         start.elapsed(),
         more as f64 / start.elapsed().as_secs_f64()
     );
+    ensure!(made < MADE_WITHIN, "{more} pods were made in {made:?}");
     Ok(())
 }
