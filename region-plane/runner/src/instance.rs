@@ -163,23 +163,19 @@ impl Instance {
         Ok(instance)
     }
 
-    #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    #[must_use]
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    #[must_use]
     pub fn shutdown(&self) -> &CancellationToken {
         &self.shutdown
     }
 
     /// What is told of the pod, from now on.
-    #[must_use]
     pub fn watch_pod(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
     }
@@ -451,7 +447,6 @@ impl Instance {
 }
 
 impl Attendance {
-    #[must_use]
     pub fn claim(&self) -> &str {
         &self.claim
     }

@@ -69,7 +69,6 @@ impl Log {
     }
 
     /// How many lines have been dropped since the start.
-    #[must_use]
     pub fn dropped_ever(&self) -> u64 {
         self.kept().dropped_ever
     }

@@ -117,7 +117,6 @@ pub enum Refused {
 
 impl Refused {
     /// What its gateway is told; `None` if the claim makes no sense on this pod.
-    #[must_use]
     pub fn conflict(&self) -> Option<Conflict> {
         let claim = match self {
             Self::Held { by } => Some(by.clone()),
@@ -185,7 +184,6 @@ pub enum CallEnd {
 }
 
 impl Pod {
-    #[must_use]
     pub fn new(kind: Kind, uid: Option<String>, lease: Duration) -> Self {
         Self {
             kind,
@@ -207,7 +205,6 @@ impl Pod {
         }
     }
 
-    #[must_use]
     pub fn state(&self, now: Duration) -> State {
         let idle = match self.call {
             Some(RunningCall::Inside) => Duration::ZERO,
@@ -225,18 +222,15 @@ impl Pod {
         }
     }
 
-    #[must_use]
     pub fn holder(&self) -> Option<&Holder> {
         self.claim.as_ref().map(|held| &held.holder)
     }
 
-    #[must_use]
     pub fn phase(&self) -> (Phase, Option<&Reason>) {
         (self.phase, self.reason.as_ref())
     }
 
     /// Whether something goes on that was begun under a claim, be that dropped since.
-    #[must_use]
     pub fn is_occupied(&self) -> bool {
         self.call.is_some() || self.bundle_comes
     }
@@ -363,7 +357,6 @@ impl Pod {
     }
 
     /// When [`Self::expire`] will drop the claim unless something happens first.
-    #[must_use]
     pub fn expires(&self) -> Option<Duration> {
         let held = self.claim.as_ref()?;
         (held.attended == 0 && self.call.is_none()).then(|| held.unattended_since + self.lease)

@@ -30,7 +30,7 @@ TRADEWIND_POD_UID                           unset: metadata.uid; claims of other
 TRADEWIND_RUNNER_LISTEN                     [::]:8090 (0.0.0.0:8090 on a machine without IPv6)
 TRADEWIND_RUNNER_SOCKET_DIR                 /tmp/iofs: shared with the function, which listens there
 TRADEWIND_RUNNER_CODE_DIR                   /tradewind/code: shared with the function of a pool's pod
-TRADEWIND_RUNNER_LEASE_MS                    5000: how long a claim outlives its gateway's last request
+TRADEWIND_RUNNER_LEASE_MS                   5000: how long a claim outlives its gateway's last request
 TRADEWIND_RUNNER_GRACE_MS                   4000: how long a call may go on after SIGTERM
 TRADEWIND_RUNNER_LOG                        info: off, error, warn, info or debug";
 
