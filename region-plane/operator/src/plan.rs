@@ -4,7 +4,6 @@
 //! likes; asked about the result of what it said, it says nothing more.
 
 mod demands;
-mod guard;
 mod setbacks;
 mod verdict;
 
@@ -12,10 +11,9 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use region_plane_resources::demand::{ClaimedPod, Code, Problem, StartFailure};
+use region_plane_resources::demand::{ClaimedPod, Code, Problem};
 
 pub use demands::Demands;
-pub use guard::{Guard, MassDrop};
 pub use setbacks::Setbacks;
 pub use verdict::{Condition, Reason, Stated, Trouble};
 
@@ -29,7 +27,7 @@ pub type Moment = Duration;
 pub struct Desired {
     pub functions: BTreeMap<String, Function>,
     pub pools: BTreeMap<String, Pool>,
-    /// Objects that are there and cannot be read. Their pods are left alone.
+    /// Objects that are there and cannot be read.
     pub unreadable: BTreeMap<Owner, Unreadable>,
 }
 
@@ -110,6 +108,17 @@ pub struct Pod {
     pub busy: bool,
     /// When we first saw it.
     pub seen: Moment,
+    /// When we first saw it run.
+    pub ran_from: Option<Moment>,
+}
+
+impl Pod {
+    /// How long it ran, or has run.
+    #[must_use]
+    pub fn ran(&self, now: Moment) -> Duration {
+        self.ran_from
+            .map_or(Duration::ZERO, |from| now.saturating_sub(from))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,8 +176,8 @@ pub struct Observed<'a> {
     pub setbacks: &'a Setbacks,
     /// As the last plan found pools.
     pub fills: &'a BTreeMap<String, Fill>,
-    /// No pod is surplus before this: whoever has it may not have told us yet. `None` while what
-    /// should be is in doubt.
+    /// No pod is surplus before this: whoever has it may not have told us yet. `None` while nobody
+    /// tells us.
     pub surplus_from: Option<Moment>,
 }
 
@@ -236,8 +245,6 @@ pub enum Why {
     Failed,
     /// The function is started otherwise now.
     Outdated,
-    /// Its owner is gone.
-    Orphaned,
     /// More than are wanted.
     Surplus,
 }
@@ -250,7 +257,6 @@ impl Why {
             Self::Finished => "finished",
             Self::Failed => "failed",
             Self::Outdated => "outdated",
-            Self::Orphaned => "orphaned",
             Self::Surplus => "surplus",
         }
     }
@@ -272,8 +278,9 @@ pub struct Plan {
 
 /// Says what to write next.
 ///
-/// Never deletes a pod that a gateway holds, unless nothing of it runs any more; never has more
-/// pods of a function than its `max`; never touches what it was not told of.
+/// Never deletes a pod that a gateway holds, unless nothing of it runs any more, nor one whose owner it
+/// does not know; never has more pods of a function than its `max`; never touches what it was not told
+/// of.
 #[must_use]
 pub fn plan(desired: &Desired, observed: &Observed<'_>, budget: Budget) -> Plan {
     Planner::new(desired, observed, budget).plan()
@@ -287,7 +294,6 @@ struct Planner<'a> {
     /// Pods of gateways that fell silent: they may still be serving.
     lapsed: HashSet<&'a str>,
     finished: HashSet<&'a str>,
-    failures: HashMap<&'a str, &'a StartFailure>,
     creates: Vec<Create>,
     deletes: Vec<Delete<'a>>,
     patches: Vec<Action>,
@@ -334,6 +340,8 @@ struct Candidate<'a> {
     claimed: bool,
     /// It is to go, and still counts until it does.
     going: bool,
+    /// It is to be replaced, whatever its template says.
+    stale: bool,
     idle_since: Moment,
 }
 
@@ -373,10 +381,6 @@ impl<'a> Planner<'a> {
                 .map(|claim| claim.pod.as_str())
                 .collect(),
             finished: demands.finished(observed.now).collect(),
-            failures: demands
-                .failures(observed.now)
-                .map(|failure| (failure.function.as_str(), failure))
-                .collect(),
             creates: Vec::new(),
             deletes: Vec::new(),
             patches: Vec::new(),
@@ -404,16 +408,14 @@ impl<'a> Planner<'a> {
         // Before functions: what keeps a pool from filling is what bundles wait for.
         let mut pool_troubles = HashMap::new();
         for (name, pool) in &self.desired.pools {
-            let mut pods = of_pools.remove(name.as_str()).unwrap_or_default();
-            self.disown(&mut pods, &pool.uid);
+            let pods = own(&mut of_pools, name, &pool.uid);
             let waiting = waiting.of_pool(name);
             if let Some(trouble) = self.pool(name, pool, waiting, &pods) {
                 pool_troubles.insert(name.as_str(), trouble);
             }
         }
         for (name, function) in &self.desired.functions {
-            let mut pods = of_functions.remove(name.as_str()).unwrap_or_default();
-            self.disown(&mut pods, &function.uid);
+            let pods = own(&mut of_functions, name, &function.uid);
             let wanted = wanted.get(name.as_str()).unwrap_or(&none);
             if function.image {
                 self.image(name, function, wanted, &pods);
@@ -422,33 +424,16 @@ impl<'a> Planner<'a> {
                 self.bundle(name, function, wanted, trouble);
             }
         }
-        let of_others = of_functions.into_values().chain(of_pools.into_values());
-        for orphan in of_others.flatten() {
-            self.delete_orphan(orphan);
-        }
         for (owner, unreadable) in &self.desired.unreadable {
             let evidence = Evidence {
                 runs: false,
+                comes: false,
                 trouble: Some(unreadable.trouble.clone()),
             };
             let stated = unreadable.stated.as_ref();
             self.judge(owner.clone(), evidence, unreadable.generation, stated);
         }
         self.finish()
-    }
-
-    /// Takes out the pods of an earlier object of the same name.
-    fn disown(&mut self, pods: &mut Vec<Candidate<'a>>, uid: &str) {
-        for orphan in pods.extract_if(.., |candidate| candidate.pod.owner_uid != uid) {
-            self.delete_orphan(orphan);
-        }
-    }
-
-    fn delete_orphan(&mut self, candidate: Candidate<'a>) {
-        let unreadable = self.desired.unreadable.contains_key(&candidate.pod.owner);
-        if !unreadable && !candidate.going {
-            self.delete_surplus(candidate, Why::Orphaned, Duration::ZERO);
-        }
     }
 
     /// `None` for what is no candidate for anything: it goes already, or runs no more.
@@ -463,6 +448,7 @@ impl<'a> Planner<'a> {
             pod,
             claimed,
             going: false,
+            stale: false,
             idle_since: self.observed.demands.last_claimed(name).max(pod.seen),
         };
         match pod.phase {
@@ -602,14 +588,14 @@ impl<'a> Planner<'a> {
             let same_memory = pod.memory_mb == function.memory_mb;
             if same_settings && same_memory {
                 usable.push(*candidate);
-                self.note(&mut evidence, pod);
+                self.note(&mut evidence, *candidate);
             } else if candidate.claimed {
                 // Its gateway lets it finish, and gives it back.
             } else if pod.template == function.template
                 && self.adapt(*candidate, function.memory_mb, Some(&function.settings))
             {
                 usable.push(*candidate);
-                self.note(&mut evidence, pod);
+                self.note(&mut evidence, *candidate);
             } else {
                 self.delete_surplus(*candidate, Why::Outdated, Duration::ZERO);
             }
@@ -646,6 +632,7 @@ impl<'a> Planner<'a> {
         let owner = Owner::Function(name.to_owned());
         let evidence = Evidence {
             runs: wanted.claimed > 0,
+            comes: false,
             trouble,
         };
         self.judge(
@@ -674,7 +661,7 @@ impl<'a> Planner<'a> {
                 evidence.runs |= candidate.claimed;
                 continue;
             }
-            self.note(&mut evidence, pod);
+            self.note(&mut evidence, *candidate);
             if pod.function.is_some() {
                 // It ran that function and can run no other. A gateway that comes back may take it.
                 self.delete_surplus(*candidate, Why::Surplus, self.observed.rules.surplus_after);
@@ -687,13 +674,13 @@ impl<'a> Planner<'a> {
                 dedicated.entry(function).or_default().push(*candidate);
                 continue;
             }
-            if pod.memory_mb == pool.memory_mb
-                || pod.template == pool.template && self.adapt(*candidate, pool.memory_mb, None)
-            {
-                free.push(*candidate);
-            } else {
-                self.delete_surplus(*candidate, Why::Outdated, Duration::ZERO);
-            }
+            let fits = pod.memory_mb == pool.memory_mb
+                || pod.template == pool.template && self.adapt(*candidate, pool.memory_mb, None);
+            // What does not fit still serves smaller bundles, until others can.
+            free.push(Candidate {
+                stale: !fits,
+                ..*candidate
+            });
         }
         let shared = waiting.map_or(0, |waiting| waiting.shared);
         let group = Group {
@@ -798,7 +785,9 @@ impl<'a> Planner<'a> {
         let count = |is: &dyn Fn(&Candidate<'_>) -> bool| {
             u32::try_from(pods.iter().filter(|candidate| is(candidate)).count()).unwrap_or(u32::MAX)
         };
-        let fresh = |candidate: &Candidate<'_>| candidate.pod.template == group.template;
+        let fresh = |candidate: &Candidate<'_>| {
+            candidate.pod.template == group.template && !candidate.stale
+        };
         let taken_stale = count(&|candidate| !fresh(candidate) && candidate.claimed);
         let fresh_all = count(&fresh);
         let fresh_running =
@@ -810,18 +799,22 @@ impl<'a> Planner<'a> {
             .saturating_sub(usable.saturating_add(group.unlisted))
             .min(group.room);
         self.create(rank, owner, memory_mb, None, missing);
-        let replaced = group
+        let to_replace = group
             .target
-            .saturating_sub(fresh_all + taken_stale + group.unlisted)
-            .min(group.room)
-            .saturating_sub(missing);
+            .saturating_sub(fresh_all + taken_stale + group.unlisted);
+        let replaced = to_replace.min(group.room).saturating_sub(missing);
         self.create(RANK_REPLACE, owner, memory_mb, None, replaced);
+        // With no room for a new one beside them, one old one goes for each new one that runs.
+        let makes_room =
+            to_replace > 0 && missing == 0 && replaced == 0 && fresh_all == fresh_running;
 
         let (new, old): (Vec<_>, Vec<_>) = pods
             .iter()
             .filter(|candidate| !candidate.claimed)
             .partition(|candidate| fresh(candidate));
-        let old_kept = group.target.saturating_sub(fresh_running + taken_stale);
+        let old_kept = group
+            .target
+            .saturating_sub(fresh_running + taken_stale + u32::from(makes_room));
         let wait = match group.target {
             // Nothing replaces them: they are surplus like any other.
             0 => self.observed.rules.surplus_after,
@@ -903,29 +896,37 @@ impl<'a> Planner<'a> {
         *next = at.min(*next);
     }
 
-    fn note(&mut self, evidence: &mut Evidence, pod: &Pod) {
+    fn note(&mut self, evidence: &mut Evidence, candidate: Candidate<'_>) {
+        let pod = candidate.pod;
         let age = self.observed.now.saturating_sub(pod.seen);
         let rules = self.observed.rules;
         match &pod.trouble {
-            _ if pod.phase == Phase::Running => evidence.runs = true,
+            _ if pod.phase == Phase::Running => {
+                evidence.runs = true;
+                evidence.comes |= !candidate.claimed && pod.function.is_none();
+            }
             _ if pod.phase == Phase::Unheard => {}
             Some(trouble) if trouble.reason == Reason::PodUnschedulable => {
                 if age >= rules.unschedulable_after {
                     evidence.trouble = Some(trouble.clone());
                 } else {
+                    evidence.comes = true;
                     self.wake_at(pod.seen + rules.unschedulable_after);
                 }
             }
             Some(trouble) => evidence.trouble = Some(trouble.clone()),
-            None if pod.uid.is_empty() => {}
+            None if pod.uid.is_empty() => evidence.comes = true,
             None if age >= rules.never_ready_after => {
                 evidence.trouble = Some(Trouble::never_ready(rules.never_ready_after));
             }
-            None => self.wake_at(pod.seen + rules.never_ready_after),
+            None => {
+                evidence.comes = true;
+                self.wake_at(pod.seen + rules.never_ready_after);
+            }
         }
     }
 
-    /// Returns what is wrong now.
+    /// Returns what stands in the way of whoever waits now.
     fn judge(
         &mut self,
         owner: Owner,
@@ -933,10 +934,12 @@ impl<'a> Planner<'a> {
         generation: i64,
         stated: Option<&Stated>,
     ) -> Option<Trouble> {
-        if let Some(trouble) = self.observed.setbacks.trouble(&owner) {
-            evidence.trouble = Some(trouble.clone());
+        // Whoever waits gets one of those that come, though another stands still.
+        let mut trouble = evidence.trouble.clone().filter(|_| !evidence.comes);
+        if let Some(setback) = self.observed.setbacks.trouble(&owner) {
+            trouble = Some(setback.clone());
+            evidence.trouble.clone_from(&trouble);
         }
-        let trouble = evidence.trouble.clone();
         if let (Some(trouble), Owner::Function(function)) = (&trouble, &owner) {
             let desired = self.desired.functions.get(function);
             self.plan.problems.push(Problem {
@@ -961,10 +964,14 @@ impl<'a> Planner<'a> {
     }
 
     /// Of the settings the function has now.
-    fn start_failure(&self, function: &str) -> Option<Trouble> {
+    fn start_failure(&mut self, function: &str) -> Option<Trouble> {
         let current = &self.desired.functions.get(function)?.settings;
-        let failure = self.failures.get(function)?;
-        (failure.settings == *current).then(|| Trouble::start_failed(&failure.message))
+        let (failure, until) = self.observed.demands.failure(function, self.observed.now)?;
+        if failure.settings != *current {
+            return None;
+        }
+        self.wake_at(until);
+        Some(Trouble::start_failed(&failure.message))
     }
 
     fn emptiness(&mut self, pool: &str) -> Option<Trouble> {
@@ -1089,6 +1096,18 @@ impl<'a> Waiting<'a> {
             message: format!("its pool {pool} does not fill: {}", trouble.message),
         })
     }
+}
+
+/// The pods of one object. Those of an earlier one of its name are Kubernetes' to collect, as are those
+/// of objects that are gone: it knows, where a list that lacks an object may only be short.
+fn own<'a>(
+    of_all: &mut HashMap<&str, Vec<Candidate<'a>>>,
+    name: &str,
+    uid: &str,
+) -> Vec<Candidate<'a>> {
+    let mut pods = of_all.remove(name).unwrap_or_default();
+    pods.retain(|candidate| candidate.pod.owner_uid == uid);
+    pods
 }
 
 /// Pods that do not run first, then those that nobody has had for longest.

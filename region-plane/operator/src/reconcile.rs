@@ -25,11 +25,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::bucket::Bucket;
 use crate::cluster::{Broken, Change, Kind};
-use crate::lease::{ACCEPT_DELETIONS, Leadership};
+use crate::lease::Leadership;
 use crate::notes::Notes;
 use crate::plan::{
-    Action, Budget, Fill, Moment, Observed, Owner, Phase, Reason, Resizing, Stated, Trouble, Why,
-    plan,
+    Action, Budget, Fill, Moment, Observed, Owner, Phase, Reason, Resizing, Stated, Trouble, plan,
 };
 use crate::refusal::Refusal;
 use crate::settings::Settings;
@@ -37,7 +36,7 @@ use crate::state::{State, asked_for};
 use crate::template::{Made, image_pod, pool_pod};
 use crate::write::{Answer, Done, Sort, Write, Writer};
 use crate::writer::{Wanted, Written, written};
-use doubt::{Doubt, Held};
+use doubt::Doubt;
 
 /// Requests that may be under way at once: more than the rates need while the server is well, and
 /// few enough not to be a burst when it is not.
@@ -205,7 +204,6 @@ struct Running {
     planned: VecDeque<Action>,
     problems: Vec<Problem>,
     fills: BTreeMap<String, Fill>,
-    pods_held: Doubt,
     objects_held: Doubt,
     plan_due: bool,
     objects_due: bool,
@@ -235,7 +233,6 @@ impl Running {
             planned: VecDeque::new(),
             problems: Vec::new(),
             fills: BTreeMap::new(),
-            pods_held: Doubt::default(),
             objects_held: Doubt::default(),
             plan_due: true,
             objects_due: true,
@@ -268,7 +265,7 @@ impl Running {
         };
         let mut read = self.read_replica(position.as_ref());
         loop {
-            let due = match self.plan_due || self.objects_due {
+            let due = match self.due() {
                 true => self.not_before,
                 false => self.wake.unwrap_or(Moment::MAX).max(self.not_before),
             };
@@ -294,7 +291,6 @@ impl Running {
                 Ok(()) = self.accepted.changed() => {
                     self.accepted.borrow_and_update();
                     self.accepted_until = self.now() + ACCEPTED_FOR;
-                    self.plan_due = true;
                     self.objects_due = true;
                 }
                 Ok(()) = moved(&mut position, read) => read = self.read_replica(position.as_ref()),
@@ -321,14 +317,15 @@ impl Running {
             self.objects_due = true;
         }
         let touched = self.state.take(change, now);
-        for ran_out in std::mem::take(&mut self.state.ran_out) {
-            let reason = ran_out.trouble.reason.to_string();
-            self.warn_about(&ran_out.owner, &reason, ran_out.trouble.message.clone());
-            if ran_out.deleting {
-                self.state
-                    .setbacks
-                    .ended(ran_out.owner, ran_out.trouble, now);
+        for ended in std::mem::take(&mut self.state.ended) {
+            let (owner, reason) = (ended.owner, ended.trouble.reason);
+            debug!(owner = owner.name(), %reason, "pod ended");
+            // No condition may ever say so.
+            if matches!(reason, Reason::OutOfMemory | Reason::PodLost) && self.led(now).is_some() {
+                self.warn_about(&owner, &reason.to_string(), ended.trouble.message.clone());
             }
+            let setbacks = &mut self.state.setbacks;
+            setbacks.ended(owner, ended.trouble, ended.ran, now);
         }
         self.plan_due |= touched.plan;
         self.objects_due |= touched.objects;
@@ -416,10 +413,12 @@ impl Running {
         self.leadership.borrow().filter(|led| led.holds(now))
     }
 
-    /// From when on what no gateway has told us of is had by none: by then each has spoken to the
-    /// leader that we are since.
-    fn heard_all(&self, led: Leadership) -> Moment {
-        led.since + self.settings.settle_for
+    /// From when on what no gateway has told us of is had by none: some time after the first spoke to
+    /// the leader that we are. `None` while none is heard. They serve all the same then, and only we
+    /// do not know from which pods.
+    fn heard_all(&self, led: Leadership, now: Moment) -> Option<Moment> {
+        let heard = self.state.demands.heard_since(now)?;
+        Some(heard.max(led.since) + self.settings.settle_for)
     }
 
     /// Returns the count of changes that what was read has at least.
@@ -436,11 +435,16 @@ impl Running {
         read
     }
 
+    /// Objects wait for as long as nothing is decided: what ends that is a change of its own.
+    fn due(&self) -> bool {
+        self.plan_due || self.objects_due && self.status.borrow().waiting_for.is_none()
+    }
+
     fn step_if_due(&mut self) {
         let now = self.now();
         let timed = self.wake.is_some_and(|wake| wake <= now);
         let looked = now >= self.looked + LOOKED_EVERY;
-        if now < self.not_before || !(self.plan_due || self.objects_due || timed || looked) {
+        if now < self.not_before || !(self.due() || timed || looked) {
             return;
         }
         let began = Instant::now();
@@ -472,8 +476,11 @@ impl Running {
                 self.write_plan(now, led);
             }
         } else {
+            // Another decides, and says what is wrong.
             self.planned.clear();
             self.fills.clear();
+            self.problems.clear();
+            self.objects_held = Doubt::default();
         }
         self.publish(now, led, waiting_for);
     }
@@ -496,17 +503,7 @@ impl Running {
                 Again::Patch(pod) => self.state.patched(&pod, |_| {}),
             }
         }
-        let plausible = self.state.plausible(now < self.accepted_until);
-        let held = plausible.err().map(|drop| Held {
-            count: drop.gone,
-            message: format!(
-                "of the functions and pools in the cluster {drop}; no pod is deleted until they are back or the lease is annotated {ACCEPT_DELETIONS}=true"
-            ),
-        });
-        let told = self.pods_held.look(held);
-        self.tell_held(told);
-        let surplus_from =
-            (plausible.is_ok() && !self.state.doubtful()).then(|| self.heard_all(led));
+        let surplus_from = self.heard_all(led, now);
         let slots = self.slots();
         let budget = Budget {
             creates: self.creates.available(now),
@@ -536,9 +533,7 @@ impl Running {
         self.planned.clear();
         for action in planned.actions {
             if self.slots() > 0 {
-                if !self.spared(&action) {
-                    self.act(action, now, led.fence);
-                }
+                self.act(action, now, led.fence);
             } else if matches!(action, Action::Create { .. } | Action::State { .. }) {
                 self.planned.push_back(action);
             }
@@ -586,33 +581,10 @@ impl Running {
         }
     }
 
-    /// Whether it takes a pod of a function that should be there: a list lost its object, and an
-    /// apply is about to bring it back.
-    fn spared(&self, action: &Action) -> bool {
-        let Action::Delete {
-            pod,
-            why: Why::Orphaned,
-            ..
-        } = action
-        else {
-            return false;
-        };
-        match self.state.pods.get(pod).map(|pod| &pod.owner) {
-            Some(Owner::Function(name)) => {
-                !self.state.functions.contains_key(name)
-                    && self.written.functions.contains_key(name)
-            }
-            _ => false,
-        }
-    }
-
     fn act(&mut self, action: Action, now: Moment, fence: u64) {
         match &action {
             Action::Create { .. } => {}
-            Action::Delete { pod, why, .. } => {
-                self.note_failed(pod, *why, now);
-                self.state.deleting(pod);
-            }
+            Action::Delete { pod, .. } => self.state.deleting(pod),
             Action::Resize { pod, .. } | Action::Label { pod, .. } => self.state.patching(pod),
             Action::State { owner, condition } => {
                 let stated = Stated {
@@ -654,27 +626,6 @@ impl Running {
             Sort::Other => self.others.spend(1),
         }
         self.writes.spawn(self.writer.clone().perform(write, fence));
-    }
-
-    fn note_failed(&mut self, pod: &str, why: Why, now: Moment) {
-        let Some(pod) = self.state.pods.get(pod).filter(|_| why == Why::Failed) else {
-            return;
-        };
-        // A pool is not to blame for what the function did to its pod.
-        let owner = match &pod.function {
-            Some(function) => Owner::Function(function.clone()),
-            None => pod.owner.clone(),
-        };
-        let trouble = pod.trouble.clone().unwrap_or_else(|| Trouble {
-            reason: Reason::FunctionExited,
-            message: "a pod of it ended".to_owned(),
-        });
-        debug!(owner = owner.name(), reason = %trouble.reason, "pod failed");
-        if trouble.reason == Reason::PodLost {
-            // No condition will say so.
-            self.warn_about(&owner, &trouble.reason.to_string(), trouble.message.clone());
-        }
-        self.state.setbacks.ended(owner, trouble, now);
     }
 
     /// `None` if the owner is gone again.
@@ -958,8 +909,8 @@ impl Running {
         ] {
             metrics::gauge!("tradewind_operator_pods", "phase" => phase).set(count as f64);
         }
-        let held = [self.pods_held.held(), self.objects_held.held()];
-        let held_count: usize = held.iter().flatten().map(|held| held.count).sum();
+        let held = self.objects_held.held();
+        let held_count = held.map_or(0, |held| held.count);
         let gauges = [
             (
                 "tradewind_operator_leading",
@@ -1026,11 +977,7 @@ impl Running {
             creates_per_sec: self.creates.rate(),
             deletes_per_sec: self.deletes.rate(),
             writes_per_sec: self.others.rate(),
-            deletions_held: held
-                .into_iter()
-                .flatten()
-                .next()
-                .map(|held| held.message.clone()),
+            deletions_held: held.map(|held| held.message.clone()),
             revision: self.written.known.then_some(self.written.revision),
         };
         self.status.send_replace(status);

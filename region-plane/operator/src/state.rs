@@ -14,11 +14,15 @@ use crate::cluster::{
     Broken, Change, FunctionSeen, Kind, Meta, NEEDED, NodeSeen, PodSeen, PoolSeen, Seen, room,
 };
 use crate::plan::{
-    self, Demands, Desired, Guard, MassDrop, Moment, Owner, Phase, Pod, Reason, Setbacks, Stated,
-    Trouble, Unreadable,
+    self, Demands, Desired, Moment, Owner, Phase, Pod, Reason, Setbacks, Stated, Trouble,
+    Unreadable,
 };
 use crate::settings::PodSettings;
 use crate::template;
+
+/// What an operator reads before it may take over. Without Secrets pods are decided on all the same,
+/// and no new function with configuration gets one.
+pub const READ: [Kind; 4] = [Kind::Functions, Kind::Pools, Kind::Pods, Kind::Secrets];
 
 /// A pod whose creation got no answer may exist: it counts for this long unless it is seen.
 const UNANSWERED_FOR: Duration = Duration::from_secs(10);
@@ -31,14 +35,13 @@ const UNLISTED_FOR: Duration = Duration::from_secs(30);
 /// What has no meaning any more takes memory and nothing else, so it may stay a while.
 const SWEPT_EVERY: Duration = Duration::from_secs(5);
 
-/// A pod of which the function took more memory than it may. Its gateway often gives it back before
-/// the kubelet tells.
+/// A pod that ended by itself, or whose function did.
 #[derive(Debug)]
-pub struct OutOfMemory {
+pub struct Ended {
     pub owner: Owner,
     pub trouble: Trouble,
-    /// It goes already, so that nothing else will count it.
-    pub deleting: bool,
+    /// How long it had run.
+    pub ran: Duration,
 }
 
 pub struct State {
@@ -56,11 +59,9 @@ pub struct State {
     nodes: BTreeMap<String, NodeSeen>,
     pub demands: Demands,
     pub setbacks: Setbacks,
-    /// Pods seen to have run out of memory since these were taken.
-    pub ran_out: Vec<OutOfMemory>,
-    guard: Guard,
-    /// Of the last look at which objects are there; `None` since one came or went.
-    plausible: Option<Result<(), MassDrop>>,
+    /// Pods seen to have ended since these were taken, each once, whatever becomes of the attempts to
+    /// delete it.
+    pub ended: Vec<Ended>,
     swept: Moment,
     listed: BTreeSet<Kind>,
     pub broken: BTreeMap<Kind, Broken>,
@@ -116,9 +117,7 @@ impl State {
             nodes: BTreeMap::new(),
             demands: Demands::default(),
             setbacks: Setbacks::default(),
-            ran_out: Vec::new(),
-            guard: Guard::default(),
-            plausible: None,
+            ended: Vec::new(),
             swept: Moment::ZERO,
             listed: BTreeSet::new(),
             broken: BTreeMap::new(),
@@ -138,37 +137,12 @@ impl State {
 
     /// What has never been listed. Once nothing is left it stays so: what was known stands.
     pub fn unlisted(&self) -> impl Iterator<Item = Kind> {
-        NEEDED
-            .into_iter()
-            .filter(|kind| !self.listed.contains(kind))
+        READ.into_iter().filter(|kind| !self.listed.contains(kind))
     }
 
     #[must_use]
     pub fn undefined(&self, kind: Kind) -> bool {
         self.broken.get(&kind) == Some(&Broken::Unknown)
-    }
-
-    /// What is not there may be missing only because the list of it is.
-    #[must_use]
-    pub fn doubtful(&self) -> bool {
-        [Kind::Functions, Kind::Pools]
-            .iter()
-            .any(|kind| self.undefined(*kind) || !self.listed.contains(kind))
-    }
-
-    /// # Errors
-    /// If more functions and pools went at once than is plausible.
-    pub fn plausible(&mut self, confirmed: bool) -> Result<(), MassDrop> {
-        if let Some(looked) = self.plausible
-            && (looked.is_ok() || !confirmed)
-        {
-            return looked;
-        }
-        let functions = self.functions.keys().map(|name| format!("function/{name}"));
-        let pools = self.pools.keys().map(|name| format!("pool/{name}"));
-        let looked = self.guard.look(functions.chain(pools), confirmed);
-        self.plausible = Some(looked);
-        looked
     }
 
     #[must_use]
@@ -208,6 +182,7 @@ impl State {
                 }
             }
             Change::Secrets(seen) => {
+                self.listed.insert(Kind::Secrets);
                 let secrets = self.secrets.get_or_insert_default();
                 put(secrets, seen);
                 Touched {
@@ -283,6 +258,10 @@ impl State {
         let since = before
             .filter(|pod| pod.uid.is_empty() || pod.uid == seen.uid)
             .map_or(now, |pod| pod.seen);
+        let ran_from = before
+            .filter(|pod| pod.uid == seen.uid)
+            .and_then(|pod| pod.ran_from)
+            .or((seen.phase == Phase::Running).then_some(now));
         let asked_mb = seen.asked_mb.unwrap_or(seen.memory_mb);
         let grows = asked_mb > seen.memory_mb && seen.has_mb != Some(asked_mb);
         let growing_since = before
@@ -306,6 +285,7 @@ impl State {
             deleting: seen.deleting,
             busy: false,
             seen: since,
+            ran_from,
         };
         match self.asked.get(&name) {
             Some(Asked::Delete { uid }) if *uid == pod.uid => pod.deleting = true,
@@ -316,21 +296,23 @@ impl State {
             }
             None => {}
         }
-        let ran_out = |pod: &Pod| {
-            let trouble = pod.trouble.as_ref();
-            trouble.is_some_and(|trouble| trouble.reason == Reason::OutOfMemory)
-        };
-        if ran_out(&pod) && !self.pods.get(&name).is_some_and(ran_out) {
-            let owner = match &pod.function {
-                Some(function) => Owner::Function(function.clone()),
-                None => pod.owner.clone(),
-            };
-            self.ran_out
-                .extend(pod.trouble.clone().map(|trouble| OutOfMemory {
-                    owner,
-                    trouble,
-                    deleting: pod.deleting,
-                }));
+        let told = |pod: &Pod| ended(pod).is_some();
+        if !self.pods.get(&name).is_some_and(told)
+            && let Some(trouble) = ended(&pod)
+        {
+            // A pool is not to blame for what the function did to its pod.
+            let function = pod
+                .function
+                .as_deref()
+                .or_else(|| self.demands.taken_for(&name, now));
+            self.ended.push(Ended {
+                owner: function.map_or_else(
+                    || pod.owner.clone(),
+                    |function| Owner::Function(function.to_owned()),
+                ),
+                trouble,
+                ran: pod.ran(now),
+            });
         }
         self.pods.insert(name, pod);
     }
@@ -372,16 +354,13 @@ impl State {
         if changed {
             self.setbacks.forgive(&owner);
         }
-        if self.functions.insert(name, record).is_none() {
-            self.plausible = None;
-        }
+        self.functions.insert(name, record);
         self.derive(&owner);
     }
 
     fn function_gone(&mut self, name: &str) {
         let owner = Owner::Function(name.to_owned());
         self.functions.remove(name);
-        self.plausible = None;
         self.desired.functions.remove(name);
         self.owner_gone(&owner);
     }
@@ -410,14 +389,11 @@ impl State {
             if before.is_some_and(|held| held.meta.generation != record.meta.generation) {
                 self.setbacks.forgive(&owner);
             }
-            if self.pools.insert(name, record).is_none() {
-                self.plausible = None;
-            }
+            self.pools.insert(name, record);
             self.derive(&owner);
         }
         for name in gone {
             self.pools.remove(&name);
-            self.plausible = None;
             self.desired.pools.remove(&name);
             self.owner_gone(&Owner::Pool(name));
         }
@@ -648,6 +624,22 @@ impl State {
     }
 }
 
+/// Why a pod ended by itself, if it did. What a kubelet makes of one that is to go is no end of its own;
+/// but that it ran out of memory it often tells only when its gateway has given it back.
+fn ended(pod: &Pod) -> Option<Trouble> {
+    let of_memory = |trouble: &&Trouble| trouble.reason == Reason::OutOfMemory;
+    let ended = matches!(pod.phase, Phase::Broken | Phase::Ended) && !pod.deleting;
+    let of_memory = pod.trouble.as_ref().filter(of_memory).cloned();
+    of_memory.or_else(|| {
+        ended.then(|| {
+            pod.trouble.clone().unwrap_or_else(|| Trouble {
+                reason: Reason::FunctionExited,
+                message: "a pod of it ended".to_owned(),
+            })
+        })
+    })
+}
+
 /// A pod that is asked for.
 #[must_use]
 pub fn asked_for(
@@ -675,6 +667,7 @@ pub fn asked_for(
         deleting: false,
         busy: false,
         seen: now,
+        ran_from: None,
     }
 }
 

@@ -9,10 +9,14 @@ use region_plane_resources::demand::{
 
 use super::Moment;
 
-/// A silent gateway's pods are left alone for this long: it is likelier cut off from us than from
-/// its callers. By then a runner whose gateway died has dropped the claim (5 s, with its machine up to
+/// A silent gateway's pods are left alone for this long, whatever other gateways say, and for as long
+/// as no other is heard: it is likelier cut off from us than from its callers. By then a runner whose gateway died has dropped the claim (5 s, with its machine up to
 /// 15, or as soon as the gateway was started again), and whoever took the pod over has told us.
 const CLAIMS_OUTLAST: Duration = Duration::from_secs(30);
+
+/// A function of which some starts fail is told of as one that fails, and not in turns as one that does
+/// not.
+const FAILS_FOR: Duration = Duration::from_secs(60);
 
 /// More gateways than this at once are a mistake, and each is memory.
 const GATEWAYS_MAX: usize = 64;
@@ -24,6 +28,10 @@ pub struct Demands {
     gateways: BTreeMap<(String, u64), Told>,
     /// Pod to when a gateway last had it.
     claimed: HashMap<String, Moment>,
+    /// When a gateway was first heard after none was.
+    heard_since: Moment,
+    /// Function to how it failed to start last, and when that was told.
+    failed: HashMap<String, (StartFailure, Moment)>,
 }
 
 #[derive(Debug)]
@@ -37,6 +45,9 @@ struct Told {
 impl Demands {
     /// Whether it changes anything but the time.
     pub fn take(&mut self, demand: Demand, now: Moment) -> bool {
+        if self.gateways(now) == 0 {
+            self.heard_since = now;
+        }
         let key = (demand.gateway.clone(), demand.boot);
         let boots = (key.0.clone(), 0)..=(key.0.clone(), u64::MAX);
         for ((_, boot), told) in self.gateways.range_mut(boots) {
@@ -69,6 +80,10 @@ impl Demands {
         for claim in &demand.claims {
             self.claimed.insert(claim.pod.clone(), now);
         }
+        for failure in &demand.failures {
+            self.failed
+                .insert(failure.function.clone(), (failure.clone(), now));
+        }
         let told = Told {
             at: now,
             demand,
@@ -83,6 +98,7 @@ impl Demands {
         self.gateways
             .retain(|_, told| now < told.at + CLAIMS_OUTLAST);
         self.claimed.retain(|pod, _| exists(pod));
+        self.failed.retain(|_, (_, at)| now < *at + FAILS_FOR);
     }
 
     /// When the next gateway counts as silent, or its pods as nobody's.
@@ -99,6 +115,12 @@ impl Demands {
     #[must_use]
     pub fn gateways(&self, now: Moment) -> usize {
         self.live(now).count()
+    }
+
+    /// Since when there has always been a gateway that was heard; `None` while there is none.
+    #[must_use]
+    pub fn heard_since(&self, now: Moment) -> Option<Moment> {
+        (self.gateways(now) > 0).then_some(self.heard_since)
     }
 
     fn live(&self, now: Moment) -> impl Iterator<Item = &Demand> {
@@ -122,8 +144,20 @@ impl Demands {
             .map(String::as_str)
     }
 
-    pub(super) fn failures(&self, now: Moment) -> impl Iterator<Item = &StartFailure> {
-        self.live(now).flat_map(|demand| &demand.failures)
+    /// How the function failed to start lately, and until when that counts.
+    pub(super) fn failure(&self, function: &str, now: Moment) -> Option<(&StartFailure, Moment)> {
+        let (failure, at) = self.failed.get(function)?;
+        let until = *at + FAILS_FOR;
+        (now < until).then_some((failure, until))
+    }
+
+    /// The function that a gateway has taken `pod` for, or had until it fell silent.
+    #[must_use]
+    pub fn taken_for(&self, pod: &str, now: Moment) -> Option<&str> {
+        self.claims(now)
+            .chain(self.lapsed_claims(now))
+            .find(|claim| claim.pod == pod)
+            .map(|claim| claim.function.as_str())
     }
 
     /// Whether a gateway has pods of `function`, or may have them still.

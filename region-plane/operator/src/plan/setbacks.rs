@@ -45,10 +45,11 @@ impl Setback {
 }
 
 impl Setbacks {
-    /// A pod of it ended by itself. One that its node gave up is not held against its owner: on
-    /// another node the next may stay.
-    pub fn ended(&mut self, owner: Owner, trouble: Trouble, now: Moment) {
-        if trouble.reason == Reason::PodLost {
+    /// A pod of it ended by itself, after it had run for so long. One that its node gave up is not held
+    /// against its owner: on another node the next may stay. Nor is one that did well for long: of many
+    /// instances some end every minute, and none of them in a loop.
+    pub fn ended(&mut self, owner: Owner, trouble: Trouble, ran: Duration, now: Moment) {
+        if trouble.reason == Reason::PodLost || ran > DELAY_MAX {
             return;
         }
         add(&mut self.ended, owner, trouble, now);
@@ -138,7 +139,7 @@ mod tests {
         let mut now = secs(100);
         let mut waits = Vec::new();
         for _ in 0..10 {
-            setbacks.ended(owner.clone(), trouble(), now);
+            setbacks.ended(owner.clone(), trouble(), secs(1), now);
             let until = setbacks.until(&owner).unwrap();
             waits.push((until - now).as_secs());
             now = until + secs(1);
@@ -161,6 +162,7 @@ mod tests {
             setbacks.ended(
                 owner.clone(),
                 trouble(),
+                secs(1),
                 secs(100) + Duration::from_millis(pod),
             );
         }
@@ -177,10 +179,24 @@ mod tests {
                 reason: Reason::PodLost,
                 ..trouble()
             };
-            setbacks.ended(owner.clone(), lost, secs(100 + 2 * second));
+            setbacks.ended(owner.clone(), lost, secs(1), secs(100 + 2 * second));
             assert_eq!(setbacks.until(&owner), None);
         }
         assert_eq!(setbacks.trouble(&owner), None);
+    }
+
+    #[test]
+    fn instances_that_end_now_and_then_after_they_ran_for_long_are_no_crash_loop() {
+        let owner = Owner::Function("fn-a".to_owned());
+        for (ran, loops) in [(60, true), (61, false)] {
+            let mut setbacks = Setbacks::default();
+            for minute in 1..60 {
+                let now = secs(180 * minute);
+                setbacks.ended(owner.clone(), trouble(), secs(ran), now);
+                setbacks.forget(now);
+            }
+            assert_eq!(setbacks.trouble(&owner).is_some(), loops, "{ran} s");
+        }
     }
 
     #[test]

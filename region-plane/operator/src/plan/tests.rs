@@ -188,6 +188,7 @@ impl Cluster {
                     deleting: false,
                     busy: false,
                     seen: self.now,
+                    ran_from: None,
                 };
                 self.pods.insert(name, pod);
             }
@@ -359,7 +360,7 @@ fn surplus_waits_until_it_is_sure_and_says_when() {
     assert_eq!(plan.next_wakeup, Some(secs(1_030)));
     cluster.surplus_from = None;
     cluster.now += secs(20);
-    assert_eq!(deleted(&cluster.plan(PLENTY)), [], "in doubt");
+    assert_eq!(deleted(&cluster.plan(PLENTY)), [], "no gateway is heard");
     cluster.surplus_from = Some(secs(0));
     assert_eq!(deleted(&cluster.plan(PLENTY)).len(), 2);
 }
@@ -386,6 +387,34 @@ fn a_silent_gateways_pods_are_left_for_a_while() {
         }
         cluster.now = later;
     }
+}
+
+#[test]
+fn that_gateways_are_heard_begins_with_the_first_and_ends_with_the_last() {
+    let mut demands = Demands::default();
+    assert_eq!(demands.heard_since(secs(5)), None);
+    for (at, gateway, since) in [
+        (100, "g", 100),
+        (109, "g", 100),
+        (112, "h", 100),
+        (121, "g", 100),
+        // Ten seconds of silence later.
+        (131, "h", 131),
+    ] {
+        let demand = Demand {
+            gateway: gateway.to_owned(),
+            boot: 1,
+            sequence: at,
+            functions: Vec::new(),
+            claims: Vec::new(),
+            finished: Vec::new(),
+            failures: Vec::new(),
+        };
+        demands.take(demand, secs(at));
+        assert_eq!(demands.heard_since(secs(at)), Some(secs(since)), "{at} s");
+    }
+    assert_eq!(demands.heard_since(secs(140)), Some(secs(131)));
+    assert_eq!(demands.heard_since(secs(141)), None);
 }
 
 #[test]
@@ -455,7 +484,7 @@ fn a_failed_pod_is_replaced_at_once_and_a_crash_loop_is_slowed_and_told() {
         assert_eq!(deleted(&plan)[0].1, Why::Failed);
         cluster
             .setbacks
-            .ended(owner.clone(), trouble.clone(), cluster.now);
+            .ended(owner.clone(), trouble.clone(), secs(0), cluster.now);
         let deletes = plan
             .actions
             .iter()
@@ -596,12 +625,19 @@ fn a_pod_that_gets_no_more_memory_is_told_of_as_it_is_and_replaced_after_a_while
     }
     cluster.now = until;
     let plan = cluster.plan(PLENTY);
-    assert_eq!(created(&plan), ["python", "fn-a"]);
-    let gone: Vec<_> = old
-        .iter()
-        .map(|pod| (pod.as_str(), Why::Outdated))
-        .collect();
-    assert_eq!(deleted(&plan), gone);
+    assert_eq!(created(&plan), ["fn-a", "python"]);
+    assert_eq!(deleted(&plan), [(old[0].as_str(), Why::Outdated)]);
+    cluster.apply(&plan);
+    assert_eq!(
+        cluster.plan(PLENTY).actions,
+        [],
+        "it serves smaller bundles"
+    );
+    cluster.all_run();
+    assert_eq!(
+        deleted(&cluster.plan(PLENTY)),
+        [(old[1].as_str(), Why::Outdated)]
+    );
 }
 
 #[test]
@@ -629,6 +665,72 @@ fn another_template_replaces_idle_pods_only_once_new_ones_run() {
     cluster.all_run();
     cluster.settle();
     assert!(cluster.of("python").iter().all(|pod| !old.contains(pod)));
+}
+
+#[test]
+fn a_pool_of_another_template_and_memory_keeps_old_pods_until_new_ones_run() {
+    let mut cluster = Cluster::new(vec![], vec![("python", pool(3))]);
+    cluster.settle();
+    cluster.all_run();
+    let old = cluster.of("python");
+    let pool = cluster.desired.pools.get_mut("python").unwrap();
+    (pool.template, pool.memory_mb) = ("t2".to_owned(), 256);
+    cluster.now += secs(60);
+    for left in [3, 2, 1, 0] {
+        cluster.settle();
+        let now = cluster.of("python");
+        assert_eq!(now.iter().filter(|pod| old.contains(pod)).count(), left);
+        let new = now.into_iter().find(|pod| {
+            let pod = &cluster.pods[pod];
+            pod.memory_mb == 256 && pod.phase == Phase::Pending
+        });
+        if let Some(new) = new {
+            cluster.pods.get_mut(&new).unwrap().phase = Phase::Running;
+        }
+    }
+    assert_eq!(cluster.of("python").len(), 3);
+}
+
+#[test]
+fn a_function_that_may_have_no_more_pods_has_old_ones_replaced_one_by_one() {
+    let mut cluster = Cluster::new(vec![("fn-a", function(1, 2, 2))], vec![]);
+    cluster.settle();
+    cluster.all_run();
+    let old = cluster.of("fn-a");
+    cluster.desired.functions.get_mut("fn-a").unwrap().template = "t2".to_owned();
+    for left in [1, 0] {
+        let plan = cluster.plan(PLENTY);
+        assert_eq!((deleted(&plan).len(), created(&plan).len()), (1, 0));
+        cluster.settle();
+        let now = cluster.of("fn-a");
+        assert_eq!(now.len(), 2, "a new one for it");
+        assert_eq!(now.iter().filter(|pod| old.contains(pod)).count(), left);
+        cluster.all_run();
+    }
+    cluster.settle();
+
+    // The new ones do not stay up: the last old one does.
+    cluster.desired.functions.get_mut("fn-a").unwrap().template = "t3".to_owned();
+    cluster.settle();
+    let owner = Owner::Function("fn-a".to_owned());
+    let trouble = Trouble {
+        reason: Reason::FunctionExited,
+        message: "it exited".to_owned(),
+    };
+    for _ in 0..5 {
+        cluster.now += secs(2);
+        for pod in cluster.pods.values_mut() {
+            if pod.template == "t3" {
+                pod.phase = Phase::Ended;
+                cluster
+                    .setbacks
+                    .ended(owner.clone(), trouble.clone(), secs(1), cluster.now);
+            }
+        }
+        cluster.settle();
+        let stays = |pod: &&Pod| pod.template == "t2";
+        assert_eq!(cluster.pods.values().filter(stays).count(), 1);
+    }
 }
 
 #[test]
@@ -849,6 +951,13 @@ fn a_function_that_does_not_come_up_in_its_pod_is_stated_and_still_tried() {
     tell(&mut cluster, "1", true);
     cluster.settle();
     assert!(!stated(&cluster).ready);
+    // Not in turns, where some starts fail and some do not.
+    for (seconds, failed) in [(30, false), (30, true), (30, false), (29, false)] {
+        cluster.now += secs(seconds);
+        tell(&mut cluster, "1", failed);
+        assert_eq!(cluster.plan(PLENTY).actions, []);
+    }
+    cluster.now += secs(1);
     tell(&mut cluster, "1", false);
     cluster.settle();
     assert!(stated(&cluster).ready);
@@ -879,36 +988,69 @@ fn a_bundle_that_waits_is_told_what_keeps_its_pool_from_filling() {
 }
 
 #[test]
-fn pods_whose_owner_is_gone_go_unless_held_and_others_are_left_alone() {
-    let mut cluster = Cluster::new(vec![("fn-a", function(1, 3, 10))], vec![]);
-    cluster.settle();
-    let pods = cluster.of("fn-a");
-    cluster.demand(vec![], &[(&pods[0], "fn-a")], &[]);
-    let function = cluster.desired.functions.remove("fn-a").unwrap();
-    let orphans = [
-        (pods[1].as_str(), Why::Orphaned),
-        (pods[2].as_str(), Why::Orphaned),
-    ];
-    assert_eq!(deleted(&cluster.plan(PLENTY)), orphans);
-    let owner = Owner::Function("fn-a".to_owned());
-    let unreadable = Unreadable {
-        generation: 1,
-        stated: None,
-        trouble: Trouble::no_warm_pool("x"),
+fn a_pod_that_stands_still_is_no_problem_while_others_come() {
+    let bundle = Function {
+        image: false,
+        ..function(1, 0, 10)
     };
-    cluster.desired.unreadable.insert(owner, unreadable);
-    assert_eq!(deleted(&cluster.plan(PLENTY)), [], "its object is there");
-    cluster.desired.unreadable.clear();
-    let again = Function {
-        uid: "another".to_owned(),
-        ..function
-    };
-    cluster.desired.functions.insert("fn-a".to_owned(), again);
-    assert_eq!(
-        deleted(&cluster.plan(PLENTY)),
-        orphans,
-        "another by that name"
+    for owner in ["fn-a", "python"] {
+        let mut cluster = Cluster::new(
+            vec![("fn-a", function(1, 0, 10)), ("fn-b", bundle.clone())],
+            vec![("python", pool(3))],
+        );
+        let wanted = vec![wants("fn-a", 1, 3), wants_bundle("fn-b", 1, 128)];
+        cluster.demand(wanted.clone(), &[], &[]);
+        cluster.settle();
+        let stuck = cluster.of(owner);
+        let trouble = Trouble {
+            reason: Reason::ImagePullFailed,
+            message: "no such image".to_owned(),
+        };
+        for (n, pod) in stuck.iter().enumerate() {
+            assert_eq!(cluster.plan(PLENTY).problems, [], "{owner}, {n} stuck");
+            cluster.pods.get_mut(pod).unwrap().trouble = Some(trouble.clone());
+        }
+        assert_eq!(cluster.plan(PLENTY).problems.len(), 1, "{owner}");
+        let last = stuck.last().unwrap();
+        let pod = cluster.pods.get_mut(last).unwrap();
+        (pod.phase, pod.trouble) = (Phase::Running, None);
+        assert_eq!(cluster.plan(PLENTY).problems, [], "{owner}, one waits");
+        let (function, wanted) = match owner {
+            "fn-a" => ("fn-a", wanted),
+            _ => ("fn-b", vec![wants_bundle("fn-b", 2, 128)]),
+        };
+        cluster.demand(wanted, &[(last, function)], &[]);
+        assert_eq!(
+            cluster.plan(PLENTY).problems.len(),
+            1,
+            "{owner}, it is taken"
+        );
+    }
+}
+
+#[test]
+fn pods_whose_owner_is_not_known_are_left_to_kubernetes() {
+    let mut cluster = Cluster::new(
+        vec![("fn-a", function(1, 3, 10))],
+        vec![("python", pool(2))],
     );
+    cluster.settle();
+    cluster.all_run();
+    let whole = std::mem::take(&mut cluster.desired);
+    cluster.now += secs(100);
+    cluster.demand(vec![], &[], &[]);
+    assert_eq!(cluster.plan(PLENTY).actions, [], "of neither kind");
+    cluster.desired = whole;
+    for (name, uid) in [("fn-a", "another"), ("python", "another")] {
+        if let Some(function) = cluster.desired.functions.get_mut(name) {
+            function.uid = uid.to_owned();
+        } else {
+            cluster.desired.pools.get_mut(name).unwrap().uid = uid.to_owned();
+        }
+    }
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(deleted(&plan), [], "another by that name");
+    assert_eq!(created(&plan).len(), 5, "and it has none yet");
 }
 
 #[test]
@@ -1063,6 +1205,7 @@ impl World {
             deleting: true,
             busy: false,
             seen: secs(0),
+            ran_from: None,
         };
         cluster.pods.insert("going".to_owned(), stranger);
         Self {
@@ -1267,7 +1410,7 @@ proptest! {
         }
         // Left in peace, it comes to what is wanted and stays there.
         world.claims.clear();
-        for _ in 0..6 {
+        for _ in 0..10 {
             world.cluster.now += secs(15);
             world.tell();
             for _ in 0..3 {
@@ -1289,7 +1432,12 @@ proptest! {
                 true => wanted.max(function.min).min(function.max) as usize,
                 false => 0,
             };
-            prop_assert_eq!(world.cluster.of(name).len(), want, "{}", name);
+            let pods = world.cluster.of(name);
+            prop_assert_eq!(pods.len(), want, "{}", name);
+            for pod in pods {
+                let template = &world.cluster.pods[&pod].template;
+                prop_assert_eq!(template, &function.template, "{}", name);
+            }
         }
         prop_assert!(world.cluster.of("python").len() >= 3);
         prop_assert!(world.cluster.pods.contains_key("going"));
@@ -1331,10 +1479,13 @@ fn a_full_plan_of_a_large_region_is_quick() {
         .map(|(pod, function)| (pod.as_str(), function.as_str()))
         .collect();
     cluster.demand(wanted.collect(), &claims, &[]);
-    let began = std::time::Instant::now();
-    let plan = cluster.plan(PLENTY);
-    let took = began.elapsed();
-    assert_eq!(plan.actions, []);
+    // The quickest of some: others use the machine as well.
+    let quickest = (0..5).map(|_| {
+        let began = std::time::Instant::now();
+        assert_eq!(cluster.plan(PLENTY).actions, []);
+        began.elapsed()
+    });
+    let took = quickest.min().unwrap();
     assert!(took < Duration::from_millis(300), "{took:?}");
     println!("{took:?}");
 }

@@ -12,6 +12,8 @@ pub enum Reason {
     PodNeverReady,
     FunctionExited,
     OutOfMemory,
+    /// What stands between the function and its calls ended, which is no fault of the function.
+    RunnerFailed,
     PodLost,
     NoWarmPool,
     PoolEmpty,
@@ -51,7 +53,7 @@ impl Trouble {
     pub(super) fn start_failed(message: &str) -> Self {
         Self {
             reason: Reason::StartFailed,
-            message: format!("{message}; its pod's log may say why, then deploy it anew"),
+            message: format!("{message}; correct it and deploy it anew"),
         }
     }
 
@@ -110,6 +112,8 @@ impl Condition {
 #[derive(Default)]
 pub(super) struct Evidence {
     pub runs: bool,
+    /// A pod that nobody has runs or is about to.
+    pub comes: bool,
     pub trouble: Option<Trouble>,
 }
 

@@ -1,16 +1,16 @@
 //! `Function` objects and their Secrets.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource as _;
-use region_plane_resources::Function;
+use region_plane_resources::{Function, FunctionSpec};
 use tracing::{info, warn};
 
 use super::doubt::Held;
-use super::{Rest, Running, Source, TRIED_AGAIN_AFTER};
+use super::{IN_FLIGHT_MAX, Rest, Running, Source, TRIED_AGAIN_AFTER};
 use crate::cluster::{Kind, read};
 use crate::lease::{ACCEPT_DELETIONS, Leadership};
 use crate::plan::{Moment, Owner, Reason};
@@ -18,6 +18,9 @@ use crate::refusal::Refusal;
 use crate::state::Record;
 use crate::write::{Answer, Write};
 use crate::writer::{Wanted, function_object, secret_object};
+
+/// Of the requests that may be under way, how many may be of objects: pods are made meanwhile.
+const OBJECTS_IN_FLIGHT_MAX: usize = IN_FLIGHT_MAX / 2;
 
 /// Requests under way are answered within this, mostly, and leave room for others.
 const SLOTS_AGAIN_AFTER: Duration = Duration::from_millis(5);
@@ -35,8 +38,8 @@ const DRAIN_LOOKED_EVERY: Duration = Duration::from_secs(1);
 struct Pass {
     now: Moment,
     fence: u64,
-    /// Before this a gateway may hold what it has not told us of.
-    heard_all: Moment,
+    /// Before this a gateway may hold what it has not told us of; `None` while none is heard.
+    heard_all: Option<Moment>,
     /// How many more writes may be sent.
     room: u32,
     /// Not all was looked at.
@@ -67,8 +70,13 @@ impl Running {
         let mut pass = Pass {
             now,
             fence: led.fence,
-            heard_all: self.heard_all(led),
-            room: self.others.available(now).min(self.slots()),
+            heard_all: self.heard_all(led, now),
+            room: room(
+                self.others.available(now),
+                self.others.rate(),
+                self.writing.len(),
+            )
+            .min(self.slots()),
             left: false,
             later: None,
         };
@@ -219,8 +227,9 @@ impl Running {
                 continue;
             };
             // With the object go its pods, also those in the middle of a call.
-            if now < pass.heard_all {
-                pass.look_at(pass.heard_all);
+            let heard_all = pass.heard_all.unwrap_or(now + DRAIN_LOOKED_EVERY);
+            if now < heard_all {
+                pass.look_at(heard_all);
                 continue;
             }
             if self.state.demands.holds(&name, now) && now < since + drain {
@@ -300,14 +309,12 @@ impl Running {
                 if !as_sent {
                     let rest = Rest {
                         until: now + PRUNED_AGAIN_AFTER,
-                        of: Some(wanted),
+                        of: Some(wanted.clone()),
                         trouble: None,
                     };
                     self.resting.insert(name.clone(), rest);
-                    let lacking = self.state.lacking.join(", ");
-                    let message = format!(
-                        "the server stored it otherwise than it was sent, its definition lacks {lacking}; install the resource definitions of this version"
-                    );
+                    let stored = object.as_ref().map(|stored| &stored.spec);
+                    let message = stored_otherwise(stored, &wanted.spec, &self.state.lacking);
                     self.warn_about(
                         &owner,
                         &Reason::ResourceDefinitionOutdated.to_string(),
@@ -334,6 +341,116 @@ impl Running {
                 }
                 self.resting.insert(name, rest);
             }
+        }
+    }
+}
+
+/// How many objects may be written now. With many to write, what pods need comes between.
+fn room(tokens: u32, per_sec: f64, writing: usize) -> u32 {
+    let tokens = match tokens {
+        // At so low a rate there is never more than one.
+        1 if per_sec < 2.0 => 1,
+        tokens => tokens / 2,
+    };
+    let slots = OBJECTS_IN_FLIGHT_MAX.saturating_sub(writing);
+    tokens.min(u32::try_from(slots).unwrap_or(u32::MAX))
+}
+
+/// What people are told of an object that the server changed as it took it.
+fn stored_otherwise(
+    stored: Result<&FunctionSpec, &String>,
+    sent: &FunctionSpec,
+    lacking: &[String],
+) -> String {
+    let fields = |spec| match serde_json::to_value(spec) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let what = match stored {
+        Err(problem) => format!("so that it cannot be read, {problem}"),
+        Ok(stored) => {
+            let (stored, sent) = (fields(stored), fields(sent));
+            let names: BTreeSet<&String> = stored.keys().chain(sent.keys()).collect();
+            let differ = names
+                .into_iter()
+                .filter(|name| stored.get(*name) != sent.get(*name));
+            let differ: Vec<&str> = differ.map(String::as_str).collect();
+            format!("with other {}", differ.join(", "))
+        }
+    };
+    let advice = match lacking {
+        [] => "see which admission webhook changes it, or install the resource definitions of this version".to_owned(),
+        lacking => format!(
+            "its definition lacks {}; install the resource definitions of this version",
+            lacking.join(", ")
+        ),
+    };
+    format!("the server stored it otherwise than it was sent, {what}: {advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use region_plane_resources::Scaling;
+
+    use super::*;
+
+    #[test]
+    fn objects_leave_tokens_and_requests_for_pods_and_come_through_all_the_same() {
+        for (tokens, per_sec, writing, want) in [
+            (100, 100.0, 0, 32),
+            (100, 100.0, 30, 2),
+            (100, 100.0, 40, 0),
+            (20, 100.0, 0, 10),
+            (2, 100.0, 0, 1),
+            (1, 100.0, 0, 0),
+            (1, 1.5, 0, 1),
+            (0, 1.5, 0, 0),
+        ] {
+            let case = format!("{tokens} at {per_sec}, {writing} under way");
+            assert_eq!(room(tokens, per_sec, writing), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_stores_otherwise_is_named_and_so_is_what_to_do() {
+        let sent = FunctionSpec {
+            revision: 1,
+            app_id: "A".to_owned(),
+            app_name: "a".to_owned(),
+            fn_id: "F".to_owned(),
+            fn_name: "f".to_owned(),
+            image: Some("image".to_owned()),
+            bundle: None,
+            memory_mb: 128,
+            timeout_secs: 30,
+            idle_timeout_secs: 30,
+            config_secret: None,
+            scaling: Scaling::default(),
+            shape: String::new(),
+            settings: "1".repeat(16),
+        };
+        let stored = FunctionSpec {
+            memory_mb: 256,
+            image: None,
+            ..sent.clone()
+        };
+        let unread = "missing field `settings`".to_owned();
+        let lacking = ["Function.spec.settings".to_owned()];
+        for (stored, lacking, says) in [
+            (Ok(&stored), &[][..], ["image, memoryMb:", "webhook"]),
+            (
+                Ok(&stored),
+                &lacking,
+                ["image, memoryMb:", "lacks Function.spec.settings;"],
+            ),
+            (
+                Err(&unread),
+                &lacking,
+                ["missing field", "lacks Function.spec.settings;"],
+            ),
+        ] {
+            let told = stored_otherwise(stored, &sent, lacking);
+            assert!(says.iter().all(|says| told.contains(says)), "{told}");
         }
     }
 }

@@ -1,4 +1,5 @@
 use region_plane_resources::Scaling;
+use region_plane_resources::demand::{ClaimedPod, Demand};
 
 use super::*;
 
@@ -79,7 +80,7 @@ fn state() -> State {
     state.take(Change::Pools(Seen::All(Vec::new())), secs(0));
     assert!(!state.complete(), "pods were not listed");
     state.take(Change::Pods(Seen::All(Vec::new())), secs(0));
-    assert!(state.complete() && !state.doubtful());
+    assert!(state.complete());
     state
 }
 
@@ -300,7 +301,7 @@ fn an_unreadable_function_is_there_and_names_what_the_definition_lacks() {
 }
 
 #[test]
-fn a_kind_that_is_not_defined_keeps_nothing_waiting_and_everything_in_doubt() {
+fn a_kind_that_is_not_defined_keeps_nothing_waiting() {
     let mut state = State::new(PodSettings::default());
     state.take(Change::Functions(Seen::All(Vec::new())), secs(0));
     state.take(Change::Pods(Seen::All(Vec::new())), secs(0));
@@ -312,21 +313,111 @@ fn a_kind_that_is_not_defined_keeps_nothing_waiting_and_everything_in_doubt() {
     state.take(broken(Some(Broken::Failing)), secs(1));
     assert!(!state.complete());
     state.take(broken(Some(Broken::Unknown)), secs(1));
-    assert!(state.complete() && state.doubtful());
+    assert!(state.complete());
     state.take(broken(None), secs(2));
+    assert!(!state.complete());
     state.take(Change::Pools(Seen::All(Vec::new())), secs(2));
-    assert!(state.complete() && !state.doubtful());
+    assert!(state.complete());
+    let unlisted: Vec<Kind> = state.unlisted().collect();
+    assert_eq!(
+        unlisted,
+        [Kind::Secrets],
+        "and who may read none is not ready"
+    );
 }
 
 #[test]
-fn a_mass_drop_is_held_until_it_is_confirmed() {
+fn a_pod_that_ends_is_counted_once_and_one_that_is_made_to_end_never() {
+    let of_memory = || {
+        Some(Trouble {
+            reason: Reason::OutOfMemory,
+            message: "more memory".to_owned(),
+        })
+    };
+    for (case, label, deleted, phase, trouble, told) in [
+        ("it ends", None, false, Phase::Ended, None, Some("fn-a")),
+        (
+            "a container of it",
+            None,
+            false,
+            Phase::Broken,
+            of_memory(),
+            Some("fn-a"),
+        ),
+        ("it was made to", None, true, Phase::Ended, None, None),
+        (
+            "it was given back",
+            None,
+            true,
+            Phase::Broken,
+            of_memory(),
+            Some("fn-a"),
+        ),
+        (
+            "what its label says",
+            Some("fn-b"),
+            false,
+            Phase::Ended,
+            None,
+            Some("fn-b"),
+        ),
+        ("it runs", None, false, Phase::Running, None, None),
+    ] {
+        let mut state = state();
+        put(&mut state, "p", pod("uid"), secs(1));
+        if deleted {
+            state.deleting("p");
+        }
+        let seen = || PodSeen {
+            function: label.map(str::to_owned),
+            phase,
+            trouble: trouble.clone(),
+            ..pod("uid")
+        };
+        put(&mut state, "p", seen(), secs(7));
+        let ended: Vec<_> = state.ended.drain(..).collect();
+        let owners: Vec<&str> = ended.iter().map(|ended| ended.owner.name()).collect();
+        assert_eq!(owners, Vec::from_iter(told), "{case}");
+        for ended in ended {
+            assert_eq!(ended.ran, secs(6), "{case}");
+        }
+        // Whatever becomes of it.
+        for at in 8..20 {
+            state.deleting("p");
+            state.not_deleted("p");
+            put(&mut state, "p", seen(), secs(at));
+            let listed = vec![("p".to_owned(), seen())];
+            state.take(Change::Pods(Seen::All(listed)), secs(at));
+        }
+        if !deleted {
+            assert!(state.ended.is_empty(), "{case}: {:?}", state.ended);
+        }
+    }
+}
+
+#[test]
+fn a_pools_pod_that_ends_before_it_is_labelled_is_its_functions() {
     let mut state = state();
-    let all = (0..30).map(|n| (format!("fn-{n}"), function(5, 1, None)));
-    state.take(Change::Functions(Seen::All(all.collect())), secs(1));
-    assert_eq!(state.plausible(false), Ok(()));
-    state.take(Change::Functions(Seen::All(Vec::new())), secs(1));
-    assert_eq!(state.plausible(false), Err(MassDrop { gone: 30, held: 30 }));
-    assert!(state.plausible(false).is_err());
-    assert_eq!(state.plausible(true), Ok(()));
-    assert_eq!(state.plausible(false), Ok(()));
+    let of_pool = |phase| PodSeen {
+        owner: Owner::Pool("python".to_owned()),
+        phase,
+        ..pod("uid")
+    };
+    put(&mut state, "p", of_pool(Phase::Running), secs(1));
+    let demand = Demand {
+        gateway: "g".to_owned(),
+        boot: 1,
+        sequence: 1,
+        functions: Vec::new(),
+        claims: vec![ClaimedPod {
+            pod: "p".to_owned(),
+            function: "fn-b".to_owned(),
+            settings: "1".to_owned(),
+        }],
+        finished: Vec::new(),
+        failures: Vec::new(),
+    };
+    state.demands.take(demand, secs(2));
+    put(&mut state, "p", of_pool(Phase::Ended), secs(3));
+    assert_eq!(state.ended[0].owner, Owner::Function("fn-b".to_owned()));
 }

@@ -35,6 +35,7 @@ async fn placed() -> Placed {
     let (plane, replica) = Plane::start(folder.path(), &mut tasks).await;
     let source = Source::Replica(replica.clone());
     let operator = region.operate_as("one", source).await;
+    region.idle_gateway(&operator);
     Placed {
         region,
         plane,
@@ -114,8 +115,8 @@ async fn a_function_is_an_object_with_its_configuration_in_a_secret_that_never_c
     assert!(event.note.unwrap().contains("not a name"));
 
     let writes = region.writes();
-    placed.operator.demand(vec![], &[], &[]).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let long = Duration::from_millis(500);
+    region.decides_for(&placed.operator, long).await;
     assert_eq!(region.writes(), writes, "{:?}", region.api.writes());
 
     f.config = Some([owned(("GREETING", "bye"))].into());
@@ -189,7 +190,7 @@ async fn what_a_person_changes_is_put_back_and_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_or_placed_elsewhere_goes_and_what_others_made_stays() {
-    let mut placed = placed().await;
+    let placed = placed().await;
     placed.region.function("fn-theirs", |_| {}).await;
     placed.plane.put_app(app("A"));
     for id in ["F", "G", "bad_id", "H"] {
@@ -207,11 +208,6 @@ async fn what_is_deleted_or_placed_elsewhere_goes_and_what_others_made_stays() {
         r#"{"regions":["nrt"]}"#,
     ));
     placed.plane.put_fn(g);
-    placed.until_names(&["fn-h", "fn-theirs"]).await;
-
-    // The global plane goes away, and nothing else does.
-    placed.tasks.shutdown().await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
     placed.until_names(&["fn-h", "fn-theirs"]).await;
 }
 
@@ -246,7 +242,11 @@ async fn a_new_leader_takes_no_function_away_before_it_heard_who_serves_it() {
     let second = region.operate_as("two", source).await;
     let claims = [(pods[0].as_str(), "fn-f")];
     second.demand(vec![], &claims, &[]).await;
-    tokio::time::sleep(settle_for + Duration::from_millis(500)).await;
+    let began = tokio::time::Instant::now();
+    eventually("what it did not hear of would go", async || {
+        (began.elapsed() > settle_for + Duration::from_millis(500)).then_some(())
+    })
+    .await;
     let held = region.functions().get_opt("fn-f").await.unwrap();
     assert!(held.is_some(), "a call is under way");
     assert_eq!(region.running().await, pods);

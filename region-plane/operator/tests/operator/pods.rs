@@ -186,13 +186,20 @@ async fn an_outage_deletes_nothing_and_is_gone_on_from() {
     let operator = region.operate().await;
     region.function("fn-a", |spec| spec.scaling.min = 5).await;
     let before = region.until_running(5).await;
-    region.api.begin_outage();
+    region.api.set_quota("pods", "tradewind", 5);
+    operator.demand(vec![wants("fn-a", 6)], &[], &[]).await;
+    region.until_reason("fn-a", "QuotaExceeded").await;
     let mut status = operator.handle.watch();
+    assert_eq!(status.borrow().problems.len(), 1);
+    region.api.begin_outage();
     let lost = status.wait_for(|status| !status.leading);
-    tokio::time::timeout(Duration::from_secs(20), lost)
+    let lost = tokio::time::timeout(Duration::from_secs(20), lost)
         .await
         .expect("it stops leading")
-        .unwrap();
+        .unwrap()
+        .clone();
+    assert_eq!(lost.problems, [], "another may know better");
+    region.api.set_quota("pods", "tradewind", 100);
     region.api.end_outage();
     let back = status.wait_for(|status| status.leading && status.waiting_for.is_none());
     tokio::time::timeout(Duration::from_secs(30), back)
@@ -204,62 +211,146 @@ async fn an_outage_deletes_nothing_and_is_gone_on_from() {
     assert!(before.iter().all(|pod| after.contains(pod)));
 }
 
+/// Reads of what owns pods.
+fn owners() -> [Calls; 2] {
+    ["functions.tradewind.dev", "warmpools.tradewind.dev"].map(|resource| {
+        let reads = Calls::all().user(OPERATOR);
+        reads.verbs(&[Verb::List, Verb::Watch]).resource(resource)
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn empty_and_partial_lists_delete_nothing() {
     let mut region = Region::start().await;
+    // Several times what it waits for before it deletes.
+    let long = 4 * region.settings.settle_for;
     let operator = region.operate().await;
     for n in 0..30 {
         region
             .function(&format!("fn-{n}"), |spec| spec.scaling.min = 1)
             .await;
     }
-    let before = region.until_running(30).await;
-    operator.stop.cancel();
-    let objects = |verbs: &[Verb]| {
-        Calls::all()
-            .user(OPERATOR)
-            .verbs(verbs)
-            .resource("functions.tradewind.dev")
-    };
-    let reads = [Verb::List, Verb::Watch];
-    let broken = region
-        .api
-        .faults()
-        .begin(objects(&reads), Effect::BreakList { after: 3 });
+    for pool in ["python", "node"] {
+        region.pool(pool, 3).await;
+    }
+    let before = region.until_running(36).await;
+    operator.end().await;
+
+    let broken = owners().map(|reads| {
+        let partial = Effect::BreakList { after: 1 };
+        region.api.faults().begin(reads, partial)
+    });
     let second = region.begin("two", region_plane_operator::Source::Objects);
-    let mut status = second.handle.watch();
-    let leads = status.wait_for(|status| status.leading);
-    tokio::time::timeout(Duration::from_secs(20), leads)
-        .await
-        .expect("it leads")
-        .unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    eventually("it leads", async || {
+        second.handle.status().leading.then_some(())
+    })
+    .await;
+    region.decides_for(&second, long).await;
     assert_eq!(region.running().await, before, "a partial list is none");
-    region.api.faults().end(broken);
-    let settled = status.wait_for(|status| status.waiting_for.is_none());
-    tokio::time::timeout(Duration::from_secs(30), settled)
+    for fault in broken {
+        region.api.faults().end(fault);
+    }
+    let mut status = second.handle.watch();
+    let listed = status.wait_for(|status| status.waiting_for.is_none());
+    tokio::time::timeout(Duration::from_secs(30), listed)
         .await
         .expect("it lists")
         .unwrap();
 
-    region
-        .api
-        .faults()
-        .begin(objects(&reads), Effect::EmptyList);
-    region.api.compact();
-    region
-        .api
-        .end_watches(&objects(&reads), chaos_tests_kube_api::WatchEnd::Expired);
-    eventually("the doubt is told", async || {
-        second.handle.status().deletions_held
+    let empty = owners().map(|reads| region.api.faults().begin(reads, Effect::EmptyList));
+    for reads in owners() {
+        region
+            .api
+            .end_watches(&reads, chaos_tests_kube_api::WatchEnd::Expired);
+    }
+    eventually("it sees none", async || {
+        let status = second.handle.status();
+        (status.functions + status.pools == 0).then_some(())
     })
     .await;
-    region.until_event("MassDeletionHeld").await;
-    assert_eq!(
-        region.running().await,
-        before,
-        "nothing is believed that empties a region"
-    );
+    region.decides_for(&second, long).await;
+    assert_eq!(region.running().await, before, "nor is an empty one");
+
+    // Nor does another believe it, that never saw more.
+    second.end().await;
+    let third = region
+        .operate_as("three", region_plane_operator::Source::Objects)
+        .await;
+    region.decides_for(&third, long).await;
+    assert_eq!(third.handle.status().pods.running, 36);
+    assert_eq!(region.running().await, before, "nor by a new leader");
+
+    for fault in empty {
+        region.api.faults().end(fault);
+    }
+    for reads in owners() {
+        region
+            .api
+            .end_watches(&reads, chaos_tests_kube_api::WatchEnd::Expired);
+    }
+    eventually("it sees them again", async || {
+        let status = third.handle.status();
+        (status.functions + status.pools == 32).then_some(())
+    })
+    .await;
+    region.decides_for(&third, long).await;
+    assert_eq!(region.running().await, before);
+    let deletions = Calls::writes().user(OPERATOR).verbs(&[Verb::Delete]);
+    assert_eq!(region.api.counts().of(&deletions).requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_no_gateway_heard_what_is_too_many_stays() {
+    let mut region = Region::start().await;
+    let long = 4 * region.settings.settle_for;
+    let first = region.operate().await;
+    region.pool("python", 3).await;
+    region.function("fn-a", |spec| spec.scaling.min = 2).await;
+    let before = region.until_running(5).await;
+    first.end().await;
+    // Another leads, and no gateway has found it yet. They have pods that it takes for idle.
+    let second = region
+        .operate_as("two", region_plane_operator::Source::Objects)
+        .await;
+    let patch = json!({ "spec": { "scaling": { "min": 0, "max": 2 } } });
+    let params = PatchParams::default();
+    let patch = Patch::Merge(patch);
+    region
+        .functions()
+        .patch("fn-a", &params, &patch)
+        .await
+        .unwrap();
+    let patch = Patch::Merge(json!({ "spec": { "size": 1 } }));
+    region
+        .pools()
+        .patch("python", &params, &patch)
+        .await
+        .unwrap();
+    let began = tokio::time::Instant::now();
+    eventually("others would be surplus", async || {
+        (began.elapsed() > long).then_some(())
+    })
+    .await;
+    assert_eq!(region.running().await, before);
+
+    // One of the pool's is had, and so is one of the function's.
+    let of = |owner: &str| before.iter().find(|pod| pod.starts_with(owner)).unwrap();
+    let claims = [
+        (of("fn-a").as_str(), "fn-a"),
+        (of("python").as_str(), "fn-b"),
+    ];
+    let demand = || vec![wants("fn-a", 1), wants_bundle("fn-b", 1)];
+    eventually("what nobody has goes", async || {
+        second.demand(demand(), &claims, &[]).await;
+        let all = region.pod_names().await;
+        assert!(
+            claims
+                .iter()
+                .all(|(pod, _)| all.contains(&(*pod).to_owned()))
+        );
+        (all.len() == 3).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,6 +114,49 @@ impl Region {
         }
     }
 
+    /// A gateway that is heard and wants nothing, for as long as `operator` leads.
+    pub fn idle_gateway(&mut self, operator: &Running) {
+        let handle = operator.handle.clone();
+        self.tasks.spawn(async move {
+            for sequence in 0.. {
+                let demand = Demand {
+                    gateway: "idle".to_owned(),
+                    boot: 1,
+                    sequence,
+                    functions: Vec::new(),
+                    claims: Vec::new(),
+                    finished: Vec::new(),
+                    failures: Vec::new(),
+                };
+                if handle.demand(demand).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+
+    /// Has `operator` decide for this long, and once more, with a gateway that wants nothing.
+    pub async fn decides_for(&self, operator: &Running, long: Duration) {
+        let begun = tokio::time::Instant::now();
+        let mut decided = operator.handle.watch();
+        let mut odd = false;
+        loop {
+            let last = begun.elapsed() >= long;
+            decided.mark_unchanged();
+            // What is told again as it was is no reason to decide.
+            let finished = ["not-there"];
+            operator
+                .demand(vec![], &[], &finished[..usize::from(odd)])
+                .await;
+            odd = !odd;
+            decided.changed().await.unwrap();
+            if last {
+                return;
+            }
+        }
+    }
+
     pub fn pods(&self) -> Api<Pod> {
         Api::default_namespaced(self.client.clone())
     }
