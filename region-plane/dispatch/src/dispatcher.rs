@@ -12,25 +12,50 @@ use crate::{
     Rejection, Spec, StartFailure, StopReason,
 };
 
+/// More instances start than calls wait for so long before the youngest starts are given up:
+/// callers who come back as soon as they are answered must not make starts come and go.
+const UNNEEDED_AFTER: Duration = Duration::from_secs(1);
+
+/// Between attempts to start one more instance of a function that has some, when there was no place
+/// for it. Its calls wait for those there are; to find none again at once would be no news.
+const NO_PLACE_PAUSE: Duration = Duration::from_secs(1);
+
 /// Assigns calls to instances.
 ///
 /// Every event takes the time since the region started and returns what to do, in order. The owner
 /// keeps three promises: each `Start` is answered by `instance_started` or `instance_failed`, each
-/// instance that was started by `instance_exited` once it is gone, and each `Run` by
+/// instance that was started or told to stop by `instance_exited` once it is gone, and each `Run` by
 /// `call_finished`. In return each call gets exactly one `Run` or `Reject`, unless it is cancelled.
 #[derive(Debug)]
 pub struct Dispatcher {
     limits: Limits,
+    /// Of the event under way.
+    now: Duration,
     functions: BTreeMap<Key, Function>,
     instances: BTreeMap<InstanceId, Instance>,
     calls: BTreeMap<Call, Place>,
     /// Idle instances by the rank they became idle with: least recently used first.
     idle: BTreeMap<u64, InstanceId>,
+    /// Functions that have calls to start an instance for.
+    unserved: BTreeSet<Key>,
+    /// When waiting calls must have an answer.
+    deadlines: BTreeSet<(Duration, Call)>,
+    /// What else comes by itself.
+    timers: BTreeSet<(Duration, Timer)>,
+    /// What functions were last said to have, as far as they were.
+    settings: BTreeMap<FnId, u64>,
     memory: Memory,
     /// Counts arrivals and instances becoming idle, to order what one instant holds.
     rank: u64,
     last_instance: u64,
-    draining: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// It has been idle for too long.
+    Idle(InstanceId),
+    /// One of the function's own times is over.
+    Function(Key),
 }
 
 #[derive(Debug)]
@@ -50,7 +75,7 @@ enum Phase {
 
 #[derive(Debug)]
 enum Place {
-    Waiting(Key),
+    Waiting { key: Key, until: Duration },
     Running(InstanceId),
 }
 
@@ -69,13 +94,17 @@ impl Dispatcher {
         Self {
             memory: Memory::new(limits.memory_budget_mb),
             limits,
+            now: Duration::ZERO,
             functions: BTreeMap::new(),
             instances: BTreeMap::new(),
             calls: BTreeMap::new(),
             idle: BTreeMap::new(),
+            unserved: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            settings: BTreeMap::new(),
             rank: 0,
             last_instance: 0,
-            draining: false,
         }
     }
 
@@ -87,14 +116,20 @@ impl Dispatcher {
         spec: &Spec,
         wait_until: Duration,
     ) -> Vec<Action> {
-        let mut actions = self.expire_waiting(now);
-        let reject = |rejection| Action::Reject { call, rejection };
-        if !self.memory.ever_fits(spec.memory_mb) {
-            actions.push(reject(Rejection::MemoryNeverFits));
-            return actions;
-        }
-        if self.draining || self.admitted() >= self.limits.calls_max {
-            actions.push(reject(Rejection::Full));
+        let mut actions = self.begin(now);
+        let refused = if !self.memory.ever_fits(spec.memory_mb) {
+            Some(Rejection::MemoryNeverFits)
+        } else if self.is_outdated(&spec.key) {
+            Some(Rejection::Outdated)
+        } else if self.admitted() >= self.limits.calls_max {
+            Some(Rejection::Full)
+        } else if wait_until <= now {
+            Some(Rejection::TimedOutWaiting)
+        } else {
+            None
+        };
+        if let Some(rejection) = refused {
+            actions.push(Action::Reject { call, rejection });
             return actions;
         }
 
@@ -103,29 +138,31 @@ impl Dispatcher {
             .functions
             .entry(spec.key.clone())
             .or_insert_with(|| Function::new(spec.clone()));
-        if let Some(instance) = function.idle.pop() {
+        if let Some(&instance) = function.idle.last() {
             self.run(call, instance, &mut actions);
             return actions;
         }
         if function.waiting.len() >= usize::try_from(self.limits.queue_max).unwrap_or(usize::MAX) {
-            actions.push(reject(Rejection::QueueFull));
-            self.forget_if_unused(&spec.key);
+            let rejection = Rejection::QueueFull;
+            actions.push(Action::Reject { call, rejection });
+            self.refresh(&spec.key);
             return actions;
         }
-        function.waiting.push_back(Waiting {
-            call,
-            arrival,
-            wait_until,
-        });
-        self.calls.insert(call, Place::Waiting(spec.key.clone()));
-        let promised = self.schedule(now, &mut actions);
+        function.waiting.push_back(Waiting { call, arrival });
+        let place = Place::Waiting {
+            key: spec.key.clone(),
+            until: wait_until,
+        };
+        self.calls.insert(call, place);
+        self.deadlines.insert((wait_until, call));
+        self.refresh(&spec.key);
+        let promised = self.schedule(&mut actions);
 
         // A call behind others of its function will get one of their instances. One that has nothing
         // to wait for is better off elsewhere, now.
         let function = &self.functions[&spec.key];
         if function.instances() == 0 && !promised.contains(&spec.key) {
-            self.unqueue(call, &spec.key);
-            actions.push(reject(Rejection::Full));
+            self.reject(call, Rejection::Full, &mut actions);
         }
         actions
     }
@@ -133,161 +170,154 @@ impl Dispatcher {
     /// The client left. A waiting call is forgotten; one that runs is not interrupted, and its
     /// `call_finished` still has to come.
     pub fn call_cancelled(&mut self, now: Duration, call: Call) -> Vec<Action> {
-        let mut actions = self.expire_waiting(now);
-        if let Some(Place::Waiting(key)) = self.calls.get(&call) {
-            let key = key.clone();
-            self.unqueue(call, &key);
-            self.schedule(now, &mut actions);
+        let mut actions = self.begin(now);
+        if let Some(Place::Waiting { .. }) = self.calls.get(&call) {
+            self.unqueue(call);
+            self.schedule(&mut actions);
         }
         actions
     }
 
     /// A call that ran is over.
     pub fn call_finished(&mut self, now: Duration, call: Call, after: AfterCall) -> Vec<Action> {
-        let mut actions = self.expire_waiting(now);
+        let mut actions = self.begin(now);
         let Some(&Place::Running(instance)) = self.calls.get(&call) else {
             return actions;
         };
         self.calls.remove(&call);
         // Unless it is gone already, as told by `instance_exited`.
         if let Some(Instance { key, .. }) = self.instances.get(&instance) {
-            let function = self.functions.get_mut(key).expect("it has an instance");
+            let key = key.clone();
+            let function = self.functions.get_mut(&key).expect("it has an instance");
             function.running -= 1;
             match after {
-                AfterCall::Kept => self.free(now, instance, &mut actions),
-                AfterCall::Lost => self.stop(instance, StopReason::Lost, &mut actions),
+                AfterCall::Kept => self.free(instance, &mut actions),
+                AfterCall::Lost => {
+                    self.stop(instance, StopReason::Lost, &mut actions);
+                    self.reject_outdated(&key, &mut actions);
+                }
             }
-            self.schedule(now, &mut actions);
+            self.schedule(&mut actions);
         }
         actions
     }
 
     /// An instance is ready for its first call.
     pub fn instance_started(&mut self, now: Duration, instance: InstanceId) -> Vec<Action> {
-        let mut actions = self.expire_waiting(now);
+        let mut actions = self.begin(now);
         if let Some(key) = self.no_longer_starting(instance) {
             let function = self.functions.get_mut(&key).expect("it has an instance");
-            function.starting -= 1;
-            self.free(now, instance, &mut actions);
-            self.schedule(now, &mut actions);
+            function.starting.remove(&instance);
+            self.free(instance, &mut actions);
+            self.schedule(&mut actions);
         }
         actions
     }
 
-    /// An instance did not come up and is gone. The call that has waited longest for its function
-    /// is told; the others may still be served by the next attempt, so each failed attempt answers
-    /// one call and none is made for nobody.
+    /// An instance did not come up and is gone.
+    ///
+    /// The call that has waited longest for its function is told; the others may still be served by
+    /// the next attempt, so each failed attempt answers one call and none is made for nobody. Where
+    /// only the place for one more instance is missing, no call is told: the instances there are
+    /// serve them.
     pub fn instance_failed(
         &mut self,
         now: Duration,
         instance: InstanceId,
         failure: StartFailure,
     ) -> Vec<Action> {
-        let mut actions = self.expire_waiting(now);
+        let mut actions = self.begin(now);
         if let Some(key) = self.no_longer_starting(instance) {
             self.remove(instance);
-            if let Some(function) = self.functions.get(&key)
-                && let Some(oldest) = function.waiting.front()
-            {
-                let call = oldest.call;
-                self.unqueue(call, &key);
-                actions.push(Action::Reject {
-                    call,
-                    rejection: Rejection::StartFailed(failure),
-                });
+            let is_short = matches!(failure, StartFailure::NoPlace(_));
+            match self.functions.get_mut(&key) {
+                Some(function) if is_short && function.up() > 0 => {
+                    function.held_off_until = Some(now + NO_PLACE_PAUSE);
+                    self.refresh(&key);
+                }
+                Some(function) => {
+                    if let Some(oldest) = function.waiting.front() {
+                        let call = oldest.call;
+                        self.reject(call, Rejection::StartFailed(failure), &mut actions);
+                    }
+                }
+                None => {}
             }
-            self.schedule(now, &mut actions);
+            self.schedule(&mut actions);
         }
         actions
     }
 
     /// An instance is gone, told to or not. If a call ran on it, its `call_finished` is still due.
     pub fn instance_exited(&mut self, now: Duration, instance: InstanceId) -> Vec<Action> {
-        let mut actions = self.expire_waiting(now);
-        if self.instances.contains_key(&instance) {
+        let mut actions = self.begin(now);
+        if let Some(Instance { key, .. }) = self.instances.get(&instance) {
+            let key = key.clone();
             self.remove(instance);
-            self.schedule(now, &mut actions);
+            self.reject_outdated(&key, &mut actions);
+            self.schedule(&mut actions);
         }
         actions
     }
 
-    /// The function now has the settings `current`, or none if it was removed. Instances started
-    /// with others stop once no call needs them: idle ones now. Calls that came before may still
-    /// start one, since they were accepted by the settings they carry.
+    /// The function now has the settings `current`, or none if it was removed.
+    ///
+    /// Nothing is started with others any more. Their idle instances stop now, busy ones once no
+    /// call waits for them; calls that would have to wait for a start are refused as outdated.
     pub fn function_changed(
         &mut self,
         now: Duration,
         function: &FnId,
         current: Option<u64>,
     ) -> Vec<Action> {
-        let mut actions = self.expire_waiting(now);
-        let mut outdated = Vec::new();
+        let mut actions = self.begin(now);
+        match current {
+            Some(settings) => self.settings.insert(function.clone(), settings),
+            None => self.settings.remove(function),
+        };
         let first = Key {
             function: function.clone(),
             settings: 0,
         };
+        let mut outdated = Vec::new();
         for (key, held) in self.functions.range_mut(first..) {
             if key.function != *function {
                 break;
             }
             held.outdated = Some(key.settings) != current;
             if held.outdated {
-                outdated.extend(held.idle.iter().copied());
+                outdated.push(key.clone());
             }
         }
-        for instance in outdated {
-            self.stop(instance, StopReason::Outdated, &mut actions);
+        for key in outdated {
+            self.end_starts(&key, &mut actions);
         }
-        self.schedule(now, &mut actions);
+        self.schedule(&mut actions);
         actions
     }
 
-    /// Admits no more calls, lets those admitted finish, and stops every instance that no call
-    /// needs. [`Self::is_drained`] tells when the last is gone.
-    pub fn drain(&mut self, now: Duration) -> Vec<Action> {
-        let mut actions = self.expire_waiting(now);
-        self.draining = true;
-        let idle: Vec<_> = self.idle.values().copied().collect();
-        for instance in idle {
-            self.stop(instance, StopReason::Draining, &mut actions);
-        }
-        self.schedule(now, &mut actions);
-        actions
-    }
-
-    /// Time has passed: answers calls that waited too long and stops instances idle for too long.
+    /// Time has passed: answers calls that waited too long, and stops instances that were idle for
+    /// too long or start for nobody.
     pub fn tick(&mut self, now: Duration) -> Vec<Action> {
-        let mut actions = self.expire_waiting(now);
-        let over: Vec<_> = self
-            .idle
-            .values()
-            .copied()
-            .filter(
-                |id| matches!(self.instances[id].phase, Phase::Idle { until, .. } if until <= now),
-            )
-            .collect();
-        for instance in over {
-            self.stop(instance, StopReason::Idle, &mut actions);
+        let mut actions = self.begin(now);
+        while let Some((at, timer)) = self.timers.first()
+            && *at <= now
+        {
+            match timer.clone() {
+                Timer::Idle(instance) => self.stop(instance, StopReason::Idle, &mut actions),
+                Timer::Function(key) => self.look_at(&key, &mut actions),
+            }
         }
-        self.schedule(now, &mut actions);
+        self.schedule(&mut actions);
         actions
     }
 
     /// When `tick` has something to do next.
     #[must_use]
     pub fn next_tick(&self) -> Option<Duration> {
-        let waiting = self
-            .functions
-            .values()
-            .flat_map(|function| function.waiting.iter().map(|waiting| waiting.wait_until));
-        let idle = self
-            .idle
-            .values()
-            .filter_map(|id| match self.instances[id].phase {
-                Phase::Idle { until, .. } => Some(until),
-                Phase::Starting | Phase::Running(_) | Phase::Stopping => None,
-            });
-        waiting.chain(idle).min()
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        let timer = self.timers.first().map(|(at, _)| *at);
+        deadline.into_iter().chain(timer).min()
     }
 
     /// Calls that run or wait, against the admission limit.
@@ -328,12 +358,6 @@ impl Dispatcher {
         })
     }
 
-    /// No call is admitted and no instance is left.
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.draining && self.calls.is_empty() && self.instances.is_empty()
-    }
-
     fn admitted(&self) -> u32 {
         u32::try_from(self.calls.len()).expect("admission keeps it below calls_max")
     }
@@ -343,32 +367,118 @@ impl Dispatcher {
         self.rank
     }
 
-    fn expire_waiting(&mut self, now: Duration) -> Vec<Action> {
-        let late: Vec<_> = self
-            .functions
-            .iter()
-            .flat_map(|(key, function)| {
-                let late = function
-                    .waiting
-                    .iter()
-                    .filter(|waiting| waiting.wait_until <= now);
-                late.map(|waiting| (waiting.call, key.clone()))
-            })
-            .collect();
-        late.into_iter()
-            .map(|(call, key)| {
-                self.unqueue(call, &key);
-                Action::Reject {
-                    call,
-                    rejection: Rejection::TimedOutWaiting,
-                }
-            })
-            .collect()
+    /// Answers those who waited too long, before anything else can happen to them.
+    fn begin(&mut self, now: Duration) -> Vec<Action> {
+        self.now = now;
+        let mut actions = Vec::new();
+        while let Some(&(at, call)) = self.deadlines.first()
+            && at <= now
+        {
+            self.reject(call, Rejection::TimedOutWaiting, &mut actions);
+        }
+        actions
+    }
+
+    fn is_outdated(&self, key: &Key) -> bool {
+        // Whoever brings later settings than were told has heard of them first.
+        let told = self.settings.get(&key.function);
+        told.is_some_and(|current| key.settings < *current)
+            || self.functions.get(key).is_some_and(|held| held.outdated)
+    }
+
+    /// Ends what would still be started with settings that are outdated.
+    fn end_starts(&mut self, key: &Key, actions: &mut Vec<Action>) {
+        let function = &self.functions[key];
+        // Each start that ends is made anew for one who is offered anew.
+        let stay = match function.running {
+            0 => 0,
+            _ => function
+                .waiting
+                .len()
+                .saturating_sub(function.starting.len()),
+        };
+        let waiting = function.waiting.iter().map(|waiting| waiting.call);
+        let leave: Vec<_> = waiting.skip(stay).collect();
+        let instances = function.idle.iter().chain(&function.starting);
+        let stop: Vec<_> = instances.copied().collect();
+        for call in leave {
+            self.reject(call, Rejection::Outdated, actions);
+        }
+        for instance in stop {
+            self.stop(instance, StopReason::Outdated, actions);
+        }
+        self.refresh(key);
+    }
+
+    /// When the last instance with settings that are outdated is gone, nobody may wait for another.
+    fn reject_outdated(&mut self, key: &Key, actions: &mut Vec<Action>) {
+        while let Some(function) = self.functions.get(key)
+            && function.outdated
+            && function.instances() == 0
+            && let Some(waiting) = function.waiting.front()
+        {
+            self.reject(waiting.call, Rejection::Outdated, actions);
+        }
+    }
+
+    /// One of the function's times is over.
+    fn look_at(&mut self, key: &Key, actions: &mut Vec<Action>) {
+        let function = self.functions.get_mut(key).expect("its timer goes with it");
+        if function.held_off_until.is_some_and(|at| at <= self.now) {
+            function.held_off_until = None;
+        }
+        let mut unneeded = Vec::new();
+        if let Some(since) = function.surplus_since
+            && since + UNNEEDED_AFTER <= self.now
+        {
+            // The oldest are the likeliest to be up soon.
+            let youngest = function.starting.iter().rev();
+            unneeded.extend(youngest.take(function.surplus()).copied());
+        }
+        for instance in unneeded {
+            self.stop(instance, StopReason::Unneeded, actions);
+        }
+        self.refresh(key);
+    }
+
+    /// Brings what is known of a function in step with its queue and its instances, after each
+    /// change of them, and forgets it with the last.
+    fn refresh(&mut self, key: &Key) {
+        let Some(function) = self.functions.get_mut(key) else {
+            return;
+        };
+        if function.surplus() == 0 {
+            function.surplus_since = None;
+        } else {
+            function.surplus_since.get_or_insert(self.now);
+        }
+        let is_unused = function.is_unused();
+        let surplus_ends = function.surplus_since.map(|since| since + UNNEEDED_AFTER);
+        let ends = [surplus_ends, function.held_off_until];
+        let timer = ends.into_iter().flatten().min().filter(|_| !is_unused);
+        if function.timer != timer {
+            let of_function = || Timer::Function(key.clone());
+            if let Some(at) = function.timer {
+                self.timers.remove(&(at, of_function()));
+            }
+            if let Some(at) = timer {
+                self.timers.insert((at, of_function()));
+            }
+            function.timer = timer;
+        }
+        if function.unserved().next().is_none() {
+            self.unserved.remove(key);
+        } else if !self.unserved.contains(key) {
+            self.unserved.insert(key.clone());
+        }
+        if is_unused {
+            self.functions.remove(key);
+        }
     }
 
     /// Starts what waiting calls need, oldest first, and makes room by evicting. Returns the functions
     /// whose instance starts once the memory that is being freed is there.
-    fn schedule(&mut self, now: Duration, actions: &mut Vec<Action>) -> BTreeSet<Key> {
+    fn schedule(&mut self, actions: &mut Vec<Action>) -> BTreeSet<Key> {
         let plan = self.plan();
         for instance in plan.evict {
             self.stop(instance, StopReason::Evicted, actions);
@@ -376,21 +486,20 @@ impl Dispatcher {
         for key in plan.start {
             self.start(key, actions);
         }
-        debug_assert!(
-            self.functions
-                .values()
-                .flat_map(|function| &function.waiting)
-                .all(|waiting| waiting.wait_until > now),
-            "whoever waited too long was answered first"
-        );
         plan.promised
     }
 
     fn plan(&self) -> Plan {
+        let mut plan = Plan::default();
+        let mut coming_mb = self.memory.coming_mb();
+        if coming_mb == 0 && self.idle.is_empty() {
+            return plan;
+        }
         let mut unserved: Vec<_> = self
-            .functions
+            .unserved
             .iter()
-            .flat_map(|(key, function)| {
+            .flat_map(|key| {
+                let function = &self.functions[key];
                 let need_mb = function.spec.memory_mb;
                 function
                     .unserved()
@@ -399,9 +508,7 @@ impl Dispatcher {
             .collect();
         unserved.sort_unstable();
 
-        let mut plan = Plan::default();
         let mut free_mb = self.memory.free_mb();
-        let mut coming_mb = self.memory.coming_mb();
         let mut promised_mb = 0;
         let mut least_recent: Vec<_> = self.idle.values().rev().copied().collect();
         for (_, key, need_mb) in unserved {
@@ -439,7 +546,7 @@ impl Dispatcher {
         self.last_instance += 1;
         let instance = InstanceId(self.last_instance);
         let function = self.functions.get_mut(&key).expect("a call of it waits");
-        function.starting += 1;
+        function.starting.insert(instance);
         let memory_mb = function.spec.memory_mb;
         self.memory.take(memory_mb);
         self.instances.insert(
@@ -450,69 +557,68 @@ impl Dispatcher {
                 phase: Phase::Starting,
             },
         );
+        self.refresh(&key);
         actions.push(Action::Start { instance, key });
     }
 
     /// Gives an instance that can take a call to the next one, or makes it idle.
-    fn free(&mut self, now: Duration, instance: InstanceId, actions: &mut Vec<Action>) {
+    fn free(&mut self, instance: InstanceId, actions: &mut Vec<Action>) {
         let key = self.instances[&instance].key.clone();
         let function = self.functions.get_mut(&key).expect("it has an instance");
         if let Some(next) = function.waiting.pop_front() {
             self.run(next.call, instance, actions);
             return;
         }
-        let (outdated, idle_timeout) = (function.outdated, function.spec.idle_timeout);
+        let outdated = function.outdated;
+        let until = self.now + function.spec.idle_timeout;
         function.idle.push(instance);
         let rank = self.next_rank();
         self.idle.insert(rank, instance);
-        self.phase(
-            instance,
-            Phase::Idle {
-                rank,
-                until: now + idle_timeout,
-            },
-        );
-        if self.draining {
-            self.stop(instance, StopReason::Draining, actions);
-        } else if outdated {
+        self.timers.insert((until, Timer::Idle(instance)));
+        self.phase(instance, Phase::Idle { rank, until });
+        if outdated {
             self.stop(instance, StopReason::Outdated, actions);
+        } else {
+            self.refresh(&key);
         }
     }
 
-    /// The caller took the call from the queue and the instance from the function's idle ones.
+    /// The caller took the call from the queue.
     fn run(&mut self, call: Call, instance: InstanceId, actions: &mut Vec<Action>) {
-        let held = self
-            .instances
-            .get_mut(&instance)
-            .expect("it is there to run");
-        if let Phase::Idle { rank, .. } = held.phase {
-            self.idle.remove(&rank);
-        }
-        held.phase = Phase::Running(call);
-        let function = self
-            .functions
-            .get_mut(&held.key)
-            .expect("it has an instance");
+        self.forget_idle(instance);
+        self.phase(instance, Phase::Running(call));
+        let key = self.instances[&instance].key.clone();
+        let function = self.functions.get_mut(&key).expect("it has an instance");
         function.running += 1;
-        self.calls.insert(call, Place::Running(instance));
+        let waited = self.calls.insert(call, Place::Running(instance));
+        if let Some(Place::Waiting { until, .. }) = waited {
+            self.deadlines.remove(&(until, call));
+        }
+        self.refresh(&key);
         actions.push(Action::Run { call, instance });
     }
 
-    /// The caller took it from its function's starting or running ones, or it is idle.
+    /// It starts or is idle, or the caller took it from its function's running ones.
     fn stop(&mut self, instance: InstanceId, reason: StopReason, actions: &mut Vec<Action>) {
         self.forget_idle(instance);
-        self.phase(instance, Phase::Stopping);
-        let held = &self.instances[&instance];
-        self.memory.stop(held.memory_mb);
-        let key = held.key.clone();
-        self.forget_if_unused(&key);
+        let held = self
+            .instances
+            .get_mut(&instance)
+            .expect("the caller saw it");
+        let (key, memory_mb) = (held.key.clone(), held.memory_mb);
+        held.phase = Phase::Stopping;
+        self.memory.stop(memory_mb);
+        let function = self.functions.get_mut(&key).expect("it has an instance");
+        function.starting.remove(&instance);
+        self.refresh(&key);
         actions.push(Action::Stop { instance, reason });
     }
 
     fn forget_idle(&mut self, instance: InstanceId) {
         let held = &self.instances[&instance];
-        if let Phase::Idle { rank, .. } = held.phase {
+        if let Phase::Idle { rank, until } = held.phase {
             self.idle.remove(&rank);
+            self.timers.remove(&(until, Timer::Idle(instance)));
             let function = self
                 .functions
                 .get_mut(&held.key)
@@ -534,27 +640,29 @@ impl Dispatcher {
         let stopping = matches!(held.phase, Phase::Stopping);
         self.memory.release(held.memory_mb, stopping);
         if let Some(function) = self.functions.get_mut(&held.key) {
-            match held.phase {
-                Phase::Starting => function.starting -= 1,
-                Phase::Running(_) => function.running -= 1,
-                Phase::Idle { .. } | Phase::Stopping => {}
+            function.starting.remove(&instance);
+            if matches!(held.phase, Phase::Running(_)) {
+                function.running -= 1;
             }
         }
-        self.forget_if_unused(&held.key);
+        self.refresh(&held.key);
     }
 
-    /// Takes a call from its queue and from those admitted.
-    fn unqueue(&mut self, call: Call, key: &Key) {
-        self.calls.remove(&call);
-        let function = self.functions.get_mut(key).expect("a call of it waits");
-        function.waiting.retain(|waiting| waiting.call != call);
-        self.forget_if_unused(key);
+    fn reject(&mut self, call: Call, rejection: Rejection, actions: &mut Vec<Action>) {
+        self.unqueue(call);
+        actions.push(Action::Reject { call, rejection });
     }
 
-    fn forget_if_unused(&mut self, key: &Key) {
-        if self.functions.get(key).is_some_and(Function::is_unused) {
-            self.functions.remove(key);
-        }
+    /// Takes a waiting call from its queue and from those admitted.
+    fn unqueue(&mut self, call: Call) {
+        let Some(Place::Waiting { key, until }) = self.calls.remove(&call) else {
+            unreachable!("the caller saw it wait");
+        };
+        self.deadlines.remove(&(until, call));
+        let function = self.functions.get_mut(&key).expect("a call of it waits");
+        let at = function.waiting.iter().position(|held| held.call == call);
+        function.waiting.remove(at.expect("its place says so"));
+        self.refresh(&key);
     }
 
     fn phase(&mut self, instance: InstanceId, phase: Phase) {

@@ -1,6 +1,6 @@
 //! One function's queue and the instances it has.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::{Call, Counts, InstanceId, Spec};
@@ -10,7 +10,6 @@ pub(crate) struct Waiting {
     pub(crate) call: Call,
     /// Rank among all arrivals; the time cannot tell apart calls that arrive together.
     pub(crate) arrival: u64,
-    pub(crate) wait_until: Duration,
 }
 
 #[derive(Debug)]
@@ -20,10 +19,18 @@ pub(crate) struct Function {
     pub(crate) waiting: VecDeque<Waiting>,
     /// Most recently used last.
     pub(crate) idle: Vec<InstanceId>,
-    pub(crate) starting: usize,
+    /// Oldest first.
+    pub(crate) starting: BTreeSet<InstanceId>,
     pub(crate) running: usize,
-    /// Its settings are no longer the function's: instances go as soon as no call waits for them.
+    /// Its settings are no longer the function's: nothing is started with them any more, and
+    /// instances go as soon as no call waits for them.
     pub(crate) outdated: bool,
+    /// Since when more instances start than calls wait.
+    pub(crate) surplus_since: Option<Duration>,
+    /// Nothing is started before, since there was no place for the last.
+    pub(crate) held_off_until: Option<Duration>,
+    /// When one of the two is due, as its timer has it.
+    pub(crate) timer: Option<Duration>,
 }
 
 impl Function {
@@ -32,31 +39,52 @@ impl Function {
             spec,
             waiting: VecDeque::new(),
             idle: Vec::new(),
-            starting: 0,
+            starting: BTreeSet::new(),
             running: 0,
             outdated: false,
+            surplus_since: None,
+            held_off_until: None,
+            timer: None,
         }
     }
 
     /// Instances that can take a call, now or later.
     pub(crate) fn instances(&self) -> usize {
-        self.idle.len() + self.starting + self.running
+        self.up() + self.starting.len()
+    }
+
+    /// Instances that have come up.
+    pub(crate) fn up(&self) -> usize {
+        self.idle.len() + self.running
     }
 
     pub(crate) fn is_unused(&self) -> bool {
         self.instances() == 0 && self.waiting.is_empty()
     }
 
-    /// Waiting calls for which no instance is being started, oldest first: queues are served in
-    /// order, so the oldest ones are those that a starting instance will take.
+    /// Waiting calls to start an instance for, oldest first: queues are served in order, so the
+    /// oldest ones are those that a starting instance will take.
     pub(crate) fn unserved(&self) -> impl Iterator<Item = &Waiting> {
-        self.waiting.iter().skip(self.starting)
+        let room = if self.outdated || self.held_off_until.is_some() {
+            0
+        } else {
+            let max = usize::try_from(self.spec.instances_max).unwrap_or(usize::MAX);
+            max.saturating_sub(self.instances())
+        };
+        self.waiting.iter().skip(self.starting.len()).take(room)
+    }
+
+    /// How many start for nobody. One may, for whoever comes next.
+    pub(crate) fn surplus(&self) -> usize {
+        self.starting
+            .len()
+            .saturating_sub(self.waiting.len().max(1))
     }
 
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             waiting: self.waiting.len(),
-            starting: self.starting,
+            starting: self.starting.len(),
             idle: self.idle.len(),
             running: self.running,
         }

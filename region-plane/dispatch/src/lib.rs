@@ -8,6 +8,9 @@
 //! A call that no idle instance can take waits in its function's queue, first come, first served. It
 //! is refused as [`Rejection::Full`] at once only when waiting could not help: its function has no
 //! instance at all and no memory for one can be made.
+//!
+//! Starting an instance may take minutes, and may never succeed. What a start holds is held for the
+//! calls that wait, and given up when they are gone.
 
 mod dispatcher;
 mod function;
@@ -31,7 +34,8 @@ pub struct InstanceId(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     pub function: FnId,
-    /// Stands for everything an instance is started with: code, configuration, limits.
+    /// Stands for everything an instance is started with: code, configuration, limits. Of one
+    /// function, larger ones are later.
     pub settings: u64,
 }
 
@@ -41,6 +45,8 @@ pub struct Spec {
     pub key: Key,
     /// Megabytes an instance is given. At least 1, which also bounds the number of instances.
     pub memory_mb: u64,
+    /// Instances it may have at once, those that start included. At least 1.
+    pub instances_max: u32,
     /// How long an instance may be idle before it is stopped.
     pub idle_timeout: Duration,
 }
@@ -64,7 +70,7 @@ pub enum Action {
     Run { call: Call, instance: InstanceId },
     /// Start an instance; answer with `instance_started` or `instance_failed`.
     Start { instance: InstanceId, key: Key },
-    /// Kill the instance; answer with `instance_exited` when it is gone.
+    /// Kill the instance, or end its start; answer with `instance_exited` when it is gone.
     Stop {
         instance: InstanceId,
         reason: StopReason,
@@ -84,6 +90,8 @@ pub enum Rejection {
     TimedOutWaiting,
     /// The instance started for it did not come up.
     StartFailed(StartFailure),
+    /// Its function has other settings by now, with which it may be offered anew.
+    Outdated,
     /// Its function needs more memory than the region has.
     MemoryNeverFits,
 }
@@ -109,10 +117,10 @@ pub enum StopReason {
     Evicted,
     /// Its function was changed or removed.
     Outdated,
+    /// It starts, and nobody waits for it.
+    Unneeded,
     /// Its last call left it in a state that cannot be trusted.
     Lost,
-    /// The region stops.
-    Draining,
 }
 
 /// What became of an instance by the call it ran.

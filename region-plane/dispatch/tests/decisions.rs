@@ -28,6 +28,7 @@ fn spec(name: &str, memory_mb: u64) -> Spec {
             settings: 1,
         },
         memory_mb,
+        instances_max: 100,
         idle_timeout: Duration::from_secs(30),
     }
 }
@@ -275,13 +276,7 @@ fn a_deadline_is_honoured_even_if_the_instance_comes_first_to_the_owner() {
 fn changing_a_function_stops_its_idle_instances_and_spares_the_busy_until_they_are_free() {
     let mut dispatcher = Dispatcher::new(LIMITS);
     let old = spec("a", 50);
-    let new = Spec {
-        key: Key {
-            settings: 2,
-            ..old.key.clone()
-        },
-        ..old.clone()
-    };
+    let new = later(&old);
     let other = spec("b", 50);
     warm(&mut dispatcher, 1, 1, &old);
     warm(&mut dispatcher, 2, 2, &other);
@@ -303,29 +298,201 @@ fn changing_a_function_stops_its_idle_instances_and_spares_the_busy_until_they_a
     assert_eq!(removed, [stop(4, StopReason::Outdated)]);
 }
 
+/// Of the same function.
+fn later(spec: &Spec) -> Spec {
+    Spec {
+        key: Key {
+            settings: spec.key.settings + 1,
+            ..spec.key.clone()
+        },
+        ..spec.clone()
+    }
+}
+
 #[test]
-fn draining_lets_admitted_calls_finish() {
+fn a_call_that_arrives_after_its_time_is_refused_and_starts_nothing() {
     let mut dispatcher = Dispatcher::new(LIMITS);
-    let (idle, busy) = (spec("a", 50), spec("b", 200));
-    warm(&mut dispatcher, 1, 1, &idle);
-    arrive(&mut dispatcher, 2, &busy);
-    dispatcher.instance_started(NOON, InstanceId(2));
-    arrive(&mut dispatcher, 3, &busy);
-    assert_eq!(dispatcher.drain(NOON), [stop(1, StopReason::Draining)]);
+    let function = spec("a", 50);
+    let refused = dispatcher.call_arrived(secs(10), Call(1), &function, secs(10));
+    assert_eq!(refused, [reject(1, Rejection::TimedOutWaiting)]);
+    assert_eq!(dispatcher.memory_held_mb(), 0);
+}
+
+#[test]
+fn a_function_has_no_more_instances_than_it_may() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let two = Spec {
+        instances_max: 2,
+        ..spec("a", 10)
+    };
+    assert_eq!(arrive(&mut dispatcher, 1, &two), [start(1, &two)]);
+    assert_eq!(arrive(&mut dispatcher, 2, &two), [start(2, &two)]);
+    assert_eq!(arrive(&mut dispatcher, 3, &two), [], "it waits for them");
+    for instance in [1, 2] {
+        dispatcher.instance_started(NOON, InstanceId(instance));
+    }
     assert_eq!(
-        arrive(&mut dispatcher, 4, &idle),
-        [reject(4, Rejection::Full)]
+        dispatcher.call_finished(NOON, Call(1), AfterCall::Lost),
+        [stop(1, StopReason::Lost), start(3, &two)],
+        "one that is lost makes room"
     );
-    dispatcher.instance_exited(NOON, InstanceId(1));
     assert_eq!(
         dispatcher.call_finished(NOON, Call(2), AfterCall::Kept),
         [run(3, 2)]
     );
+}
+
+#[test]
+fn starts_that_nobody_waits_for_are_given_up_but_for_one() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let function = spec("a", 10);
+    for call in [1, 2, 3] {
+        let started = arrive(&mut dispatcher, call, &function);
+        assert_eq!(started, [start(call, &function)]);
+    }
+    assert_eq!(dispatcher.call_cancelled(secs(1), Call(1)), []);
+    assert_eq!(dispatcher.next_tick(), Some(secs(2)));
+    assert_eq!(dispatcher.call_cancelled(secs(1), Call(2)), []);
+    // The next caller is there within the second.
+    let next = dispatcher.call_arrived(secs(1), Call(4), &function, secs(11));
+    assert_eq!(next, []);
     assert_eq!(
-        dispatcher.call_finished(NOON, Call(3), AfterCall::Kept),
-        [stop(2, StopReason::Draining)]
+        dispatcher.tick(secs(2)),
+        [stop(3, StopReason::Unneeded)],
+        "three start for two"
     );
-    assert!(!dispatcher.is_drained());
-    dispatcher.instance_exited(NOON, InstanceId(2));
-    assert!(dispatcher.is_drained());
+    assert_eq!(
+        dispatcher.tick(secs(11)),
+        [
+            reject(3, Rejection::TimedOutWaiting),
+            reject(4, Rejection::TimedOutWaiting)
+        ]
+    );
+    assert_eq!(
+        dispatcher.tick(secs(12)),
+        [stop(2, StopReason::Unneeded)],
+        "one may serve whoever comes next"
+    );
+    assert_eq!(dispatcher.memory_held_mb(), 30, "until they are gone");
+    // What comes up all the same is told to stop already.
+    assert_eq!(dispatcher.instance_started(secs(12), InstanceId(3)), []);
+    assert_eq!(dispatcher.instance_exited(secs(12), InstanceId(3)), []);
+    assert_eq!(dispatcher.instance_exited(secs(12), InstanceId(2)), []);
+    assert_eq!(dispatcher.memory_held_mb(), 10);
+    assert_eq!(dispatcher.next_tick(), None);
+}
+
+#[test]
+fn while_instances_serve_a_lack_of_place_for_one_more_refuses_nobody_and_is_not_asked_again_at_once()
+ {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let function = spec("a", 10);
+    let no_place = StartFailure::NoPlace("no node takes its pod".to_owned());
+    arrive(&mut dispatcher, 1, &function);
+    dispatcher.instance_started(NOON, InstanceId(1));
+    assert_eq!(arrive(&mut dispatcher, 2, &function), [start(2, &function)]);
+    assert_eq!(
+        dispatcher.instance_failed(NOON, InstanceId(2), no_place.clone()),
+        []
+    );
+    assert_eq!(arrive(&mut dispatcher, 3, &function), []);
+    assert_eq!(dispatcher.next_tick(), Some(secs(1)));
+    assert_eq!(
+        dispatcher.tick(secs(1)),
+        [start(3, &function), start(4, &function)]
+    );
+    assert_eq!(
+        dispatcher.call_finished(secs(1), Call(1), AfterCall::Lost),
+        [stop(1, StopReason::Lost)]
+    );
+    assert_eq!(
+        dispatcher.instance_failed(secs(1), InstanceId(3), no_place.clone()),
+        [reject(2, Rejection::StartFailed(no_place)),],
+        "nothing is left to wait for"
+    );
+}
+
+#[test]
+fn calls_that_wait_for_a_start_are_refused_as_outdated_when_their_function_changes() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let old = spec("a", 50);
+    let new = later(&old);
+    arrive(&mut dispatcher, 1, &old);
+    arrive(&mut dispatcher, 2, &old);
+    let changed = dispatcher.function_changed(NOON, &old.key.function, Some(new.key.settings));
+    assert_eq!(
+        changed,
+        [
+            reject(1, Rejection::Outdated),
+            reject(2, Rejection::Outdated),
+            stop(1, StopReason::Outdated),
+            stop(2, StopReason::Outdated)
+        ]
+    );
+    assert_eq!(arrive(&mut dispatcher, 3, &new), [start(3, &new)]);
+    // Its body was long in coming.
+    assert_eq!(
+        arrive(&mut dispatcher, 4, &old),
+        [reject(4, Rejection::Outdated)]
+    );
+    // Who looked the function up before the change was told here.
+    let newest = later(&new);
+    assert_eq!(arrive(&mut dispatcher, 5, &newest), [start(4, &newest)]);
+}
+
+#[test]
+fn calls_that_busy_instances_will_serve_are_not_outdated_until_the_last_is_gone() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let old = spec("a", 200);
+    arrive(&mut dispatcher, 1, &old);
+    dispatcher.instance_started(NOON, InstanceId(1));
+    for call in [2, 3, 4] {
+        assert_eq!(arrive(&mut dispatcher, call, &old), []);
+    }
+    assert_eq!(
+        dispatcher.function_changed(NOON, &old.key.function, Some(2)),
+        []
+    );
+    assert_eq!(
+        dispatcher.call_finished(NOON, Call(1), AfterCall::Kept),
+        [run(2, 1)]
+    );
+    assert_eq!(
+        dispatcher.call_finished(NOON, Call(2), AfterCall::Kept),
+        [run(3, 1)]
+    );
+    assert_eq!(
+        dispatcher.call_finished(NOON, Call(3), AfterCall::Lost),
+        [stop(1, StopReason::Lost), reject(4, Rejection::Outdated)]
+    );
+    dispatcher.instance_exited(NOON, InstanceId(1));
+    assert_eq!(dispatcher.functions().next(), None);
+}
+
+#[test]
+fn calls_are_outdated_when_the_last_instance_goes_by_itself() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let old = spec("a", 200);
+    arrive(&mut dispatcher, 1, &old);
+    dispatcher.instance_started(NOON, InstanceId(1));
+    arrive(&mut dispatcher, 2, &old);
+    dispatcher.function_changed(NOON, &old.key.function, Some(2));
+    assert_eq!(
+        dispatcher.instance_exited(NOON, InstanceId(1)),
+        [reject(2, Rejection::Outdated)]
+    );
+}
+
+#[test]
+fn a_removed_function_keeps_nobody_waiting() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let function = spec("a", 50);
+    arrive(&mut dispatcher, 1, &function);
+    assert_eq!(
+        dispatcher.function_changed(NOON, &function.key.function, None),
+        [
+            reject(1, Rejection::Outdated),
+            stop(1, StopReason::Outdated)
+        ]
+    );
 }

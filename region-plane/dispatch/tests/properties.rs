@@ -1,6 +1,6 @@
 //! Random events against a model that knows only what the actions said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use api_types::FnId;
@@ -21,11 +21,17 @@ const LIMITS: Limits = Limits {
 /// Of the functions by number; the last never fits.
 const MEMORY_MB: [u64; 5] = [1, 2, 3, 7, 11];
 
+const INSTANCES_MAX: [u32; 5] = [3, 2, 9, 9, 9];
+
+/// After a failed start for which there was no place, while its function has instances.
+const NO_PLACE_PAUSE: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone)]
 enum Event {
     Arrive {
         function: usize,
-        settings: u64,
+        /// How many changes behind those that were told; -1 brings what nobody has told yet.
+        behind: i64,
         patience_secs: u64,
     },
     Finish {
@@ -37,6 +43,7 @@ enum Event {
     },
     Failed {
         pick: usize,
+        failure: StartFailure,
     },
     Gone {
         pick: usize,
@@ -49,31 +56,36 @@ enum Event {
     },
     Change {
         function: usize,
-        current: Option<u64>,
+    },
+    Remove {
+        function: usize,
     },
     Pass {
         secs: u64,
     },
-    Drain,
 }
 
 fn event() -> impl Strategy<Value = Event> {
     let pick = 0..64usize;
     let after = prop_oneof![4 => Just(AfterCall::Kept), 1 => Just(AfterCall::Lost)];
+    let behind = prop_oneof![6 => Just(0), 1 => Just(1), 1 => Just(-1)];
+    let failure = prop_oneof![
+        Just(StartFailure::Failed),
+        Just(StartFailure::NoPlace("full".to_owned()))
+    ];
     prop_oneof![
-        400 => (0..MEMORY_MB.len(), 0..2u64, 1..20u64).prop_map(|(function, settings, patience_secs)| {
-            Event::Arrive { function, settings, patience_secs }
+        400 => (0..MEMORY_MB.len(), behind, 0..20u64).prop_map(|(function, behind, patience_secs)| {
+            Event::Arrive { function, behind, patience_secs }
         }),
         300 => (pick.clone(), after).prop_map(|(pick, after)| Event::Finish { pick, after }),
         300 => pick.clone().prop_map(|pick| Event::Started { pick }),
-        50 => pick.clone().prop_map(|pick| Event::Failed { pick }),
+        50 => (pick.clone(), failure).prop_map(|(pick, failure)| Event::Failed { pick, failure }),
         200 => pick.clone().prop_map(|pick| Event::Gone { pick }),
         30 => pick.clone().prop_map(|pick| Event::Died { pick }),
         50 => pick.prop_map(|pick| Event::Cancel { pick }),
-        30 => (0..MEMORY_MB.len(), proptest::option::of(0..2u64))
-            .prop_map(|(function, current)| Event::Change { function, current }),
+        30 => (0..MEMORY_MB.len()).prop_map(|function| Event::Change { function }),
+        10 => (0..MEMORY_MB.len()).prop_map(|function| Event::Remove { function }),
         150 => (0..10u64).prop_map(|secs| Event::Pass { secs }),
-        2 => Just(Event::Drain),
     ]
 }
 
@@ -84,7 +96,8 @@ fn spec(function: usize, settings: u64) -> Spec {
             settings,
         },
         memory_mb: MEMORY_MB[function],
-        idle_timeout: Duration::from_secs(5 + settings),
+        instances_max: INSTANCES_MAX[function],
+        idle_timeout: Duration::from_secs(5 + settings % 2),
     }
 }
 
@@ -103,12 +116,22 @@ enum Phase {
     Stopping,
 }
 
+fn is_up(phase: Phase) -> bool {
+    matches!(phase, Phase::Idle { .. } | Phase::Running(_))
+}
+
 struct World {
     dispatcher: Dispatcher,
     now: Duration,
     calls: BTreeMap<Call, (Spec, Fate)>,
     instances: BTreeMap<InstanceId, (Spec, Phase)>,
     specs: BTreeMap<Key, Spec>,
+    /// Each function's settings, which only grow.
+    settings: [u64; MEMORY_MB.len()],
+    /// Whether the dispatcher was told of them.
+    told: [bool; MEMORY_MB.len()],
+    no_place_until: BTreeMap<Key, Duration>,
+    outdated: BTreeSet<Key>,
     rank: u64,
 }
 
@@ -120,6 +143,10 @@ impl World {
             calls: BTreeMap::new(),
             instances: BTreeMap::new(),
             specs: BTreeMap::new(),
+            settings: [10; MEMORY_MB.len()],
+            told: [false; MEMORY_MB.len()],
+            no_place_until: BTreeMap::new(),
+            outdated: BTreeSet::new(),
             rank: 0,
         }
     }
@@ -166,9 +193,10 @@ impl World {
         let actions = match *event {
             Event::Arrive {
                 function,
-                settings,
+                behind,
                 patience_secs,
             } => {
+                let settings = self.settings[function].saturating_add_signed(-behind);
                 let spec = spec(function, settings);
                 let call = Call(self.calls.len() as u64);
                 let until = now + Duration::from_secs(patience_secs);
@@ -192,14 +220,18 @@ impl World {
                 self.set_idle(instance);
                 self.dispatcher.instance_started(now, instance)
             }
-            Event::Failed { pick } => {
+            Event::Failed { pick, ref failure } => {
                 let Some(instance) = self.pick_instance(pick, |phase| phase == Phase::Starting)
                 else {
                     return;
                 };
-                self.instances.remove(&instance);
+                let (spec, _) = self.instances.remove(&instance).expect("it was picked");
+                let up = self.instances_of(&spec.key, is_up);
+                if matches!(failure, StartFailure::NoPlace(_)) && up > 0 {
+                    self.no_place_until.insert(spec.key, now + NO_PLACE_PAUSE);
+                }
                 self.dispatcher
-                    .instance_failed(now, instance, StartFailure::Failed)
+                    .instance_failed(now, instance, failure.clone())
             }
             Event::Gone { pick } => {
                 let Some(instance) = self.pick_instance(pick, |phase| phase == Phase::Stopping)
@@ -210,8 +242,7 @@ impl World {
                 self.dispatcher.instance_exited(now, instance)
             }
             Event::Died { pick } => {
-                let up = |phase| matches!(phase, Phase::Idle { .. } | Phase::Running(_));
-                let Some(instance) = self.pick_instance(pick, up) else {
+                let Some(instance) = self.pick_instance(pick, is_up) else {
                     return;
                 };
                 self.instances.remove(&instance);
@@ -228,18 +259,39 @@ impl World {
                 }
                 self.dispatcher.call_cancelled(now, call)
             }
-            Event::Change { function, current } => {
-                let function = FnId::new(function.to_string());
-                self.dispatcher.function_changed(now, &function, current)
+            Event::Change { function } => {
+                // A call may have brought them before they are told.
+                self.settings[function] += 1;
+                self.told[function] = true;
+                let (id, settings) = (FnId::new(function.to_string()), self.settings[function]);
+                self.dispatcher.function_changed(now, &id, Some(settings))
+            }
+            Event::Remove { function } => {
+                self.told[function] = false;
+                let id = FnId::new(function.to_string());
+                self.dispatcher.function_changed(now, &id, None)
             }
             Event::Pass { secs } => {
                 self.now += Duration::from_secs(secs);
                 self.dispatcher.tick(self.now)
             }
-            Event::Drain => self.dispatcher.drain(now),
         };
         for action in actions {
             self.obey(action);
+        }
+        // A function is forgotten with its last call and its last instance.
+        let used: BTreeSet<_> = (self.dispatcher.functions())
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.no_place_until.retain(|key, _| used.contains(key));
+        self.outdated.retain(|key| used.contains(key));
+        if let Event::Change { function } | Event::Remove { function } = *event {
+            let id = FnId::new(function.to_string());
+            self.outdated.retain(|key| key.function != id);
+            self.outdated.extend(used.into_iter().filter(|key| {
+                key.function == id
+                    && !(self.told[function] && key.settings == self.settings[function])
+            }));
         }
         self.check();
     }
@@ -286,6 +338,11 @@ impl World {
                     "{instance:?} is started for nobody"
                 );
                 let spec = self.specs[&key].clone();
+                let there = starting + self.instances_of(&key, is_up);
+                assert!(there < spec.instances_max as usize, "{there} are there");
+                if let Some(until) = self.no_place_until.get(&key) {
+                    assert!(*until <= self.now, "no place was found just now");
+                }
                 let known = self.instances.insert(instance, (spec, Phase::Starting));
                 assert_eq!(known, None, "numbers are used once");
             }
@@ -301,7 +358,12 @@ impl World {
                     (StopReason::Idle, Phase::Idle { since, .. }) => {
                         assert!(since + spec.idle_timeout <= self.now, "stopped too early");
                     }
-                    (StopReason::Outdated | StopReason::Draining, Phase::Idle { .. })
+                    (StopReason::Unneeded, Phase::Starting) => {
+                        let starting =
+                            self.instances_of(&spec.key, |phase| phase == Phase::Starting);
+                        assert!(starting > self.waiting(&spec.key).max(1), "somebody waits");
+                    }
+                    (StopReason::Outdated, Phase::Idle { .. } | Phase::Starting)
                     | (StopReason::Lost, Phase::Running(_)) => {}
                     (reason, phase) => panic!("{instance:?} is {phase:?}, stopped as {reason:?}"),
                 }
@@ -313,12 +375,19 @@ impl World {
                     panic!("{call:?} is {fate:?} and was rejected as {rejection:?}")
                 };
                 *fate = Fate::Over;
+                let spec = spec.clone();
                 match rejection {
                     Rejection::TimedOutWaiting => assert!(until <= self.now, "too early"),
                     Rejection::MemoryNeverFits => {
                         assert!(spec.memory_mb > LIMITS.memory_budget_mb);
                     }
-                    Rejection::Full | Rejection::QueueFull | Rejection::StartFailed(_) => {}
+                    Rejection::StartFailed(StartFailure::NoPlace(_)) => {
+                        assert_eq!(self.instances_of(&spec.key, is_up), 0, "one may serve it");
+                    }
+                    Rejection::Full
+                    | Rejection::QueueFull
+                    | Rejection::StartFailed(_)
+                    | Rejection::Outdated => {}
                 }
             }
         }
@@ -329,6 +398,25 @@ impl World {
             .map(|(spec, _)| spec.memory_mb)
             .sum();
         assert!(held <= LIMITS.memory_budget_mb, "{held} MB are held");
+    }
+
+    /// Calls for which an instance could be started, and its megabytes.
+    fn unserved(&self, spec: &Spec) -> Vec<(Call, u64)> {
+        let key = &spec.key;
+        let paused = self.no_place_until.get(key);
+        if self.outdated.contains(key) || paused.is_some_and(|until| *until > self.now) {
+            return Vec::new();
+        }
+        let starting = self.instances_of(key, |phase| phase == Phase::Starting);
+        let there = starting + self.instances_of(key, is_up);
+        let of_key = |(_, (spec, fate)): &(&Call, &(Spec, Fate))| {
+            spec.key == *key && matches!(fate, Fate::Waiting { .. })
+        };
+        let waiting = self.calls.iter().filter(of_key).skip(starting);
+        waiting
+            .take(spec.instances_max as usize - there)
+            .map(|(call, _)| (*call, spec.memory_mb))
+            .collect()
     }
 
     fn check(&self) {
@@ -365,6 +453,24 @@ impl World {
                 assert!(*until > self.now, "nobody waits beyond its time");
             }
         }
+        // Of settings that are not the function's, what is left are busy instances and who waits for
+        // them.
+        for key in &self.outdated {
+            let running = self.instances_of(key, |phase| matches!(phase, Phase::Running(_)));
+            assert_eq!(self.instances_of(key, is_up), running);
+            assert_eq!(self.instances_of(key, |phase| phase == Phase::Starting), 0);
+            assert!(running > 0 || self.waiting(key) == 0, "nobody will come");
+        }
+        // What is free goes to whoever has waited longest of those who may have it.
+        if let Some((_, need_mb)) = self
+            .specs
+            .values()
+            .flat_map(|spec| self.unserved(spec))
+            .min()
+        {
+            let free_mb = LIMITS.memory_budget_mb - held;
+            assert!(need_mb > free_mb, "{free_mb} MB are left unused");
+        }
         let due = self.dispatcher.next_tick();
         for (_, phase) in self.instances.values() {
             if matches!(phase, Phase::Idle { .. }) {
@@ -373,9 +479,8 @@ impl World {
         }
     }
 
-    /// Drains and lets everything come to its end, which must need no event from outside.
+    /// Lets everything come to its end, which must need no event from outside but time.
     fn settle(&mut self) {
-        self.feed(&Event::Drain);
         for _ in 0..1_000 {
             let events = [
                 Event::Started { pick: 0 },
@@ -384,18 +489,18 @@ impl World {
                     after: AfterCall::Kept,
                 },
                 Event::Gone { pick: 0 },
+                Event::Pass { secs: 1 },
             ];
             for event in &events {
                 self.feed(event);
             }
-            if self.dispatcher.is_drained() {
+            if self.instances.is_empty() && self.dispatcher.load().current == 0 {
                 break;
             }
         }
-        // A call whose function lost its only instance while others held the memory waits for its time.
-        self.feed(&Event::Pass { secs: 100 });
-        assert!(self.dispatcher.is_drained());
-        assert!(self.instances.is_empty());
+        assert_eq!(self.dispatcher.next_tick(), None);
+        assert_eq!(self.dispatcher.functions().next(), None);
+        assert_eq!(self.dispatcher.instances().next(), None);
         let unanswered = self.calls.values().find(|(_, fate)| *fate != Fate::Over);
         assert_eq!(unanswered, None);
     }

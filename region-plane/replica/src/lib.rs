@@ -125,7 +125,8 @@ impl Replica {
 /// Stands for everything an instance of the function is started with: whatever changes it changes
 /// the app's or the function's revision (Fn contract 9.5: the hot-slot key).
 ///
-/// Unique for revisions below 2^32, which is more than a century of one write a second.
+/// Unique for revisions below 2^32, which is more than a century of one write a second, and greater
+/// with each change.
 #[must_use]
 pub fn settings(app: &App, function: &Fn) -> u64 {
     app.revision.0.rotate_left(32) ^ function.revision.0

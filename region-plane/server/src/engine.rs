@@ -9,6 +9,7 @@
 //! the instance, and the next caller would pay with a cold start.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use region_plane_runtime::{
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -62,6 +63,8 @@ pub enum Failure {
 #[derive(Clone)]
 pub struct Engine {
     events: mpsc::Sender<Event>,
+    left: mpsc::UnboundedSender<Call>,
+    last_call: Arc<AtomicU64>,
     counts: Arc<RwLock<Snapshot>>,
     wait_max: Duration,
 }
@@ -75,7 +78,6 @@ pub struct Snapshot {
     pub instances: Vec<InstanceRow>,
     /// Since the start, by function; the reporter takes differences.
     pub functions: BTreeMap<FnId, FunctionTotals>,
-    pub drained: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,17 +110,15 @@ const TOTALS_MAX: usize = 20_000;
 
 enum Event {
     Arrived {
+        call: Call,
         work: Arc<Work>,
         wait_until: Instant,
         answer: oneshot::Sender<Result<CallResponse, Failure>>,
-        number: oneshot::Sender<Call>,
     },
-    Left(Call),
     Changed {
         function: FnId,
         settings: Option<u64>,
     },
-    Drain,
 }
 
 /// What a task did.
@@ -158,32 +158,27 @@ impl Engine {
 
     /// Offers a call to the dispatcher once.
     async fn offer(&self, work: Arc<Work>, wait_until: Instant) -> Result<CallResponse, Failure> {
-        // Reserved first, so that leaving always has room to be told.
-        let leave = self
-            .events
-            .clone()
-            .reserve_owned()
-            .await
-            .map_err(|_| Failure::Stopped)?;
+        let call = Call(self.last_call.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
-        let (number, numbered) = oneshot::channel();
         let arrived = Event::Arrived {
+            call,
             work,
             wait_until,
             answer,
-            number,
         };
         self.events
             .send(arrived)
             .await
             .map_err(|_| Failure::Stopped)?;
-        let mut leaving = Leaving {
-            numbered,
-            leave: Some(leave),
+        let mut caller = Caller {
+            call,
+            answered,
+            is_answered: false,
+            left: &self.left,
         };
-        let result = answered.await.unwrap_or(Err(Failure::Stopped));
-        leaving.leave = None;
-        result
+        let result = (&mut caller.answered).await;
+        caller.is_answered = true;
+        result.unwrap_or(Err(Failure::Stopped))
     }
 
     /// The function's settings are now these; `None` if it is no longer here.
@@ -193,11 +188,6 @@ impl Engine {
             .events
             .send(Event::Changed { function, settings })
             .await;
-    }
-
-    /// Admit no more calls, let those admitted finish.
-    pub async fn drain(&self) {
-        let _ended = self.events.send(Event::Drain).await;
     }
 
     #[must_use]
@@ -215,24 +205,27 @@ impl Engine {
     }
 }
 
-/// Tells the engine when its caller is dropped.
-struct Leaving {
-    numbered: oneshot::Receiver<Call>,
-    leave: Option<mpsc::OwnedPermit<Event>>,
+/// Someone who waits for an answer, and tells the engine when he leaves without it.
+struct Caller<'a> {
+    call: Call,
+    answered: oneshot::Receiver<Result<CallResponse, Failure>>,
+    is_answered: bool,
+    left: &'a mpsc::UnboundedSender<Call>,
 }
 
-impl Drop for Leaving {
+impl Drop for Caller<'_> {
     fn drop(&mut self) {
-        // Without a number the arrival is still in the channel; the engine sees that its answer has
-        // nobody to go to.
-        if let (Some(leave), Ok(call)) = (self.leave.take(), self.numbered.try_recv()) {
-            leave.send(Event::Left(call));
+        if !self.is_answered {
+            // First, for an engine that hears of the leaving before it has seen the arrival.
+            self.answered.close();
+            // With the engine gone nobody is left to care.
+            let _ended = self.left.send(self.call);
         }
     }
 }
 
 /// Starts the engine in `tasks`. It ends when `shutdown` is cancelled, all calls cut off and all
-/// instances killed; drain it first.
+/// instances killed.
 pub fn start<R: Runtime>(
     runtime: R,
     limits: Limits,
@@ -240,26 +233,19 @@ pub fn start<R: Runtime>(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     shutdown: CancellationToken,
 ) -> Engine {
-    // Two places for each call that may be admitted (its arrival, its leaving), and as many again
-    // for those about to be refused; others wait to be heard.
-    let places = usize::try_from(limits.calls_max).unwrap_or(usize::MAX / 8) * 4 + 64;
+    // A place for each call that may be admitted, and some more; others wait to be heard.
+    let places = usize::try_from(limits.calls_max).unwrap_or(usize::MAX / 8) + 64;
     let (events, inbox) = mpsc::channel(places);
-    let counts = Arc::new(RwLock::new(Snapshot::default()));
-    let owner = Owner {
-        runtime: Arc::new(runtime),
-        dispatcher: Dispatcher::new(limits),
-        started: Instant::now(),
-        last_call: 0,
-        calls: HashMap::new(),
-        launches: HashMap::new(),
-        instances: HashMap::new(),
-        tasks: JoinSet::new(),
-        totals: BTreeMap::new(),
-        counts: Arc::clone(&counts),
-    };
-    tasks.spawn(owner.run(inbox, shutdown));
+    // Not bounded by itself, so that to leave needs no place for which others wait. It holds one
+    // message a call, of those in the inbox, admitted or just answered.
+    let (left, leavers) = mpsc::unbounded_channel();
+    let counts = Arc::default();
+    let owner = Owner::new(runtime, limits, Arc::clone(&counts));
+    tasks.spawn(owner.run(inbox, leavers, shutdown));
     Engine {
         events,
+        left,
+        last_call: Arc::default(),
         counts,
         wait_max,
     }
@@ -269,10 +255,11 @@ struct Owner<R: Runtime> {
     runtime: Arc<R>,
     dispatcher: Dispatcher,
     started: Instant,
-    last_call: u64,
     calls: HashMap<Call, Admitted>,
     /// What an instance of each key is started with, while a call may need one.
     launches: HashMap<Key, InstanceSpec>,
+    /// Ends the start of an instance.
+    starting: HashMap<InstanceId, CancellationToken>,
     instances: HashMap<InstanceId, Arc<R::Instance>>,
     tasks: JoinSet<Ended<R::Instance>>,
     totals: BTreeMap<FnId, FunctionTotals>,
@@ -286,12 +273,29 @@ struct Admitted {
 }
 
 impl<R: Runtime> Owner<R> {
+    fn new(runtime: R, limits: Limits, counts: Arc<RwLock<Snapshot>>) -> Self {
+        Self {
+            runtime: Arc::new(runtime),
+            dispatcher: Dispatcher::new(limits),
+            started: Instant::now(),
+            calls: HashMap::new(),
+            launches: HashMap::new(),
+            starting: HashMap::new(),
+            instances: HashMap::new(),
+            tasks: JoinSet::new(),
+            totals: BTreeMap::new(),
+            counts,
+        }
+    }
+
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Event>,
+        mut leavers: mpsc::UnboundedReceiver<Call>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut counting = tokio::time::interval(COUNT_EVERY);
+        counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next_tick = self.dispatcher.next_tick();
             let tick = async {
@@ -301,20 +305,24 @@ impl<R: Runtime> Owner<R> {
                 }
             };
             let actions = tokio::select! {
+                // What makes room goes before what takes it, so that no flood of calls keeps an
+                // instance or a place from them.
+                biased;
                 () = shutdown.cancelled() => break,
-                event = inbox.recv() => match event {
-                    Some(event) => self.event(event),
-                    None => break,
-                },
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(ended) => self.ended(ended),
-                    Err(error) => anyhow::bail!("an instance's task failed: {error}"),
-                },
-                () = tick => self.dispatcher.tick(self.now()),
                 _ = counting.tick() => {
                     self.count();
                     Vec::new()
                 }
+                () = tick => self.dispatcher.tick(self.now()),
+                Some(call) = leavers.recv() => self.left(call),
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Ok(ended) => self.ended(ended),
+                    Err(error) => anyhow::bail!("an instance's task failed: {error}"),
+                },
+                event = inbox.recv() => match event {
+                    Some(event) => self.event(event),
+                    None => break,
+                },
             };
             self.perform(actions);
         }
@@ -334,14 +342,13 @@ impl<R: Runtime> Owner<R> {
         let now = self.now();
         match event {
             Event::Arrived {
+                call,
                 work,
                 wait_until,
                 answer,
-                number,
             } => {
-                self.last_call += 1;
-                let call = Call(self.last_call);
-                if number.send(call).is_err() {
+                // Whose leaving was heard first.
+                if answer.is_closed() {
                     return Vec::new();
                 }
                 let spec = work.spec.clone();
@@ -358,58 +365,30 @@ impl<R: Runtime> Owner<R> {
                 let wait_until = wait_until.saturating_duration_since(self.started);
                 self.dispatcher.call_arrived(now, call, &spec, wait_until)
             }
-            Event::Left(call) => {
-                // One that runs stays: its end is still due.
-                if self
-                    .calls
-                    .get(&call)
-                    .is_some_and(|admitted| admitted.work.is_some())
-                {
-                    self.calls.remove(&call);
-                }
-                self.dispatcher.call_cancelled(now, call)
-            }
             Event::Changed { function, settings } => {
                 if settings.is_none() {
                     self.totals.remove(&function);
                 }
                 self.dispatcher.function_changed(now, &function, settings)
             }
-            Event::Drain => self.dispatcher.drain(now),
+        }
+    }
+
+    fn left(&mut self, call: Call) -> Vec<Action> {
+        match self.calls.get(&call) {
+            Some(Admitted { work: Some(_), .. }) => {
+                self.calls.remove(&call);
+                self.dispatcher.call_cancelled(self.now(), call)
+            }
+            // One that runs stays: its end is still due.
+            Some(_) | None => Vec::new(),
         }
     }
 
     fn ended(&mut self, ended: Ended<R::Instance>) -> Vec<Action> {
         let now = self.now();
         match ended {
-            Ended::Started(id, Ok(instance)) => {
-                let instance = Arc::new(instance);
-                self.instances.insert(id, Arc::clone(&instance));
-                // Its end, whoever causes it, is reported once, by this task.
-                self.tasks.spawn(async move {
-                    instance.exited().await;
-                    Ended::Exited(id)
-                });
-                self.dispatcher.instance_started(now, id)
-            }
-            Ended::Started(id, Err(error)) => {
-                metrics::counter!("tradewind_region_start_failures_total").increment(1);
-                let reason = with_sources(&error);
-                warn!(
-                    instance = id.0,
-                    error = reason,
-                    "an instance did not come up"
-                );
-                let failure = match &error {
-                    StartError::TimedOut => StartFailure::TimedOut,
-                    StartError::Failed { .. } => StartFailure::Failed,
-                    StartError::NotRunnable(_) if error.is_of_the_region() => {
-                        StartFailure::NoPlace(reason)
-                    }
-                    StartError::NotRunnable(_) => StartFailure::NotRunnable(reason),
-                };
-                self.dispatcher.instance_failed(now, id, failure)
-            }
+            Ended::Started(id, result) => self.started(id, result),
             Ended::Called {
                 call,
                 function,
@@ -438,6 +417,53 @@ impl<R: Runtime> Owner<R> {
         }
     }
 
+    fn started(&mut self, id: InstanceId, result: Result<R::Instance, StartError>) -> Vec<Action> {
+        let now = self.now();
+        let is_wanted = self.starting.remove(&id).is_some();
+        match result {
+            Ok(instance) if is_wanted => {
+                metrics::counter!("tradewind_region_cold_starts_total").increment(1);
+                let instance = Arc::new(instance);
+                self.instances.insert(id, Arc::clone(&instance));
+                // Its end, whoever causes it, is reported once, by this task.
+                self.tasks.spawn(async move {
+                    instance.exited().await;
+                    Ended::Exited(id)
+                });
+                self.dispatcher.instance_started(now, id)
+            }
+            // It was up when it was told to stop.
+            Ok(instance) => {
+                self.tasks.spawn(async move {
+                    instance.stop().await;
+                    Ended::Exited(id)
+                });
+                Vec::new()
+            }
+            Err(error) => {
+                metrics::counter!("tradewind_region_start_failures_total").increment(1);
+                let reason = with_sources(&error);
+                warn!(
+                    instance = id.0,
+                    error = reason,
+                    "an instance did not come up"
+                );
+                if !is_wanted {
+                    return self.dispatcher.instance_exited(now, id);
+                }
+                let failure = match &error {
+                    StartError::TimedOut => StartFailure::TimedOut,
+                    StartError::Failed { .. } => StartFailure::Failed,
+                    StartError::NotRunnable(_) if error.is_of_the_region() => {
+                        StartFailure::NoPlace(reason)
+                    }
+                    StartError::NotRunnable(_) => StartFailure::NotRunnable(reason),
+                };
+                self.dispatcher.instance_failed(now, id, failure)
+            }
+        }
+    }
+
     fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
@@ -445,7 +471,9 @@ impl<R: Runtime> Owner<R> {
                 Action::Start { instance, key } => self.start_instance(instance, &key),
                 Action::Stop { instance, reason } => {
                     debug!(instance = instance.0, ?reason, "stopping an instance");
-                    if let Some(held) = self.instances.get(&instance) {
+                    if let Some(start) = self.starting.remove(&instance) {
+                        start.cancel();
+                    } else if let Some(held) = self.instances.get(&instance) {
                         let held = Arc::clone(held);
                         self.tasks.spawn(async move {
                             held.stop().await;
@@ -469,9 +497,14 @@ impl<R: Runtime> Owner<R> {
             .cloned()
             .expect("a call brought it before it was needed");
         let runtime = Arc::clone(&self.runtime);
-        metrics::counter!("tradewind_region_cold_starts_total").increment(1);
-        self.tasks
-            .spawn(async move { Ended::Started(id, runtime.start(launch).await) });
+        let end = CancellationToken::new();
+        self.starting.insert(id, end.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                result = runtime.start(launch) => Ended::Started(id, result),
+                () = end.cancelled() => Ended::Exited(id),
+            }
+        });
     }
 
     fn run_call(&mut self, call: Call, id: InstanceId) {
@@ -544,14 +577,9 @@ impl<R: Runtime> Owner<R> {
             memory_held_mb: self.dispatcher.memory_held_mb(),
             instances: instances.collect(),
             functions: by_function,
-            drained: self.dispatcher.is_drained(),
         };
         metrics::gauge!("tradewind_region_calls").set(f64::from(snapshot.load.current));
         metrics::gauge!("tradewind_region_calls_queued").set(f64::from(snapshot.queued));
-        let was_drained = self.counts.read().is_ok_and(|before| before.drained);
-        if snapshot.drained && !was_drained {
-            info!("drained");
-        }
         *self.counts.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 }
@@ -587,3 +615,6 @@ fn deadline_text(timeout: Duration) -> HeaderValue {
         at.0.saturating_add(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
     HeaderValue::from_str(&api_wire::time::format_seconds(at)).expect("digits and punctuation")
 }
+
+#[cfg(test)]
+mod tests;

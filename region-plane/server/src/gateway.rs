@@ -19,14 +19,15 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::header::{CONNECTION, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
-use region_plane_dispatch::{Key, Spec};
+use region_plane_dispatch::{Key, Rejection, Spec};
 use region_plane_replica::{Held, Replica, placement};
+use region_plane_resources::Scaling;
 use region_plane_runtime::{Code, InstanceSpec};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bundles::Bundles;
-use crate::engine::{Engine, Work};
+use crate::engine::{Engine, Failure, Work};
 use crate::spill::{self, Spill, Spilled};
 use body::Bodies;
 use daemon::clock;
@@ -130,6 +131,48 @@ struct Target {
     draining: bool,
 }
 
+impl Target {
+    fn new(held: &Held, way: Way, app: &App, function: &Fn) -> Self {
+        let spec = spec(app, function);
+        let code = match function.bundle() {
+            Some(bundle) => Code::Bundle {
+                digest: bundle.digest,
+                folder: PathBuf::new(),
+            },
+            None => Code::Image,
+        };
+        Self {
+            way,
+            timeout: Duration::from_secs(function.timeout_secs.into()),
+            launch: InstanceSpec::new(app, function, spec.key.settings, code),
+            spec,
+            draining: held.drained(),
+        }
+    }
+
+    /// The same function as it is now.
+    fn anew(held: &Held, way: Way, function: &FnId) -> Result<Self, CallRefused> {
+        let (app, function) = by_id(held.all(), function.as_str()).map_err(CallRefused::not_found)?;
+        if !placement::admits(held.all(), function, held.me()) {
+            return Err(CallRefused::busy());
+        }
+        Ok(Self::new(held, way, app, function))
+    }
+}
+
+/// Why a call has no answer from a function here.
+enum NotAnswered {
+    Refused(CallRefused),
+    /// Its function was changed while it waited, and nothing of it has reached an instance.
+    Outdated,
+}
+
+impl From<CallRefused> for NotAnswered {
+    fn from(refused: CallRefused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
 impl Gateway {
     async fn answer(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
@@ -195,21 +238,7 @@ impl Gateway {
                 };
             }
         }
-        let spec = spec(app, function);
-        let code = match function.bundle() {
-            Some(bundle) => Code::Bundle {
-                digest: bundle.digest,
-                folder: PathBuf::new(),
-            },
-            None => Code::Image,
-        };
-        Found::Here(Box::new(Target {
-            way,
-            timeout: Duration::from_secs(function.timeout_secs.into()),
-            launch: InstanceSpec::new(app, function, spec.key.settings, code),
-            spec,
-            draining: held.drained(),
-        }))
+        Found::Here(Box::new(Target::new(held, way, app, function)))
     }
 
     /// The call's URL by the name that is steered to where the function is; `None` if it has no
@@ -331,12 +360,34 @@ impl Gateway {
         refuse(&refused)
     }
 
+    /// Runs a call here; as its function is now, if that was changed while it waited.
     async fn run(
         &self,
         call: &Spilled,
         id: &CallId,
         target: Target,
     ) -> Result<Response, CallRefused> {
+        let (way, function) = (target.way, target.spec.key.function.clone());
+        match self.attempt(call, id, target).await {
+            Err(NotAnswered::Outdated) => {}
+            Err(NotAnswered::Refused(refused)) => return Err(refused),
+            Ok(answer) => return Ok(answer),
+        }
+        let target = (self.replica).read(|held| Target::anew(held, way, &function))?;
+        match self.attempt(call, id, target).await {
+            // Changed twice while one call waits.
+            Err(NotAnswered::Outdated) => Err(CallRefused::busy()),
+            Err(NotAnswered::Refused(refused)) => Err(refused),
+            Ok(answer) => Ok(answer),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        call: &Spilled,
+        id: &CallId,
+        target: Target,
+    ) -> Result<Response, NotAnswered> {
         let deadline = Instant::now() + self.engine.wait_max();
         let mut launch = target.launch;
         if let Code::Bundle { digest, folder } = &mut launch.code {
@@ -367,7 +418,10 @@ impl Gateway {
             .engine
             .call(work)
             .await
-            .map_err(|failure| CallRefused::failure(&image, &failure))?;
+            .map_err(|failure| match failure {
+                Failure::Rejected(Rejection::Outdated) => NotAnswered::Outdated,
+                failure => CallRefused::failure(&image, &failure).into(),
+            })?;
         let (status, headers) = match target.way {
             Way::Invoke => (StatusCode::OK, headers::invoke_response(answer.headers, id)),
             Way::Trigger => headers::trigger_response(&answer.headers, id)
@@ -408,12 +462,15 @@ fn is_detached(headers: &HeaderMap) -> bool {
 /// What the dispatcher must know.
 #[must_use]
 pub fn spec(app: &App, function: &Fn) -> Spec {
+    // What is wrong with annotations the operator says where they are looked for.
+    let scaling = Scaling::of(app, function).unwrap_or_default();
     Spec {
         key: Key {
             function: function.id.clone(),
             settings: region_plane_replica::settings(app, function),
         },
         memory_mb: function.memory.max(1),
+        instances_max: scaling.max.unsigned_abs(),
         idle_timeout: Duration::from_secs(function.idle_timeout_secs.into()),
     }
 }

@@ -165,7 +165,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let gateway = gateway::router(Arc::new(Gateway::new(
         replica,
         bundles,
-        engine.clone(),
+        engine,
         config.request_body_bytes_max,
         config.gateway_listen.port(),
         stopping.clone(),
@@ -197,7 +197,6 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         tokio::time::sleep(HAND_OVER_BEFORE.min(config.drain_pause())).await;
         gateway_end.cancel();
         while serving.join_next().await.is_some() {}
-        engine.drain().await;
     }
     gateway_end.cancel();
     end.cancel();

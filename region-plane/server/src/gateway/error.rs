@@ -122,7 +122,10 @@ impl CallRefused {
             Failure::Call(error) => Self::new(error.status(), error.to_string()),
             Failure::Stopped => Self::busy(),
             Failure::Rejected(rejection) => match rejection {
-                Rejection::Full | Rejection::QueueFull | Rejection::TimedOutWaiting => Self::busy(),
+                Rejection::Full
+                | Rejection::QueueFull
+                | Rejection::TimedOutWaiting
+                | Rejection::Outdated => Self::busy(),
                 Rejection::MemoryNeverFits => Self::new(
                     StatusCode::BAD_REQUEST,
                     "Requested CPU/Memory cannot be allocated",

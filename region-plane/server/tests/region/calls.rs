@@ -328,3 +328,42 @@ async fn a_changed_function_gets_new_instances_and_a_deleted_one_is_gone() {
         "Fn not found"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_function_is_mended_while_it_starts_gets_the_mended_one() {
+    let settings = "hot_start_timeout_ms = 60000";
+    let (plane, _dir, region) = serving("127.43.15.1", "127.43.15.20", settings).await;
+    let image = plane.store_bundle();
+    let mut hangs = function("HANGS", &image);
+    hangs.config = Some([("START".to_owned(), "hang".to_owned())].into());
+    region.applied(plane.put_fn(hangs)).await;
+    let mended = async {
+        eventually("it starts", async || {
+            let instances = region.instances().await;
+            (instances.first()?["state"] == "starting").then_some(())
+        })
+        .await;
+        plane.put_fn(function("HANGS", &image));
+    };
+    let (answer, ()) = tokio::join!(region.post("/invoke/HANGS", "x"), mended);
+    assert_eq!((answer.status, answer.text.as_str()), (200, "x"));
+    eventually("the hanging start has ended", async || {
+        (region.instances().await.len() == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_share_as_many_instances_as_their_function_may_have() {
+    let (plane, _dir, region) = serving("127.43.16.1", "127.43.16.20", "").await;
+    let mut single = function("SINGLE", &plane.store_bundle());
+    let scaling = serde_json::value::RawValue::from_string(r#"{"max":1}"#.to_owned()).unwrap();
+    single.annotations = Some([("tradewind.dev/scaling".to_owned(), scaling)].into());
+    region.applied(plane.put_fn(single)).await;
+    let (first, second) = tokio::join!(
+        region.post("/invoke/SINGLE", "sleep 300"),
+        region.post("/invoke/SINGLE", "sleep 300"),
+    );
+    assert_eq!((first.status, second.status), (200, 200));
+    assert_eq!(first.pid, second.pid);
+}
