@@ -29,14 +29,23 @@ pub struct Watch {
 }
 
 impl Client {
-    /// Every change after `from` in order, and progress every second between.
+    /// Every change after `from` in order, and progress every second between. `from` is a revision
+    /// of a cluster in an epoch, both as its snapshot said.
     ///
     /// # Errors
-    /// [`Error::Compacted`] if `from` is too long ago: take a [`Client::snapshot`].
-    pub async fn watch(&self, from: Revision) -> Result<Watch, Error> {
-        let answer = self
-            .ask(Ask::get(&["v1", "watch"]).query("from", &from))
-            .await?;
+    /// [`Error::Compacted`] if `from` is too long ago, [`Error::Refused`] with 409 if the nodes are
+    /// of another cluster or epoch: take a [`Client::snapshot`].
+    pub async fn watch(
+        &self,
+        cluster_id: &str,
+        epoch: u64,
+        from: Revision,
+    ) -> Result<Watch, Error> {
+        let ask = Ask::get(&["v1", "watch"])
+            .query("from", &from)
+            .query("cluster_id", cluster_id)
+            .query("epoch", &epoch);
+        let answer = self.ask(ask).await?;
         if answer.response.status() == StatusCode::GONE {
             let compacted: Compacted = self.body(answer).await?;
             return Err(Error::Compacted {

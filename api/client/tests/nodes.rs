@@ -262,7 +262,9 @@ async fn watch_lines_are_whole_however_they_arrive() {
     let mut nodes = Nodes::default();
     nodes.add(Router::new().route(
         "/v1/watch",
-        get(async || {
+        get(async |request: Request| {
+            let asked = request.uri().query();
+            assert_eq!(asked, Some("from=0&cluster_id=demo&epoch=1"));
             let pieces = [
                 "{\"type\":\"progress\",\"revision\":1}\n{\"type\":\"dele",
                 "ted\",\"revision\":2,\"kind\":\"app\",\"id\":\"x\"}",
@@ -272,7 +274,7 @@ async fn watch_lines_are_whole_however_they_arrive() {
             Body::from_stream(futures_util::stream::iter(pieces))
         }),
     ));
-    let mut watch = nodes.client().watch(Revision(0)).await.unwrap();
+    let mut watch = nodes.client().watch("demo", 1, Revision(0)).await.unwrap();
     assert_eq!(watch.next().await.unwrap().revision(), Revision(1));
     assert!(matches!(
         watch.next().await.unwrap(),
@@ -295,14 +297,14 @@ async fn a_silent_watch_ends_and_the_next_one_asks_another_node() {
     nodes.add(Router::new().fallback(async || "{\"type\":\"progress\",\"revision\":9}\n"));
     let client = nodes.client();
     let error = client
-        .watch(Revision(0))
+        .watch("demo", 1, Revision(0))
         .await
         .unwrap()
         .next()
         .await
         .unwrap_err();
     assert!(error.to_string().contains("silent"), "{error}");
-    let mut watch = client.watch(Revision(0)).await.unwrap();
+    let mut watch = client.watch("demo", 1, Revision(0)).await.unwrap();
     assert_eq!(watch.next().await.unwrap().revision(), Revision(9));
 }
 
@@ -313,7 +315,11 @@ async fn a_compacted_revision_says_where_to_take_a_snapshot() {
         let body = serde_json::json!({"message": "compacted", "snapshot_revision": 40});
         (StatusCode::GONE, Json(body))
     }));
-    let error = nodes.client().watch(Revision(3)).await.unwrap_err();
+    let error = nodes
+        .client()
+        .watch("demo", 1, Revision(3))
+        .await
+        .unwrap_err();
     let want = Revision(40);
     assert!(
         matches!(error, Error::Compacted { snapshot_revision, .. } if snapshot_revision == want),

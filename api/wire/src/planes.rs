@@ -173,7 +173,8 @@ pub struct Member {
     pub revision: u64,
 }
 
-/// A line of `GET /v1/watch?from=REV`: every change after REV in order, progress between.
+/// A line of `GET /v1/watch?from=REV&cluster_id=ID&epoch=N`: every change after REV in order,
+/// progress between.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", try_from = "ReceivedLine")]
 pub enum WatchLine {

@@ -16,6 +16,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A snapshot that was refused is likely to be refused again, and each is megabytes.
 const BACKOFF_REFUSED: Duration = Duration::from_secs(10);
 
+/// The status of a watch from a revision of another cluster or epoch.
+const STRANGER: u16 = 409;
+
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     #[error("ask the global plane")]
@@ -79,11 +82,12 @@ impl Follower {
             self.snapshot().await?;
             self.wants_snapshot = false;
         }
-        let from = self
-            .replica
-            .read(|held| held.meta().map(|meta| meta.settled))
+        let held = (self.replica)
+            .read(|held| held.meta().cloned())
             .expect("a snapshot was taken");
-        let mut watch = self.client.watch(from).await.map_err(Broken::Asked)?;
+        let from = held.settled;
+        let watch = self.client.watch(&held.cluster_id, held.epoch, from);
+        let mut watch = watch.await.map_err(Broken::Asked)?;
         debug!(revision = %from, "watching");
         loop {
             let line = watch.next().await.map_err(Broken::Asked)?;
@@ -126,6 +130,11 @@ impl Follower {
                 info!("too far behind to watch, taking a snapshot");
                 self.wants_snapshot = true;
                 Duration::ZERO
+            }
+            Broken::Asked(error) if error.status() == Some(STRANGER) => {
+                warn!(%error, "what is held is not the global plane's, taking a snapshot");
+                self.wants_snapshot = true;
+                self.next_backoff()
             }
             Broken::Asked(error) => {
                 let problem = error.to_string();

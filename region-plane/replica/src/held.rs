@@ -131,6 +131,10 @@ impl Step {
     }
 }
 
+/// What a person does about a snapshot that is not taken unasked.
+const TO_ACCEPT: &str = "if that is meant, stop this process, remove the folder `replica` in its data \
+                         folder and start it again";
+
 /// Why something received was not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
@@ -140,16 +144,19 @@ pub enum Refused {
     Count { declared: u64, found: u64 },
     #[error(transparent)]
     Stored(#[from] StoredError),
-    #[error("the snapshot is of cluster {offered:?}, this region belongs to {held:?}")]
+    #[error(
+        "the snapshot is of cluster {offered:?}, this region belongs to {held:?}; \
+         its `globals` lead elsewhere, or {TO_ACCEPT}"
+    )]
     Cluster { offered: String, held: String },
     #[error(
-        "the snapshot is of epoch {offered}, this region holds {held}; \
-         a restored global plane deletes nothing here until an operator accepts it"
+        "the snapshot is of epoch {offered}, this region holds {held}: the global plane was \
+         restored; {TO_ACCEPT}"
     )]
     Epoch { offered: u64, held: u64 },
     #[error("the snapshot is of revision {offered}, this region holds {held}")]
     Older { offered: Revision, held: Revision },
-    #[error("the snapshot would delete {deleted} of {held} objects at once")]
+    #[error("the snapshot would delete {deleted} of {held} objects at once; {TO_ACCEPT}")]
     MassDelete { deleted: usize, held: usize },
     #[error("a change of revision {got} after {held}")]
     Order { got: Revision, held: Revision },

@@ -24,8 +24,7 @@ pub fn yields(catalog: &Catalog, function: &Fn) -> bool {
 }
 
 /// Whether an app may have functions in `region`.
-#[must_use]
-pub fn admits_app(app: &App, region: &Region) -> bool {
+fn admits_app(app: &App, region: &Region) -> bool {
     api_types::placement::placed(app.placement().as_ref(), None, region)
 }
 

@@ -1,10 +1,15 @@
-//! `GET /v1/watch?from=REV`: every change after REV, in order, as newline-delimited JSON.
+//! `GET /v1/watch?from=REV&cluster_id=ID&epoch=N`: every change after REV, in order, as
+//! newline-delimited JSON.
+//!
+//! A revision says nothing without whose it is: changes of another cluster, or of a state that was
+//! restored, may well follow on the number of the last one held.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::Revision;
+use api_wire::fns::ErrorBody;
 use api_wire::planes::{Compacted, WatchLine};
 use axum::Json;
 use axum::body::Body;
@@ -21,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::machine::{Position, Replica};
 use crate::node::Node;
+use crate::views::EPOCH;
 
 /// How often a watcher hears that it lacks nothing; it may take twice this long as a dead peer.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -30,10 +36,20 @@ pub struct From {
     /// Exclusive.
     #[serde(default)]
     from: u64,
+    /// Whose revision that is; a person who looks on need not say.
+    cluster_id: Option<String>,
+    epoch: Option<u64>,
 }
 
-pub async fn watch(State(node): State<Arc<Node>>, Query(From { from }): Query<From>) -> Response {
+pub async fn watch(State(node): State<Arc<Node>>, Query(asked): Query<From>) -> Response {
     let replica = Arc::clone(&node.replica);
+    let cluster_id = replica.read(|state| state.cluster_id().to_owned());
+    if asked.cluster_id.is_some_and(|asked| asked != cluster_id)
+        || asked.epoch.is_some_and(|asked| asked != EPOCH)
+    {
+        return stranger(&cluster_id);
+    }
+    let from = asked.from;
     if replica.changes_after(Revision(from)).is_err() {
         return compacted(from, replica.position().revision);
     }
@@ -67,6 +83,13 @@ fn compacted(from: u64, current: Revision) -> Response {
         snapshot_revision: current.0,
     };
     (StatusCode::GONE, Json(body)).into_response()
+}
+
+fn stranger(cluster_id: &str) -> Response {
+    let message = format!(
+        "the revision is not of cluster {cluster_id:?} in epoch {EPOCH}; take /v1/snapshot"
+    );
+    (StatusCode::CONFLICT, Json(ErrorBody { message })).into_response()
 }
 
 struct Watcher {

@@ -117,6 +117,19 @@ async fn compacted_revisions_get_410_and_where_to_go_on() {
         );
         let changes = watched(&nodes, 0, from - 10, |line| line["type"] == "progress").await;
         assert_eq!(changes.len(), 11, "{case}: {changes:#?}");
+        // Whose revision it is comes first: 1 is compacted too.
+        for stranger in ["cluster_id=other", "epoch=2"] {
+            let path = format!("/v1/watch?from=1&{stranger}");
+            let (status, answer) = nodes.get(0, &path).await;
+            assert_eq!(status, 409, "{case}: {answer}");
+        }
+        let snapshot = nodes.get(0, "/v1/snapshot").await.1;
+        let (id, epoch) = (&snapshot["id"]["cluster_id"], &snapshot["id"]["epoch"]);
+        let path = format!(
+            "/v1/watch?from=1&cluster_id={}&epoch={epoch}",
+            id.as_str().unwrap()
+        );
+        assert_eq!(nodes.get(0, &path).await.0, 410, "{case}: its own");
         nodes.kill(0);
         nodes.run(0);
         nodes.ready(0).await;

@@ -188,8 +188,11 @@ async fn snapshot(State(plane): State<Plane>) -> Json<Envelope> {
     Json(Envelope::seal(id, &held.body))
 }
 
-async fn lines(State(plane): State<Plane>, Query(query): Query<BTreeMap<String, u64>>) -> Response {
-    let from = query["from"];
+async fn lines(
+    State(plane): State<Plane>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    let from: u64 = query["from"].parse().unwrap();
     let chunks = stream::unfold((plane, from, true), async |(plane, from, first)| {
         let mut changed = plane.revision.subscribe();
         if !first {

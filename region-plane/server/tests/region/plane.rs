@@ -338,8 +338,15 @@ async fn snapshot(State(plane): State<Plane>) -> Json<Envelope> {
     Json(Envelope::seal(id, body))
 }
 
-async fn lines(State(plane): State<Plane>, Query(query): Query<BTreeMap<String, u64>>) -> Response {
-    let from = query["from"];
+async fn lines(
+    State(plane): State<Plane>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    let from: u64 = query["from"].parse().unwrap();
+    if query["cluster_id"] != plane.state.lock().unwrap().cluster_id {
+        let body = serde_json::json!({"message": "of another cluster"});
+        return (StatusCode::CONFLICT, Json(body)).into_response();
+    }
     if from < plane.state.lock().unwrap().compacted {
         let body =
             serde_json::json!({"message": "compacted", "snapshot_revision": plane.revision()});
