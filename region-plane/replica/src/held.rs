@@ -254,11 +254,12 @@ impl Held {
         self.regions.get(&self.me.name).map(|row| row.verdict)
     }
 
-    /// An operator asked this region to drain.
+    /// An operator asked this region to drain. Its verdict alone says less: a gateway that is
+    /// stopping is `Draining` too.
     pub fn drained(&self) -> bool {
         self.regions
             .get(&self.me.name)
-            .is_some_and(|row| row.drained || row.verdict == Verdict::Draining)
+            .is_some_and(|row| row.drained)
     }
 
     pub fn zone(&self) -> &str {

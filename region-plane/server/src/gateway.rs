@@ -152,7 +152,7 @@ impl Target {
 
     /// The same function as it is now.
     fn anew(held: &Held, way: Way, function: &FnId) -> Result<Self, CallRefused> {
-        let (app, function) = by_id(held.all(), function.as_str()).map_err(CallRefused::not_found)?;
+        let (app, function) = by_id(held.all(), function.as_str()).map_err(CallRefused::unknown)?;
         if !placement::admits(held.all(), function, held.me()) {
             return Err(CallRefused::busy());
         }
@@ -190,9 +190,10 @@ impl Gateway {
             body: bytes::Bytes::new(),
         };
         match found {
-            Found::Refused(refused) => refused.respond(None),
+            Found::Refused(refused) => tell(&refused, None, is_spilled),
             Found::Elsewhere { .. } if is_spilled => {
-                CallRefused::not_found("the function is not placed in this region").respond(None)
+                let refused = CallRefused::unknown("the function is not placed in this region");
+                tell(&refused, None, is_spilled)
             }
             Found::Elsewhere { redirect, peers } => {
                 self.elsewhere(call, body, redirect, &peers).await
@@ -224,7 +225,7 @@ impl Gateway {
         };
         let (app, function) = match found {
             Ok(found) => found,
-            Err(message) => return Found::Refused(CallRefused::not_found(message)),
+            Err(message) => return Found::Refused(CallRefused::unknown(message)),
         };
         if !placement::admits(held.all(), function, held.me()) {
             let peers = spill::peers(held.me(), held.regions(), |region| {
@@ -315,15 +316,7 @@ impl Gateway {
         is_spilled: bool,
     ) -> Response {
         let id = CallId::new(clock::mint());
-        let refuse = |refused: &CallRefused| {
-            let mut response = refused.respond(Some(&id));
-            if is_spilled && refused.elsewhere {
-                response
-                    .headers_mut()
-                    .insert(NOT_STARTED, HeaderValue::from_static("1"));
-            }
-            response
-        };
+        let refuse = |refused: &CallRefused| tell(refused, Some(&id), is_spilled);
         if target.way == Way::Invoke && is_detached(&call.headers) {
             return refuse(&CallRefused::detached());
         }
@@ -338,7 +331,8 @@ impl Gateway {
         } else {
             self.peers_for(&target.spec.key.function)
         };
-        if target.draining || self.stopping.is_cancelled() {
+        // One that is stopping has its instances still, and its peers may have none.
+        if target.draining {
             // With nowhere to go it is better served here than not at all.
             match self.spill.send(&call, &peers).await {
                 Ok(Some(response)) => return response,
@@ -450,6 +444,17 @@ impl Gateway {
             })
         })
     }
+}
+
+/// A gateway that handed the call on is told if it may try another.
+fn tell(refused: &CallRefused, call: Option<&CallId>, is_spilled: bool) -> Response {
+    let mut response = refused.respond(call);
+    if is_spilled && refused.elsewhere {
+        response
+            .headers_mut()
+            .insert(NOT_STARTED, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 /// Fn contract 6.3: on direct calls only, since a trigger's headers are renamed.

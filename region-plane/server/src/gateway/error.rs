@@ -39,6 +39,15 @@ impl CallRefused {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
+    /// By this region's copy of the metadata; others may have heard of it already.
+    #[must_use]
+    pub fn unknown(message: &str) -> Self {
+        Self {
+            elsewhere: true,
+            ..Self::not_found(message)
+        }
+    }
+
     #[must_use]
     pub fn path_not_found(method: &Method, path: &str) -> Self {
         Self::not_found(&format!("Path not found: {method} {path}"))

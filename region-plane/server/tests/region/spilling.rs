@@ -10,7 +10,7 @@ async fn two(subnet: &str) -> (Plane, tempfile::TempDir, Region, Region) {
     plane.put_app("A", "shop", None);
     plane.put_fn(function("F", &image));
     plane.put_trigger("T", "A", "F", "/a");
-    let small = "memory_budget_mb = 128\ncalls_max = 1";
+    let small = "memory_budget_mb = 128\ncalls_max = 1\ndrain_pause_ms = 60000";
     let fra = start(
         "fra",
         &format!("127.43.{subnet}.1"),
@@ -104,6 +104,21 @@ async fn a_draining_region_hands_calls_on_and_serves_them_when_nobody_else_does(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopping_region_serves_with_the_instances_it_has() {
+    let (plane, _dir, fra, _nrt) = two("13").await;
+    fra.terminate();
+    eventually("it asks for no more clients", async || {
+        plane.report("fra").filter(|report| report.draining)
+    })
+    .await;
+    let answer = fra.post("/invoke/F", "x").await;
+    assert_eq!(
+        (answer.status, answer.region.as_deref()),
+        (200, Some("fra"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_for_another_region_is_redirected_by_name_or_handed_on() {
     let (plane, _dir, fra, nrt) = two("9").await;
     let revision = plane.put_app("A", "shop", Some(r#"{"regions":["nrt"]}"#));
@@ -150,7 +165,12 @@ async fn a_call_for_another_region_is_redirected_by_name_or_handed_on() {
     let spilled = client()
         .post(format!("{}/invoke/F", fra.gateway))
         .header("tradewind-spilled-from", "nrt");
-    assert_eq!(fra.send(spilled).await.status, 404, "one hop");
+    let one_hop = fra.send(spilled).await;
+    assert_eq!(one_hop.status, 404);
+    assert!(
+        one_hop.headers.contains_key("tradewind-not-started"),
+        "another peer may have it"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
