@@ -10,6 +10,7 @@ use axum::Json;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
+use region_plane_kubernetes::KubernetesHandle;
 use region_plane_replica::Replica;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -20,14 +21,24 @@ use crate::engine::{Engine, InstanceRow};
 pub struct Admin {
     pub replica: Replica,
     pub engine: Engine,
+    /// Of the cluster that functions run in, if they do.
+    pub pods: Option<KubernetesHandle>,
     pub stopping: CancellationToken,
 }
 
 pub fn router(admin: Admin) -> Router {
-    let replica = admin.replica.clone();
-    let ready = move || match replica.read(|held| held.meta().is_some()) {
-        true => Ok(()),
-        false => Err("no metadata yet: the global plane has not been reached".to_owned()),
+    let (replica, pods) = (admin.replica.clone(), admin.pods.clone());
+    let ready = move || {
+        if replica.read(|held| held.meta().is_none()) {
+            return Err("no metadata yet: the global plane has not been reached".to_owned());
+        }
+        // The gateway before this one has them, and is stopped once this one is ready.
+        if pods.as_ref().is_some_and(|pods| !pods.knows_pods()) {
+            return Err(
+                "the cluster's pods are not known yet: they have not been listed".to_owned(),
+            );
+        }
+        Ok(())
     };
     let reads = api_fn_http::reads(Placed {
         replica: admin.replica.clone(),
@@ -87,7 +98,7 @@ struct Status {
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
-    let counts = admin.engine.counts();
+    let counts = admin.engine.counts().await;
     let snapshot_refused = admin.replica.refused();
     let stopping = admin.stopping.is_cancelled();
     Json(admin.replica.read(|held| Status {
@@ -108,5 +119,5 @@ async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
 }
 
 async fn instances(State(admin): State<Arc<Admin>>) -> Json<Page<InstanceRow>> {
-    Json(Page::whole(admin.engine.counts().instances))
+    Json(Page::whole(admin.engine.instances().await))
 }

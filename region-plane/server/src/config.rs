@@ -167,6 +167,15 @@ impl Config {
         u32::try_from(target).unwrap_or(self.calls_max).max(1)
     }
 
+    /// Callers of as many calls as are admitted, on a connection each, and as many that are refused;
+    /// never fewer than other listeners have.
+    #[must_use]
+    pub fn connections_max(&self) -> usize {
+        let calls = usize::try_from(self.calls_max).unwrap_or(usize::MAX);
+        let least = daemon::HttpLimits::default().connections_max;
+        calls.saturating_mul(2).max(least)
+    }
+
     fn location(&self) -> Option<Location> {
         dns_worldmap::region_location(&self.name, self.latitude, self.longitude)
     }
@@ -407,6 +416,14 @@ mod tests {
         assert_eq!(region.gateway, "127.0.11.1:8080");
         assert!((region.location.latitude - 50.11).abs() < 0.1);
         assert_eq!(config.calls_target(), 204);
+    }
+
+    #[test]
+    fn connections_follow_the_calls_that_are_admitted() {
+        for (calls_max, connections_max) in [(1, 4096), (2048, 4096), (65_536, 131_072)] {
+            let text = format!("calls_max = {calls_max}\n{SOUND}");
+            assert_eq!(read(&text).unwrap().connections_max(), connections_max);
+        }
     }
 
     #[test]

@@ -117,6 +117,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let admin = admin::router(Admin {
         replica: replica.clone(),
         engine: engine.clone(),
+        pods: pods.clone(),
         stopping: stopping.clone(),
     });
     let admin_limits = HttpLimits {
@@ -172,6 +173,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     )));
     let gateway_limits = HttpLimits {
         grace: config.calls_grace(),
+        connections_max: config.connections_max(),
         ..HttpLimits::default()
     };
     let mut serving = JoinSet::new();
