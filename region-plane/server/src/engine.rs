@@ -8,9 +8,9 @@
 //! does not stop it: the function finishes and its answer is dropped. To stop it would mean killing
 //! the instance, and the next caller would pay with a cold start.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use api_types::{CallId, FnId, Load};
@@ -65,17 +65,16 @@ pub struct Engine {
     events: mpsc::Sender<Event>,
     left: mpsc::UnboundedSender<Call>,
     last_call: Arc<AtomicU64>,
-    counts: Arc<RwLock<Snapshot>>,
+    questions: mpsc::Sender<Question>,
     wait_max: Duration,
 }
 
-/// What is going on, for reports and operators; at most [`COUNT_EVERY`] old.
+/// What is going on, for reports and operators.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     pub load: Load,
     pub queued: u32,
     pub memory_held_mb: u64,
-    pub instances: Vec<InstanceRow>,
     /// Since the start, by function; the reporter takes differences.
     pub functions: BTreeMap<FnId, FunctionTotals>,
 }
@@ -98,8 +97,11 @@ pub struct InstanceRow {
     pub state: &'static str,
 }
 
-/// Long enough to cost nothing, well below the second between reports.
-const COUNT_EVERY: Duration = Duration::from_millis(100);
+/// The reporter asks once a second and people now and then; more of them wait their turn.
+const QUESTIONS_MAX: usize = 16;
+
+/// Between looks at what is held for functions that have neither calls nor instances any more.
+const FORGET_EVERY: Duration = Duration::from_secs(1);
 
 /// Instances that may turn a call away, nothing of it having reached the function, before its caller
 /// is told: more than a few are not an accident.
@@ -119,6 +121,11 @@ enum Event {
         function: FnId,
         settings: Option<u64>,
     },
+}
+
+enum Question {
+    Counts(oneshot::Sender<Snapshot>),
+    Instances(oneshot::Sender<Vec<InstanceRow>>),
 }
 
 /// What a task did.
@@ -190,12 +197,22 @@ impl Engine {
             .await;
     }
 
-    #[must_use]
-    pub fn counts(&self) -> Snapshot {
-        self.counts
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Nothing once the engine has ended.
+    pub async fn counts(&self) -> Snapshot {
+        self.ask(Question::Counts).await
+    }
+
+    /// All instances, oldest first; none once the engine has ended.
+    pub async fn instances(&self) -> Vec<InstanceRow> {
+        self.ask(Question::Instances).await
+    }
+
+    async fn ask<A: Default>(&self, question: impl FnOnce(oneshot::Sender<A>) -> Question) -> A {
+        let (answer, answered) = oneshot::channel();
+        match self.questions.send(question(answer)).await {
+            Ok(()) => answered.await.unwrap_or_default(),
+            Err(_) => A::default(),
+        }
     }
 
     /// How long a call may wait for an instance.
@@ -239,14 +256,14 @@ pub fn start<R: Runtime>(
     // Not bounded by itself, so that to leave needs no place for which others wait. It holds one
     // message a call, of those in the inbox, admitted or just answered.
     let (left, leavers) = mpsc::unbounded_channel();
-    let counts = Arc::default();
-    let owner = Owner::new(runtime, limits, Arc::clone(&counts));
-    tasks.spawn(owner.run(inbox, leavers, shutdown));
+    let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+    let owner = Owner::new(runtime, limits);
+    tasks.spawn(owner.run(inbox, leavers, asked, shutdown));
     Engine {
         events,
         left,
         last_call: Arc::default(),
-        counts,
+        questions,
         wait_max,
     }
 }
@@ -263,7 +280,6 @@ struct Owner<R: Runtime> {
     instances: HashMap<InstanceId, Arc<R::Instance>>,
     tasks: JoinSet<Ended<R::Instance>>,
     totals: BTreeMap<FnId, FunctionTotals>,
-    counts: Arc<RwLock<Snapshot>>,
 }
 
 struct Admitted {
@@ -273,7 +289,7 @@ struct Admitted {
 }
 
 impl<R: Runtime> Owner<R> {
-    fn new(runtime: R, limits: Limits, counts: Arc<RwLock<Snapshot>>) -> Self {
+    fn new(runtime: R, limits: Limits) -> Self {
         Self {
             runtime: Arc::new(runtime),
             dispatcher: Dispatcher::new(limits),
@@ -284,7 +300,6 @@ impl<R: Runtime> Owner<R> {
             instances: HashMap::new(),
             tasks: JoinSet::new(),
             totals: BTreeMap::new(),
-            counts,
         }
     }
 
@@ -292,10 +307,11 @@ impl<R: Runtime> Owner<R> {
         mut self,
         mut inbox: mpsc::Receiver<Event>,
         mut leavers: mpsc::UnboundedReceiver<Call>,
+        mut asked: mpsc::Receiver<Question>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut counting = tokio::time::interval(COUNT_EVERY);
-        counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut forgetting = tokio::time::interval(FORGET_EVERY);
+        forgetting.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next_tick = self.dispatcher.next_tick();
             let tick = async {
@@ -309,8 +325,12 @@ impl<R: Runtime> Owner<R> {
                 // instance or a place from them.
                 biased;
                 () = shutdown.cancelled() => break,
-                _ = counting.tick() => {
-                    self.count();
+                _ = forgetting.tick() => {
+                    self.forget();
+                    Vec::new()
+                }
+                Some(question) = asked.recv() => {
+                    self.answer(question);
                     Vec::new()
                 }
                 () = tick => self.dispatcher.tick(self.now()),
@@ -539,28 +559,48 @@ impl<R: Runtime> Owner<R> {
         });
     }
 
-    fn count(&mut self) {
-        let (mut queued, mut by_function) = (0, BTreeMap::<FnId, FunctionTotals>::new());
-        let mut in_use = std::collections::HashSet::new();
+    fn forget(&mut self) {
+        let dispatcher = &self.dispatcher;
+        self.launches.retain(|key, _| dispatcher.uses(key));
+        if self.totals.len() > TOTALS_MAX {
+            let used: HashSet<_> = dispatcher
+                .functions()
+                .map(|(key, _)| &key.function)
+                .collect();
+            self.totals.retain(|function, _| used.contains(function));
+        }
+    }
+
+    fn answer(&self, question: Question) {
+        // Who does not wait for the answer any more misses nothing.
+        match question {
+            Question::Counts(answer) => drop(answer.send(self.count())),
+            Question::Instances(answer) => drop(answer.send(self.rows())),
+        }
+    }
+
+    fn count(&self) -> Snapshot {
+        let (mut queued, mut functions) = (0, self.totals.clone());
         for (key, counts) in self.dispatcher.functions() {
             queued += counts.waiting;
-            in_use.insert(key.clone());
-            let totals = by_function.entry(key.function.clone()).or_default();
+            let totals = functions.entry(key.function.clone()).or_default();
             totals.running += u32::try_from(counts.running).unwrap_or(u32::MAX);
             let instances = counts.starting + counts.idle + counts.running;
             totals.instances += u32::try_from(instances).unwrap_or(u32::MAX);
         }
-        self.launches.retain(|key, _| in_use.contains(key));
-        if self.totals.len() > TOTALS_MAX {
-            self.totals
-                .retain(|function, _| by_function.contains_key(function));
-        }
-        for (function, totals) in &self.totals {
-            let row = by_function.entry(function.clone()).or_default();
-            row.calls = totals.calls;
-            row.errors = totals.errors;
-        }
-        let instances = self.dispatcher.instances().map(|row| InstanceRow {
+        let snapshot = Snapshot {
+            load: self.dispatcher.load(),
+            queued: u32::try_from(queued).unwrap_or(u32::MAX),
+            memory_held_mb: self.dispatcher.memory_held_mb(),
+            functions,
+        };
+        metrics::gauge!("tradewind_region_calls").set(f64::from(snapshot.load.current));
+        metrics::gauge!("tradewind_region_calls_queued").set(f64::from(snapshot.queued));
+        snapshot
+    }
+
+    fn rows(&self) -> Vec<InstanceRow> {
+        let rows = self.dispatcher.instances().map(|row| InstanceRow {
             instance: row.instance.0,
             fn_id: row.key.function.to_string(),
             memory_mb: row.memory_mb,
@@ -571,16 +611,7 @@ impl<R: Runtime> Owner<R> {
                 InstanceState::Stopping => "stopping",
             },
         });
-        let snapshot = Snapshot {
-            load: self.dispatcher.load(),
-            queued: u32::try_from(queued).unwrap_or(u32::MAX),
-            memory_held_mb: self.dispatcher.memory_held_mb(),
-            instances: instances.collect(),
-            functions: by_function,
-        };
-        metrics::gauge!("tradewind_region_calls").set(f64::from(snapshot.load.current));
-        metrics::gauge!("tradewind_region_calls_queued").set(f64::from(snapshot.queued));
-        *self.counts.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        rows.collect()
     }
 }
 

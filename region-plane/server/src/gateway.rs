@@ -6,6 +6,7 @@
 mod body;
 pub mod error;
 pub mod headers;
+mod memory;
 mod route;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use region_plane_dispatch::{Key, Rejection, Spec};
@@ -33,6 +35,7 @@ use body::Bodies;
 use daemon::clock;
 use error::CallRefused;
 use headers::{INVOKE_TYPE, NOT_STARTED, REGION, SPILLED_FROM};
+use memory::NoRoom;
 use route::Route;
 
 pub struct Gateway {
@@ -187,7 +190,7 @@ impl Gateway {
             uri: head.uri,
             host,
             headers: head.headers,
-            body: bytes::Bytes::new(),
+            body: Bytes::new(),
         };
         match found {
             Found::Refused(refused) => tell(&refused, None, is_spilled),
@@ -341,7 +344,13 @@ impl Gateway {
             }
         }
         let refused = match self.run(&call, &id, target).await {
-            Ok(response) => return response,
+            Ok(answer) => {
+                let (head, bytes) = answer.into_parts();
+                return match self.bodies.memory.answer(bytes, held.memory) {
+                    Ok(body) => Response::from_parts(head, body),
+                    Err(NoRoom) => refuse(&CallRefused::unanswerable()),
+                };
+            }
             Err(refused) => refused,
         };
         if refused.elsewhere && !peers.is_empty() {
@@ -360,7 +369,7 @@ impl Gateway {
         call: &Spilled,
         id: &CallId,
         target: Target,
-    ) -> Result<Response, CallRefused> {
+    ) -> Result<http::Response<Bytes>, CallRefused> {
         let (way, function) = (target.way, target.spec.key.function.clone());
         match self.attempt(call, id, target).await {
             Err(NotAnswered::Outdated) => {}
@@ -381,7 +390,7 @@ impl Gateway {
         call: &Spilled,
         id: &CallId,
         target: Target,
-    ) -> Result<Response, NotAnswered> {
+    ) -> Result<http::Response<Bytes>, NotAnswered> {
         let deadline = Instant::now() + self.engine.wait_max();
         let mut launch = target.launch;
         if let Code::Bundle { digest, folder } = &mut launch.code {
@@ -422,12 +431,8 @@ impl Gateway {
                 .map_err(|_| CallRefused::bad_status())?,
         };
         let has_body = status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED;
-        let body = if has_body {
-            Body::from(answer.body)
-        } else {
-            Body::empty()
-        };
-        let mut response = Response::new(body);
+        let body = if has_body { answer.body } else { Bytes::new() };
+        let mut response = http::Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok(response)

@@ -65,7 +65,7 @@ impl Reporter {
                 () = self.stopping.cancelled(), if !told_draining => told_draining = true,
             }
             sequence += 1;
-            let counts = self.engine.counts();
+            let counts = self.engine.counts().await;
             let report = self.report(sequence, started_at.0, &counts, &before);
             match self.client.report(&name, &report).await {
                 Ok(()) => {

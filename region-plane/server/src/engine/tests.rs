@@ -203,7 +203,7 @@ async fn who_waits_for_a_start_is_told_when_his_function_changes() {
 async fn an_instance_that_came_up_when_its_start_was_to_end_is_stopped() {
     let machine = Machine::default();
     let (alive, mut up) = (machine.alive.subscribe(), machine.up.subscribe());
-    let mut owner = Owner::new(machine, LIMITS, Arc::default());
+    let mut owner = Owner::new(machine, LIMITS);
     let (answer, _answered) = oneshot::channel();
     let arrived = Event::Arrived {
         call: Call(1),

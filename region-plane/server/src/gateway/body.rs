@@ -6,24 +6,19 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::error::CallRefused;
+use super::memory::{self, Memory, Reserved};
 
 /// How long a sender may pause.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
 
-/// Memory that bodies being held may take together; a flood of large ones is refused beyond it.
-const HELD_BYTES_MAX: usize = 512 << 20;
-
-/// The unit in which memory is reserved.
-const UNIT: usize = 1 << 10;
-
 pub struct Bodies {
-    memory: Semaphore,
+    pub memory: Memory,
     bytes_max: usize,
 }
 
@@ -35,16 +30,16 @@ const DISCARD_BYTES_MAX: usize = 64 << 20;
 const DISCARD_MAX: Duration = Duration::from_secs(5);
 
 /// A body, and the memory reserved for it.
-pub struct HeldBody<'a> {
+pub struct HeldBody {
     pub bytes: Bytes,
-    _memory: SemaphorePermit<'a>,
+    pub memory: Reserved,
 }
 
 impl Bodies {
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
         Self {
-            memory: Semaphore::new(HELD_BYTES_MAX / UNIT),
+            memory: Memory::default(),
             bytes_max,
         }
     }
@@ -71,13 +66,13 @@ impl Bodies {
     /// sender gets to hear why.
     ///
     /// # Errors
-    /// As [`Self::check_declared`]; 413 if it is longer than it said, 408 if it pauses, 503 if memory
-    /// for bodies is used up, 400 if it breaks off.
+    /// As [`Self::check_declared`]; 413 if it is too long after all, 408 if it pauses or takes longer
+    /// than [`memory::time_for`] it, 503 if memory for bodies is used up, 400 if it breaks off.
     pub async fn receive(
         &self,
         headers: &HeaderMap,
         mut body: Body,
-    ) -> Result<HeldBody<'_>, CallRefused> {
+    ) -> Result<HeldBody, CallRefused> {
         let held = match self.check_declared(headers) {
             Ok(declared) => self.hold(&mut body, declared).await,
             Err(refused) => Err(refused),
@@ -88,22 +83,19 @@ impl Bodies {
         held
     }
 
+    /// Memory is reserved for what has come and not for what was announced: who announces much and
+    /// sends little must not keep others out.
     async fn hold(
         &self,
         body: &mut Body,
         declared: Option<usize>,
-    ) -> Result<HeldBody<'_>, CallRefused> {
-        let unit = |bytes: usize| u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let reserve = |bytes| {
-            self.memory
-                .try_acquire_many(unit(bytes))
-                .map_err(|_| CallRefused::busy())
-        };
-        let mut memory = reserve(declared.unwrap_or(UNIT))?;
-        let mut held_bytes = declared.unwrap_or(UNIT);
-        let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0));
+    ) -> Result<HeldBody, CallRefused> {
+        let begun = Instant::now();
+        let length_max = declared.unwrap_or(self.bytes_max);
+        let (mut memory, mut bytes) = (Reserved::default(), Vec::new());
         loop {
-            let frame = tokio::time::timeout(PAUSE_MAX, body.frame())
+            let by = begun + next_piece_by(begun.elapsed(), bytes.len());
+            let frame = tokio::time::timeout_at(by, body.frame())
                 .await
                 .map_err(|_| {
                     CallRefused::new(
@@ -118,21 +110,30 @@ impl Bodies {
             let Ok(data) = frame.into_data() else {
                 continue;
             };
-            if bytes.len() + data.len() > self.bytes_max {
+            let length = bytes.len() + data.len();
+            if length > self.bytes_max {
                 return Err(CallRefused::too_long(self.bytes_max));
             }
-            bytes.extend_from_slice(&data);
-            if bytes.len() > held_bytes {
-                let more = bytes.len().max(held_bytes);
-                memory.merge(reserve(more)?);
-                held_bytes += more;
+            if length > bytes.capacity() {
+                // Doubled, so that a long body is moved a few times only.
+                let capacity = (bytes.capacity() * 2).min(length_max).max(length);
+                self.memory
+                    .grow(&mut memory, capacity)
+                    .map_err(|_| CallRefused::busy())?;
+                bytes.reserve_exact(capacity - bytes.len());
             }
+            bytes.extend_from_slice(&data);
         }
         Ok(HeldBody {
-            bytes: bytes.freeze(),
-            _memory: memory,
+            bytes: bytes.into(),
+            memory,
         })
     }
+}
+
+/// Until when after the beginning the next piece of a body has to come, with so many bytes here.
+fn next_piece_by(elapsed: Duration, bytes: usize) -> Duration {
+    (elapsed + PAUSE_MAX).min(memory::time_for(bytes))
 }
 
 async fn discard(mut body: Body) {
@@ -154,7 +155,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use std::convert::Infallible;
 
-    use futures_util::stream;
+    use futures_util::{StreamExt as _, stream};
 
     use super::*;
 
@@ -182,11 +183,44 @@ mod tests {
                 .map_err(|refused| refused.status.as_u16());
             assert_eq!(got, want);
         }
-        assert_eq!(
-            bodies.memory.available_permits(),
-            HELD_BYTES_MAX / UNIT,
-            "memory is given back"
-        );
+    }
+
+    #[tokio::test]
+    async fn announced_bodies_take_no_memory_before_they_come() {
+        let bodies = Bodies::new(6 << 20);
+        let mut headers = HeaderMap::new();
+        headers.insert("content-length", (6 << 20).into());
+        let silent: Vec<_> = (0..200)
+            .map(|_| {
+                let body = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"x"))]);
+                let body = Body::from_stream(body.chain(stream::pending()));
+                bodies.receive(&headers, body)
+            })
+            .collect();
+        let mut silent = Box::pin(futures_util::future::join_all(silent));
+        tokio::select! {
+            biased;
+            _ = &mut silent => panic!("none of them is whole"),
+            () = tokio::task::yield_now() => {}
+        }
+        let whole = Body::from(vec![7; 6 << 20]);
+        let held = bodies.receive(&headers, whole).await;
+        assert_eq!(held.map(|held| held.bytes.len()).ok(), Some(6 << 20));
+    }
+
+    #[test]
+    fn a_sender_may_neither_pause_nor_trickle() {
+        for (case, elapsed, bytes, by) in [
+            ("nothing yet", 0, 0, 20),
+            ("a byte every 15 s", 15, 1, 20),
+            ("128 KiB a second", 48, 6 << 20, 68),
+            ("as slow as allowed", 190, 6 << 20, 210),
+            ("slower", 200, 6 << 20, 212),
+        ] {
+            let by = Duration::from_secs(by);
+            let elapsed = Duration::from_secs(elapsed);
+            assert_eq!(next_piece_by(elapsed, bytes), by, "{case}");
+        }
     }
 
     #[test]

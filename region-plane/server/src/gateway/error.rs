@@ -72,6 +72,15 @@ impl CallRefused {
         }
     }
 
+    /// The function has run; nobody else is to run it again.
+    #[must_use]
+    pub fn unanswerable() -> Self {
+        Self {
+            elsewhere: false,
+            ..Self::busy()
+        }
+    }
+
     #[must_use]
     pub fn detached() -> Self {
         Self::new(
