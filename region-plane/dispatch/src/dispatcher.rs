@@ -343,6 +343,12 @@ impl Dispatcher {
             .map(|(key, function)| (key, function.counts()))
     }
 
+    /// Whether any call or instance, not told to stop, has this key.
+    #[must_use]
+    pub fn uses(&self, key: &Key) -> bool {
+        self.functions.contains_key(key)
+    }
+
     /// All instances, oldest first.
     pub fn instances(&self) -> impl Iterator<Item = InstanceRow<'_>> {
         self.instances.iter().map(|(&instance, held)| InstanceRow {

@@ -572,10 +572,13 @@ impl<R: Runtime> Owner<R> {
     }
 
     fn answer(&self, question: Question) {
-        // Who does not wait for the answer any more misses nothing.
         match question {
-            Question::Counts(answer) => drop(answer.send(self.count())),
-            Question::Instances(answer) => drop(answer.send(self.rows())),
+            Question::Counts(answer) => {
+                let _left = answer.send(self.count());
+            }
+            Question::Instances(answer) => {
+                let _left = answer.send(self.rows());
+            }
         }
     }
 
