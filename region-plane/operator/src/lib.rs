@@ -21,7 +21,7 @@ mod settings;
 mod state;
 pub mod template;
 mod write;
-pub mod writer;
+mod writer;
 
 use kube::Client;
 use region_plane_resources::demand::{Demand, DemandReply};
@@ -72,9 +72,7 @@ impl Operator {
         let status = Status {
             identity: settings.identity.clone(),
             waiting_for: Some("the start".to_owned()),
-            not_listed: cluster::NEEDED
-                .map(|kind| kind.resource().to_owned())
-                .into(),
+            not_listed: state::READ.map(|kind| kind.resource().to_owned()).into(),
             ..Status::default()
         };
         let (status, statuses) = watch::channel(status);
@@ -134,6 +132,7 @@ impl Operator {
                 self.client,
                 self.settings.namespace.clone(),
                 start,
+                self.settings.lease_ttl,
                 leadership.clone(),
             ),
             notes: Notes::new(note),

@@ -18,13 +18,17 @@ use tokio::time::{Instant, timeout};
 
 use crate::bucket::Outcome;
 use crate::lease::Leadership;
-use crate::plan::{Action, Condition, Owner, Resizing, Why};
+use crate::plan::{Action, Condition, Moment, Owner, Resizing, Why};
 use crate::refusal::{Refusal, refusal};
 use crate::template::{SAFE_TO_EVICT, megabytes};
 use crate::writer::Wanted;
 
 /// An API server that takes longer than this for one object is not going to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// For a pod that its gateway gave back. No call is in it, and a function that ignores signals, as
+/// most programs do that are their container's first, would keep its memory for as long as it may.
+const FINISHED_GRACE_SECS: u32 = 1;
 
 #[derive(Debug)]
 pub enum Write {
@@ -137,6 +141,8 @@ pub struct Writer {
     client: Client,
     namespace: String,
     start: Instant,
+    /// Of the lease.
+    ttl: Duration,
     leadership: watch::Receiver<Option<Leadership>>,
 }
 
@@ -146,12 +152,14 @@ impl Writer {
         client: Client,
         namespace: String,
         start: Instant,
+        ttl: Duration,
         leadership: watch::Receiver<Option<Leadership>>,
     ) -> Self {
         Self {
             client,
             namespace,
             start,
+            ttl,
             leadership,
         }
     }
@@ -159,20 +167,18 @@ impl Writer {
     /// Does `write` if `fence` is still that of the leader, which is us.
     pub async fn perform(self, write: Write, fence: u64) -> Done {
         let now = self.start.elapsed();
-        let leads = self
-            .leadership
-            .borrow()
-            .is_some_and(|held| held.fence == fence && held.holds(now));
-        if !leads {
+        let held = *self.leadership.borrow();
+        let Some(held) = held.filter(|held| held.fence == fence && held.holds(now)) else {
             return Done {
                 write,
                 result: Err(Refusal::Conflict),
                 outcome: None,
             };
-        }
+        };
+        let patience = patience(held, self.ttl, now);
         let (verb, resource) = write.verb_and_resource();
         let began = Instant::now();
-        let result = match timeout(PATIENCE, self.send(&write)).await {
+        let result = match timeout(patience, self.send(&write)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(refusal(&error, verb, resource)),
             Err(_) => Err(Refusal::Lost("no answer in time".to_owned())),
@@ -216,8 +222,8 @@ impl Writer {
                 let made = pods().create(&params, pod).await?;
                 Ok(Answer::Uid(made.metadata.uid.unwrap_or_default()))
             }
-            Write::Delete { pod, uid, .. } => {
-                pods().delete(pod, &only(uid)).await?;
+            Write::Delete { pod, uid, why } => {
+                pods().delete(pod, &deletion(uid, *why)).await?;
                 Ok(Answer::Nothing)
             }
             Write::Resize {
@@ -320,6 +326,12 @@ impl Writer {
     }
 }
 
+/// What is done later than that is done while another may lead, who knows what we do not.
+fn patience(held: Leadership, ttl: Duration, now: Moment) -> Duration {
+    let taken = held.until + ttl / 3;
+    PATIENCE.min(taken.saturating_sub(now))
+}
+
 /// Takes out what somebody put into the spec that we leave out: applying ours does not, since it was
 /// never ours.
 fn without_extras(stored: &DynamicObject, sent: &Function) -> Option<serde_json::Value> {
@@ -339,6 +351,13 @@ fn only(uid: &str) -> DeleteParams {
         uid: Some(uid.to_owned()),
         resource_version: None,
     })
+}
+
+fn deletion(uid: &str, why: Why) -> DeleteParams {
+    DeleteParams {
+        grace_period_seconds: (why == Why::Finished).then_some(FINISHED_GRACE_SECS),
+        ..only(uid)
+    }
 }
 
 /// What is applied as an object's status.
@@ -404,5 +423,36 @@ impl Write {
                 since: None,
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_waited_for_no_longer_than_nobody_else_can_lead() {
+        let secs = Duration::from_secs;
+        // Renewed at 90 s.
+        let held = Leadership {
+            fence: 1,
+            since: secs(50),
+            until: secs(100),
+        };
+        for (now, want) in [(90, 10), (95, 10), (96, 9), (99, 6), (105, 0), (106, 0)] {
+            assert_eq!(patience(held, secs(15), secs(now)), secs(want), "{now} s");
+        }
+    }
+
+    #[test]
+    fn only_a_pod_that_surely_has_no_call_is_given_no_time_for_one() {
+        for (why, grace) in [
+            (Why::Finished, Some(FINISHED_GRACE_SECS)),
+            (Why::Failed, None),
+            (Why::Outdated, None),
+            (Why::Surplus, None),
+        ] {
+            assert_eq!(deletion("u", why).grace_period_seconds, grace, "{why:?}");
+        }
     }
 }
