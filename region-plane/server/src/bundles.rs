@@ -457,7 +457,7 @@ impl Shared {
         let mut state = self.state();
         match fs::rename(self.place(digest), &doomed) {
             // Somebody else has removed it.
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             renamed => {
                 state.here.remove(digest);
                 renamed.map(|()| doomed)

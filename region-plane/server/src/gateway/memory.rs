@@ -33,8 +33,9 @@ const LEAST_BYTES_PER_SEC: u64 = 32 << 10;
 /// How long a whole body of no length may take.
 const BODY_MAX: Duration = Duration::from_secs(20);
 
-/// How long a reader may stop while others are refused for it.
-const UNREAD_MAX: Duration = Duration::from_secs(5);
+/// How long a reader may stop while others are refused for it: some round trips and a lost packet.
+/// For so long 85 of them that stop at once keep everybody out.
+const UNREAD_MAX: Duration = Duration::from_secs(2);
 
 /// Between two looks for such readers: with all memory taken every call asks for one.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

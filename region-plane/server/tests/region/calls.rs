@@ -66,6 +66,12 @@ async fn a_function_runs_cold_then_hot_and_by_every_way_to_it() {
     assert_eq!(missing.status, 404);
     assert_eq!(missing.headers["x-answer"], "1");
 
+    // Held and sent in pieces.
+    let long = "0123456789abcdef".repeat(6 << 16);
+    let echoed = region.post("/invoke/F", &long).await;
+    assert_eq!(echoed.headers["content-length"], "6291456");
+    assert!(echoed.status == 200 && echoed.text == long);
+
     let two = http2(&region.gateway.replace("http://", "")).await;
     assert_eq!(two, (200, "fra".to_owned()), "HTTP/2 with prior knowledge");
 
