@@ -20,7 +20,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use rand::Rng as _;
-use region_plane_resources::{Function, WarmPool, labels};
+use region_plane_resources::{Function, WarmPool, labels, watches};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -164,7 +164,7 @@ pub fn follow(
     namespace: &str,
     changes: &mpsc::Sender<Change>,
 ) {
-    let selecting = |selector: &str| watcher::Config::default().labels(selector);
+    let selecting = |selector: &str| watches::config().labels(selector);
     let ours = selecting(labels::POD_SELECTOR);
     let pods = Follower::new(Kind::Pods, changes, Change::Pods, ours, |pod: Pod| {
         let name = pod.metadata.name.clone()?;
@@ -172,7 +172,7 @@ pub fn follow(
     });
     tasks.spawn(pods.run(Api::namespaced(client.clone(), namespace)));
 
-    let any = watcher::Config::default;
+    let any = watches::config;
     let functions = ApiResource::erase::<Function>(&());
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &functions);
     let follower = Follower::new(
@@ -296,7 +296,7 @@ where
                 }
                 Ok(Event::Delete(object)) => object.meta().name.clone().map(Seen::Gone),
                 Err(error) => {
-                    if !listed && refuses_streaming(&error) {
+                    if !listed && watches::refuses_streaming(&error) {
                         info!(
                             kind = self.kind.resource(),
                             "the server lists in pages only"
@@ -396,14 +396,6 @@ fn code(error: &watcher::Error) -> Option<u16> {
         | watcher::Error::WatchError(status) => Some(status.code),
         _ => None,
     }
-}
-
-/// Servers before 1.32, and those with the feature off, call `sendInitialEvents` invalid.
-fn refuses_streaming(error: &watcher::Error) -> bool {
-    matches!(
-        error,
-        watcher::Error::WatchStartFailed(_) | watcher::Error::WatchError(_)
-    ) && matches!(code(error), Some(400 | 405 | 422))
 }
 
 fn label(metadata: &ObjectMeta, name: &str) -> Option<String> {

@@ -9,6 +9,7 @@ pub mod demand;
 pub mod function;
 pub mod labels;
 pub mod pool;
+pub mod watches;
 
 use std::collections::BTreeSet;
 
