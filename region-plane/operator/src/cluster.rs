@@ -466,6 +466,11 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
         let function = all.find(|container| container.name == labels::FUNCTION_CONTAINER)?;
         function.resources.as_ref()
     });
+    // Of a pod that is bound the kubelet says nothing for a while, and that of a dead node never.
+    let has_node = pod
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.node_name.is_some());
     let has = containers
         .iter()
         .find(|container| container.name == labels::FUNCTION_CONTAINER)
@@ -501,7 +506,7 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
             .filter(|_| !infeasible)
             .unwrap_or_default(),
         phase,
-        unscheduled: phase == Phase::Pending && status.host_ip.is_none(),
+        unscheduled: phase == Phase::Pending && !has_node,
         trouble,
         deleting: metadata.deletion_timestamp.is_some(),
     })
