@@ -22,7 +22,7 @@ pub use command::contract_environment;
 pub use process::{
     ProcessInstance, ProcessRuntime, ProcessSettings, SettingsError, exec_instance_if_asked,
 };
-pub use start::{InitFailure, NotRunnable, StartError};
+pub use start::{INIT_FAILED, INIT_TIMED_OUT, InitFailure, NotRunnable, StartError};
 
 /// An error and what it came from, in one line, for whoever owns the function.
 #[must_use]
@@ -42,7 +42,7 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// An instance that is ready for its first call. When this fails, nothing of it is left.
     ///
-    /// Cancel safe: dropped, the instance is killed.
+    /// Cancel safe: dropped, the instance is killed, or left to the next start of the same.
     fn start(
         &self,
         spec: InstanceSpec,

@@ -5,17 +5,20 @@ use std::path::PathBuf;
 
 use api_bundle::{ManifestError, PlatformMismatch};
 
+/// Fn contract 8: no instance was ready in time.
+pub const INIT_TIMED_OUT: &str = "Container initialization timed out, please ensure you are using the latest fdk and check the logs";
+
+/// Fn contract 8: the function ended, or did what it must not, before it was ready.
+pub const INIT_FAILED: &str =
+    "Container failed to initialize, please ensure you are using the latest fdk and check the logs";
+
 /// An instance did not come up. `Display` is what the caller is told (Fn contract 8); the source
 /// says what happened, for whoever owns the function.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error(
-        "Container initialization timed out, please ensure you are using the latest fdk and check the logs"
-    )]
+    #[error("{INIT_TIMED_OUT}")]
     TimedOut,
-    #[error(
-        "Container failed to initialize, please ensure you are using the latest fdk and check the logs"
-    )]
+    #[error("{INIT_FAILED}")]
     Failed {
         #[source]
         source: InitFailure,

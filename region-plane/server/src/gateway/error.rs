@@ -6,7 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, StatusCode};
 use region_plane_dispatch::{Rejection, StartFailure};
-use region_plane_runtime::CallError;
+use region_plane_runtime::{CallError, INIT_FAILED, INIT_TIMED_OUT};
 
 use super::headers::CALL_ID;
 use crate::bundles::FetchError;
@@ -148,16 +148,12 @@ impl CallRefused {
                     StatusCode::BAD_REQUEST,
                     "Requested CPU/Memory cannot be allocated",
                 ),
-                Rejection::StartFailed(StartFailure::Failed) => Self::new(
-                    StatusCode::BAD_GATEWAY,
-                    "Container failed to initialize, please ensure you are using the latest fdk \
-                     and check the logs",
-                ),
-                Rejection::StartFailed(StartFailure::TimedOut) => Self::new(
-                    StatusCode::GATEWAY_TIMEOUT,
-                    "Container initialization timed out, please ensure you are using the latest \
-                     fdk and check the logs",
-                ),
+                Rejection::StartFailed(StartFailure::Failed) => {
+                    Self::new(StatusCode::BAD_GATEWAY, INIT_FAILED)
+                }
+                Rejection::StartFailed(StartFailure::TimedOut) => {
+                    Self::new(StatusCode::GATEWAY_TIMEOUT, INIT_TIMED_OUT)
+                }
                 Rejection::StartFailed(StartFailure::NotRunnable(problem)) => {
                     Self::pull(image, problem)
                 }
