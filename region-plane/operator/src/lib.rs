@@ -8,6 +8,7 @@
 //! Safe to run several times: the holder of a Lease writes, and the others watch.
 
 mod bucket;
+mod client;
 mod cluster;
 pub mod config;
 mod definitions;
@@ -36,6 +37,7 @@ use notes::Notes;
 use reconcile::{Ask, Reconciler};
 use write::Writer;
 
+pub use client::connect;
 pub use lease::{ACCEPT_DELETIONS, Leadership};
 pub use reconcile::{PodCounts, PoolPods, Source, Status};
 pub use settings::{PodSettings, Settings};
@@ -64,8 +66,7 @@ pub struct Handle {
 }
 
 impl Operator {
-    /// `client` must not retry what the server throttles ([`kube::Config::default_retry`] off):
-    /// it would hide from the token buckets what they slow down by.
+    /// `client` is one that [`connect`] made.
     #[must_use]
     pub fn new(settings: Settings, client: Client, source: Source) -> Self {
         let (ask, asks) = mpsc::channel(ASKS_MAX);

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use api_client::Client;
 use daemon::{HttpLimits, Shutdown};
 use region_plane_operator::config::Config;
-use region_plane_operator::{Operator, Source, http};
+use region_plane_operator::{Operator, Source, connect, http};
 use region_plane_replica::{Replica, follow};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -27,13 +27,11 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     };
     let replica = opened.await.context("open the data folder")??;
     let listener = daemon::bind(config.listen).context("the listener")?;
-    let mut cluster = kube::Config::infer()
+    let cluster = kube::Config::infer()
         .await
         .context("find the cluster; set KUBECONFIG, or run in one")?;
-    // What the server throttles is what we slow down by, so it must be seen.
-    cluster.default_retry = false;
     let server = cluster.cluster_url.clone();
-    let cluster = kube::Client::try_from(cluster).context("the cluster's configuration")?;
+    let cluster = connect(cluster).context("the cluster's configuration")?;
 
     let process = format!("{:08x}", rand::random::<u32>());
     let settings = config.settings(&process);

@@ -56,7 +56,8 @@ pub fn refusal(error: &kube::Error, verb: &str, resource: &str) -> Refusal {
             Reason::ApiRefused,
             format!("{said}; create the namespace, or correct the operator's `namespace`"),
         ),
-        404 if said.contains("could not find the requested resource") => refused(
+        // No path, where a missing object has a status that names it.
+        404 if said == "404 page not found" => refused(
             Reason::ResourceDefinitionOutdated,
             format!(
                 "the server does not know {resource}; install the resource definitions of this version"
@@ -142,7 +143,7 @@ mod tests {
             ),
             (
                 404,
-                "the server could not find the requested resource",
+                "404 page not found",
                 Reason::ResourceDefinitionOutdated,
                 "definitions",
             ),

@@ -10,7 +10,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, CustomResourceExt as _, ResourceExt as _};
 use region_plane_operator::plan::Rules;
-use region_plane_operator::{Handle, Operator, Settings, Source};
+use region_plane_operator::{Handle, Operator, Settings, Source, connect};
 use region_plane_resources::demand::{ClaimedPod, Code, Demand, DemandReply, FunctionDemand};
 use region_plane_resources::{Function, FunctionSpec, Scaling, WarmPool, WarmPoolSpec};
 use tokio::task::JoinSet;
@@ -97,13 +97,12 @@ impl Region {
     }
 
     pub fn begin(&mut self, identity: &str, source: Source) -> Running {
-        let mut config = self.api.config(OPERATOR);
-        config.default_retry = false;
+        let client = connect(self.api.config(OPERATOR)).unwrap();
         let settings = Settings {
             identity: identity.to_owned(),
             ..self.settings.clone()
         };
-        let operator = Operator::new(settings, Client::try_from(config).unwrap(), source);
+        let operator = Operator::new(settings, client, source);
         let handle = operator.handle();
         let stop = CancellationToken::new();
         self.tasks.spawn(operator.run(stop.clone()));
