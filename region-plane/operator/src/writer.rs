@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 
-use api_types::{App, Fn};
+use api_types::{App, Catalog, Fn, Region};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use region_plane_replica::Held;
+use region_plane_replica::{Held, placement};
 use region_plane_resources::{Function, FunctionSpec, Scaling, labels, object_name, settings_text};
 use sha2::{Digest as _, Sha256};
 
@@ -36,18 +36,28 @@ pub struct Wanted {
     pub notes: Vec<String>,
 }
 
-/// Of everything that is placed here.
+/// Of everything that may run here.
 #[must_use]
 pub fn written(held: &Held) -> Written {
-    let mut written = Written {
+    Written {
         known: held.meta().is_some(),
         revision: held.revision().0.try_into().unwrap_or(i64::MAX),
-        ..Written::default()
-    };
-    for function in held.here().fns() {
-        let Some(app) = held.here().app(&function.app_id) else {
+        ..placed(held.all(), held.me())
+    }
+}
+
+/// What is placed in `region`, and what may come to it while all that it is placed in are away: by
+/// then nobody may be there to write an object.
+fn placed(catalog: &Catalog, region: &Region) -> Written {
+    let mut written = Written::default();
+    for function in catalog.fns() {
+        let Some(app) = catalog.app(&function.app_id) else {
             continue;
         };
+        let admitted = placement::admits(catalog, function, region);
+        if !admitted && !placement::yields(catalog, function) {
+            continue;
+        }
         match object_name(&function.id) {
             None => written.skipped.push((
                 function.id.to_string(),
@@ -58,7 +68,10 @@ pub fn written(held: &Held) -> Written {
                 "another function's id differs from its only in case".to_owned(),
             )),
             Some(name) => {
-                let wanted = wanted(&name, app, function);
+                let mut wanted = wanted(&name, app, function);
+                if !admitted {
+                    wanted.spec.scaling.min = 0;
+                }
                 written.functions.insert(name, wanted);
             }
         }

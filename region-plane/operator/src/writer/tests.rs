@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use api_types::{Annotations, AppId, FnId, Revision, Timestamp};
+use api_types::{Annotations, AppId, FnId, Location, Revision, Timestamp, Verdict};
 
 use super::*;
 
@@ -120,5 +120,50 @@ fn a_scaling_that_cannot_be_followed_is_ignored_and_named() {
     let [note] = &wanted.notes[..] else {
         panic!("{:?}", wanted.notes);
     };
-    assert!(note.contains("is ignored") && note.contains("EOF"), "{note}");
+    assert!(
+        note.contains("is ignored") && note.contains("EOF"),
+        "{note}"
+    );
+}
+
+#[test]
+fn a_function_is_written_where_it_may_run_and_kept_hot_only_where_it_is_placed() {
+    let fra = Region {
+        name: "fra".parse().unwrap(),
+        ipv4: None,
+        ipv6: None,
+        gateway: String::new(),
+        admin: String::new(),
+        location: Location {
+            latitude: 50.0,
+            longitude: 8.7,
+        },
+        labels: owned(&[("geo", "eu")]),
+        drained: false,
+        verdict: Verdict::Healthy,
+        price_ms: 0,
+        registered_at: Timestamp(0),
+        revision: Revision(0),
+    };
+    let hot = ("tradewind.dev/scaling", r#"{"min":2,"max":3}"#);
+    for (case, placement, min) in [
+        ("anywhere", None, Some(2)),
+        ("here", Some(r#"{"regions":["geo=eu"]}"#), Some(2)),
+        ("rather elsewhere", Some(r#"{"regions":["nrt"]}"#), Some(0)),
+        (
+            "never here",
+            Some(r#"{"regions":["nrt"],"strict":true}"#),
+            None,
+        ),
+    ] {
+        let placement = placement.map(|json| ("tradewind.dev/placement", json));
+        let annotations: Vec<_> = placement.into_iter().chain([hot]).collect();
+        let mut catalog = Catalog::default();
+        catalog.put_app(app(&[], &annotations));
+        catalog.put_fn(function("image:1", &[], Annotations::new()));
+        let written = super::placed(&catalog, &fra);
+        let mins = written.functions.values().map(|wanted| wanted.spec.scaling);
+        let want = min.map(|min| Scaling { min, max: 3 });
+        assert_eq!(mins.collect::<Vec<_>>(), Vec::from_iter(want), "{case}");
+    }
 }

@@ -205,7 +205,7 @@ async fn what_is_deleted_or_placed_elsewhere_goes_and_what_others_made_stays() {
     let mut g = function("G", "A");
     g.annotations = Some(annotation(
         "tradewind.dev/placement",
-        r#"{"regions":["nrt"]}"#,
+        r#"{"regions":["nrt"],"strict":true}"#,
     ));
     placed.plane.put_fn(g);
     placed.until_names(&["fn-h", "fn-theirs"]).await;
@@ -278,7 +278,7 @@ async fn a_mass_deletion_waits_for_a_person() {
     let mut elsewhere = app("A");
     elsewhere.annotations = Some(annotation(
         "tradewind.dev/placement",
-        r#"{"regions":["nrt"]}"#,
+        r#"{"regions":["nrt"],"strict":true}"#,
     ));
     placed.plane.put_app(elsewhere);
     region.until_event("MassDeletionHeld").await;
