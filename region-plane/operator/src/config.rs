@@ -231,7 +231,7 @@ namespace = "tradewind"                  # of every object of the region
 identity = "fra-1"                       # unique; default the region's name and a random number
 lease_name = "tradewind-operator"        # the Lease that operators of the region contend for
 lease_ttl_ms = 15000                     # whole seconds; a dead one is replaced after this
-settle_ms = 10000                        # once it leads, before the first pod is surplus
+settle_ms = 10000                        # once it leads and a gateway is heard, before the first pod is surplus
 creates_per_sec = 20                     # pods made at most; less while the API server is slow
 deletes_per_sec = 20                     # pods deleted
 writes_per_sec = 100                     # labels, conditions, functions
@@ -249,7 +249,7 @@ function_cpu_millis = 100                # an image's container asks for, in tho
 runner_cpu_millis = 10
 runner_memory_mb = 16                    # reserved for it, and
 runner_memory_max_mb = 128               # what it may use while a large call passes
-termination_grace_secs = 5               # for a pod's call under way
+termination_grace_secs = 5               # for a pod's call under way, all but the last second
 "#;
 
     fn problems(&self) -> Vec<String> {
@@ -341,7 +341,7 @@ termination_grace_secs = 5               # for a pod's call under way
         );
         for (key, value, min, max) in [
             ("lease_ttl_ms", self.lease_ttl_ms, 1_000, 600_000),
-            ("settle_ms", self.settle_ms, 0, 600_000),
+            ("settle_ms", self.settle_ms, 1_000, 600_000),
             ("creates_per_sec", self.creates_per_sec.into(), 1, 10_000),
             ("deletes_per_sec", self.deletes_per_sec.into(), 1, 10_000),
             ("writes_per_sec", self.writes_per_sec.into(), 1, 10_000),
@@ -374,7 +374,7 @@ termination_grace_secs = 5               # for a pod's call under way
             (
                 "termination_grace_secs",
                 self.termination_grace_secs,
-                1,
+                2,
                 3_600,
             ),
         ] {
@@ -468,6 +468,12 @@ mod tests {
                 "zone =",
                 "tolerations = [{ key = \"a\", effect = \"Never\" }]\nzone =",
                 "Never",
+            ),
+            ("zone =", "settle_ms = 0\nzone =", "`settle_ms`"),
+            (
+                "zone =",
+                "termination_grace_secs = 1\nzone =",
+                "`termination_grace_secs`",
             ),
             ("zone =", "zonk = 1\nzone =", "zonk"),
         ] {

@@ -16,7 +16,8 @@ pub struct Settings {
     /// The name of the Lease that the processes contend for.
     pub lease_name: String,
     pub lease_ttl: Duration,
-    /// After getting the lease, no pod is surplus for this long: gateways have yet to speak up.
+    /// Once a gateway has spoken to the leader, no pod is surplus for this long: others have yet to
+    /// speak up.
     pub settle_for: Duration,
     /// A Secret that no function names any more is kept for pods that are about to start with it.
     pub secret_kept_for: Duration,
@@ -50,6 +51,7 @@ pub struct PodSettings {
     pub runner_memory_mb: u64,
     /// What a runner may use while a large call or a bundle passes through it.
     pub runner_memory_max_mb: u64,
+    /// For a call under way when a pod is deleted; all but the last second of it.
     pub termination_grace: Duration,
 }
 

@@ -5,6 +5,7 @@
 //! (9.1 environment, 9.2 socket folder, 9.5 sandbox) is all here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar,
@@ -53,6 +54,9 @@ const BIN_MAX: &str = "64Mi";
 
 /// Most bundles. A node that is short of disk evicts first what uses more than it asked for.
 const DISK: &str = "16Mi";
+
+/// Why a container exited is in what it printed, which goes with its pod. The kubelet keeps the end.
+const LAST_LINES: &str = "FallbackToLogsOnError";
 
 /// A node that says nothing for so long, after the 40 s in which it may be late, is lost.
 const LOST_NODE_SECS: i64 = 30;
@@ -135,6 +139,7 @@ fn image_body(function: &Function, settings: &PodSettings) -> Option<Pod> {
         ]),
         resources: Some(requests(settings.function_cpu_millis)),
         security_context: Some(sandbox(FUNCTION_USER)),
+        termination_message_policy: Some(LAST_LINES.to_owned()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         ..Container::default()
     };
@@ -187,6 +192,7 @@ fn pool_body(pool: &WarmPool, settings: &PodSettings) -> Pod {
         ]),
         resources: Some(requests(spec.cpu_millis.unsigned_abs())),
         security_context: Some(sandbox(FUNCTION_USER)),
+        termination_message_policy: Some(LAST_LINES.to_owned()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         ..Container::default()
     };
@@ -226,6 +232,7 @@ fn body(
         image: Some(settings.runner_image.clone()),
         env: Some(vec![
             variable("TRADEWIND_RUNNER_KIND", kind),
+            variable("TRADEWIND_RUNNER_GRACE_MS", &call_grace_ms(settings)),
             uid_of_pod("TRADEWIND_POD_UID"),
         ]),
         ports: Some(vec![ContainerPort {
@@ -239,6 +246,7 @@ fn body(
         ]),
         resources: Some(with_disk(runner_requests(settings))),
         security_context: Some(sandbox(RUNNER_USER)),
+        termination_message_policy: Some(LAST_LINES.to_owned()),
         image_pull_policy: Some(settings.image_pull_policy.clone()),
         ..Container::default()
     };
@@ -319,6 +327,14 @@ fn leaves_after_a_while(condition: &str) -> Toleration {
         toleration_seconds: Some(LOST_NODE_SECS),
         ..Toleration::default()
     }
+}
+
+/// How long a runner that is to end waits for a call under way: it must be done before the kubelet
+/// kills it.
+fn call_grace_ms(settings: &PodSettings) -> String {
+    let grace = settings.termination_grace;
+    let left = grace.saturating_sub(Duration::from_secs(1));
+    left.max(Duration::from_millis(1)).as_millis().to_string()
 }
 
 /// Adds what differs between pods of one template.

@@ -196,3 +196,20 @@ fn what_is_asked_for_is_all_a_pod_may_have() {
     assert_eq!(spec.enable_service_links, Some(false));
     assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
 }
+
+#[test]
+fn a_runner_gives_up_its_call_before_it_is_killed() {
+    for (grace_secs, told) in [(2, "1000"), (5, "4000"), (60, "59000"), (3_600, "3599000")] {
+        let settings = PodSettings {
+            termination_grace: Duration::from_secs(grace_secs),
+            ..settings()
+        };
+        let spec = pool_pod(&pool(), &settings, &made(None, 128)).spec.unwrap();
+        let runner = &spec.containers[1];
+        let mut env = runner.env.iter().flatten();
+        let grace = env.find(|variable| variable.name == "TRADEWIND_RUNNER_GRACE_MS");
+        assert_eq!(grace.unwrap().value.as_deref(), Some(told));
+        let whole = i64::try_from(grace_secs).unwrap();
+        assert_eq!(spec.termination_grace_period_seconds, Some(whole));
+    }
+}
