@@ -552,21 +552,33 @@ fn ended(status: &PodStatus, exited: Option<Trouble>) -> Trouble {
 fn exit(container: &ContainerStatus) -> Option<Trouble> {
     let ended = container.state.as_ref()?.terminated.as_ref()?;
     let code = ended.exit_code;
-    Some(match ended.reason.as_deref() {
-        Some("OOMKilled") => Trouble {
+    let ran_out = ended.reason.as_deref() == Some("OOMKilled");
+    // What it wrote to say why, else the end of what it printed.
+    let printed = match ended.message.as_deref().unwrap_or_default().trim() {
+        "" => String::new(),
+        lines => format!(". It printed: {lines}"),
+    };
+    Some(if container.name == labels::RUNNER_CONTAINER {
+        Trouble {
+            reason: Reason::RunnerFailed,
+            message: match ran_out {
+                true => "its runner used more memory than it may; raise the operator's `runner_memory_max_mb`".to_owned(),
+                false => format!("its runner exited with {code}{printed}"),
+            },
+        }
+    } else if ran_out {
+        Trouble {
             reason: Reason::OutOfMemory,
-            message: format!(
-                "its container {} used more memory than it may; give the function more",
-                container.name
-            ),
-        },
-        _ => Trouble {
+            message: "its container used more memory than it may; give the function more"
+                .to_owned(),
+        }
+    } else {
+        Trouble {
             reason: Reason::FunctionExited,
             message: format!(
-                "its container {} exited with {code}; `kubectl logs` of the pod says why",
-                container.name
+                "its container exited with {code}; correct it and deploy it anew{printed}"
             ),
-        },
+        }
     })
 }
 

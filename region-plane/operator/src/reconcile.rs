@@ -321,7 +321,8 @@ impl Running {
             let (owner, reason) = (ended.owner, ended.trouble.reason);
             debug!(owner = owner.name(), %reason, "pod ended");
             // No condition may ever say so.
-            if matches!(reason, Reason::OutOfMemory | Reason::PodLost) && self.led(now).is_some() {
+            let untold = [Reason::OutOfMemory, Reason::RunnerFailed, Reason::PodLost];
+            if untold.contains(&reason) && self.led(now).is_some() {
                 self.warn_about(&owner, &reason.to_string(), ended.trouble.message.clone());
             }
             let setbacks = &mut self.state.setbacks;
@@ -333,17 +334,14 @@ impl Running {
 
     fn note_broken(&mut self, kind: Kind, broken: &Broken) {
         let resource = kind.resource();
-        let (reason, message) = match broken {
-            Broken::Unknown => (
-                Reason::ResourceDefinitionOutdated,
-                format!(
-                    "the server does not know {resource}; install the resource definitions of this version"
+        let Trouble { reason, message } = match broken {
+            Broken::Unknown => unknown(kind),
+            Broken::Forbidden => Trouble {
+                reason: Reason::Forbidden,
+                message: format!(
+                    "the operator may not list and watch {resource}; add it to its Role"
                 ),
-            ),
-            Broken::Forbidden => (
-                Reason::Forbidden,
-                format!("the operator may not list and watch {resource}; add it to its Role"),
-            ),
+            },
             Broken::Failing => return,
         };
         error!(%reason, message, "cannot watch");
@@ -850,7 +848,19 @@ impl Running {
 
     /// Functions whose objects the server does not take.
     fn unwritten(&self) -> impl Iterator<Item = Problem> {
-        self.resting.iter().filter_map(|(name, rest)| {
+        // Where it does not know them nothing is asked for, and so nothing refused.
+        let undefined = self.state.undefined(Kind::Functions);
+        let undefined = undefined.then_some(&self.written.functions);
+        let undefined = undefined.into_iter().flatten().map(|(name, wanted)| {
+            let trouble = unknown(Kind::Functions);
+            Problem {
+                function: name.clone(),
+                settings: Some(wanted.spec.settings.clone()),
+                reason: trouble.reason.to_string(),
+                message: trouble.message,
+            }
+        });
+        let refused = self.resting.iter().filter_map(|(name, rest)| {
             let trouble = rest.trouble.as_ref()?;
             // What was refused may not be wanted any more.
             self.written.functions.get(name)?;
@@ -861,7 +871,8 @@ impl Running {
                 reason: trouble.reason.to_string(),
                 message: trouble.message.clone(),
             })
-        })
+        });
+        undefined.chain(refused)
     }
 
     fn patch_failed(&mut self, pod: String, refusal: Refusal, now: Moment) {
@@ -981,6 +992,17 @@ impl Running {
             revision: self.written.known.then_some(self.written.revision),
         };
         self.status.send_replace(status);
+    }
+}
+
+/// Why nothing of a kind is read or written.
+fn unknown(kind: Kind) -> Trouble {
+    let resource = kind.resource();
+    Trouble {
+        reason: Reason::ResourceDefinitionOutdated,
+        message: format!(
+            "the server does not know {resource}; install the resource definitions of this version"
+        ),
     }
 }
 

@@ -173,6 +173,78 @@ fn phases_and_troubles_are_read_from_the_status() {
 }
 
 #[test]
+fn only_a_pod_without_a_node_waits_for_room() {
+    for (case, node, phase, waits) in [
+        ("new", None, "Pending", true),
+        (
+            "bound, and its kubelet has said nothing yet",
+            Some("n"),
+            "Pending",
+            false,
+        ),
+        ("runs", Some("n"), "Running", false),
+    ] {
+        let mut pod = pod(&ours(), &json!({ "phase": phase }));
+        pod.spec = serde_json::from_value(json!({ "nodeName": node, "containers": [] })).unwrap();
+        assert_eq!(pod_seen(pod).unwrap().unscheduled, waits, "{case}");
+    }
+}
+
+#[test]
+fn what_ended_a_container_is_told_by_which_it_was_and_what_it_printed() {
+    for (container, reason, message, want, says) in [
+        (
+            "function",
+            "Error",
+            "KeyError: 'TOKEN'\n",
+            Reason::FunctionExited,
+            &["exited with 137", "It printed: KeyError: 'TOKEN'"][..],
+        ),
+        (
+            "function",
+            "Error",
+            "",
+            Reason::FunctionExited,
+            &["exited with 137; correct it and deploy it anew"],
+        ),
+        (
+            "function",
+            "OOMKilled",
+            "",
+            Reason::OutOfMemory,
+            &["give the function more"],
+        ),
+        (
+            "runner",
+            "OOMKilled",
+            "",
+            Reason::RunnerFailed,
+            &["`runner_memory_max_mb`"],
+        ),
+        (
+            "runner",
+            "Error",
+            "unknown variable",
+            Reason::RunnerFailed,
+            &["its runner exited with 137", "unknown variable"],
+        ),
+    ] {
+        let terminated = json!({ "exitCode": 137, "reason": reason, "message": message });
+        let status = json!({
+            "phase": "Running",
+            "containerStatuses": [{
+                "name": container, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": { "terminated": terminated },
+            }],
+        });
+        let trouble = pod_seen(pod(&ours(), &status)).unwrap().trouble.unwrap();
+        assert_eq!(trouble.reason, want, "{container} {reason}");
+        let told = trouble.message;
+        assert!(says.iter().all(|says| told.contains(says)), "{told}");
+    }
+}
+
+#[test]
 fn nodes_that_take_pods_are_counted_with_their_memory() {
     let node = |ready: &str, cordoned: bool, memory: &str| -> Node {
         serde_json::from_value(json!({
