@@ -22,8 +22,8 @@ use tracing::{info, warn};
 use crate::plan::Moment;
 use crate::settings::Settings;
 
-/// Annotation on the Lease by which a person says that a mass deletion is meant. Taken off once it
-/// was acted upon.
+/// Annotation on the Lease by which a person says that a mass deletion is meant. It is acted upon by
+/// who takes it off, for a while.
 pub const ACCEPT_DELETIONS: &str = "tradewind.dev/accept-deletions";
 
 /// What the Lease says, as far as it matters.
@@ -168,7 +168,7 @@ impl Election {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leadership {
-    /// Greater than that of everyone who led before.
+    /// Greater than that of everyone who led before, as long as nobody deletes the Lease.
     pub fence: u64,
     pub since: Moment,
     /// Not to be relied on from then on.
@@ -201,13 +201,13 @@ enum LeaseError {
 
 /// Contends for the lease until `shutdown`, then gives it up.
 pub(crate) struct Contender {
-    pub api: Api<Lease>,
-    pub settings: Settings,
+    api: Api<Lease>,
+    settings: Settings,
     /// The start of every [`Moment`].
-    pub start: Instant,
-    pub leadership: watch::Sender<Option<Leadership>>,
+    start: Instant,
+    leadership: watch::Sender<Option<Leadership>>,
     /// Counts requests to accept a mass deletion.
-    pub accepted: watch::Sender<u64>,
+    accepted: watch::Sender<u64>,
 }
 
 impl Contender {
@@ -294,6 +294,10 @@ impl Contender {
             .as_ref()
             .and_then(|lease| lease.metadata.annotations.as_ref())
             .is_some_and(|annotations| annotations.contains_key(ACCEPT_DELETIONS));
+        // Before the write that takes it off, whose answer may be lost.
+        if accepts {
+            self.accepted.send_modify(|count| *count += 1);
+        }
         let ours = self.ours(lease, *transitions);
         let params = PostParams::default();
         let written = async {
@@ -306,12 +310,7 @@ impl Contender {
             .await
             .map_err(|_| LeaseError::Silent)?;
         match written {
-            Ok(lease) => {
-                if accepts {
-                    self.accepted.send_modify(|count| *count += 1);
-                }
-                Ok(election.wrote(record(&lease), began))
-            }
+            Ok(lease) => Ok(election.wrote(record(&lease), began)),
             // Another was faster; who, the next look says.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Step::Look {
                 at: self.now() + self.settings.lease_ttl / 10,
