@@ -40,8 +40,10 @@ const GLOBAL_EVERYTHING: &[&str] = &[
 const DNS: &[&str] = &["--values=examples/dns.yaml"];
 const DNS_EVERYTHING: &[&str] = &[
     "--values=examples/dns.yaml",
-    "--set=kind=DaemonSet,service.type=NodePort,service.split=true,monitoring.serviceMonitor=true",
+    "--set=kind=DaemonSet,service.type=NodePort,monitoring.serviceMonitor=true",
+    "--set=service.loadBalancerClass=x",
 ];
+const DNS_SPLIT: &[&str] = &["--values=examples/dns.yaml", "--set=service.split=true"];
 
 fn cases() -> Vec<(&'static str, Vec<&'static str>)> {
     vec![
@@ -53,6 +55,7 @@ fn cases() -> Vec<(&'static str, Vec<&'static str>)> {
         ("global", GLOBAL_EVERYTHING.to_vec()),
         ("dns", DNS.to_vec()),
         ("dns", DNS_EVERYTHING.to_vec()),
+        ("dns", DNS_SPLIT.to_vec()),
     ]
 }
 
@@ -90,6 +93,22 @@ fn workloads(objects: &[Value]) -> impl Iterator<Item = &Value> {
     objects
         .iter()
         .filter(|object| !object["spec"]["template"].is_null())
+}
+
+/// Whether a selector of Kubernetes' newer kind, of labels and expressions, selects these labels.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let asked = &selector["matchLabels"];
+    let expressions = selector["matchExpressions"].as_array();
+    assert!(asked.is_object() || expressions.is_some(), "{selector}");
+    (asked.is_null() || matches(asked, labels))
+        && expressions.into_iter().flatten().all(|expression| {
+            let found = &labels[expression["key"].as_str().unwrap()];
+            match expression["operator"].as_str().unwrap() {
+                "Exists" => !found.is_null(),
+                "In" => expression["values"].as_array().unwrap().contains(found),
+                other => panic!("{other}"),
+            }
+        })
 }
 
 /// Whether every label that is asked for is there.
@@ -158,8 +177,13 @@ fn daemons_accept_what_the_charts_configure() {
                         .env("TRADEWIND_NAME", "tradewind-dns-0")
                         .env("TRADEWIND_LISTEN", r#"["192.0.2.1:5300"]"#);
                 }
-                // The one thing that is wrong, so that it says what else is, and starts nothing.
-                let output = command.env("TRADEWIND_ZONE", "").output().unwrap();
+                // The one thing that is wrong, so that it says what else is, and starts nothing. Of a
+                // name server not the zone, against which it checks the others' names.
+                let (variable, bad, word) = match plane {
+                    "dns" => ("TRADEWIND_TTL_SECS", "0", "ttl_secs"),
+                    _ => ("TRADEWIND_ZONE", "", "zone"),
+                };
+                let output = command.env(variable, bad).output().unwrap();
                 let said = String::from_utf8(output.stderr).unwrap();
                 let problems: Vec<&str> = said
                     .lines()
@@ -167,7 +191,7 @@ fn daemons_accept_what_the_charts_configure() {
                     .collect();
                 assert_eq!(output.status.code(), Some(78), "{plane}: {said}");
                 assert!(
-                    problems.len() == 1 && problems[0].contains("zone"),
+                    problems.len() == 1 && problems[0].contains(word),
                     "{chart} {arguments:?}: {said}"
                 );
             }
@@ -237,6 +261,269 @@ fn everything_that_selects_selects_something() {
             }
         }
     }
+}
+
+#[test]
+fn policies_select_pods_and_ports_that_are_there() {
+    let Some(helm) = helm("policies_select_pods_and_ports_that_are_there") else {
+        return;
+    };
+    let template = |workload: &Value| workload["spec"]["template"].clone();
+    // Those that the operator makes; they open no port by name.
+    let of_functions = json!({"metadata": {"labels": {
+        labels::MANAGED_BY: labels::MANAGED_BY_VALUE,
+        labels::KIND: "image",
+    }}});
+    let everywhere: Vec<Value> = cases()
+        .iter()
+        .flat_map(|(chart, arguments)| rendered(&helm, chart, arguments))
+        .filter(|object| !object["spec"]["template"].is_null())
+        .map(|workload| template(&workload))
+        .collect();
+    let mut seen = BTreeSet::new();
+    for (chart, arguments) in cases() {
+        let objects = rendered(&helm, chart, &arguments);
+        let mut pods: Vec<Value> = workloads(&objects).map(template).collect();
+        pods.push(of_functions.clone());
+        for policy in objects.iter().filter(|object| is(object, "NetworkPolicy")) {
+            let name = policy["metadata"]["name"].as_str().unwrap();
+            seen.insert(name.to_owned());
+            let spec = &policy["spec"];
+            let labels = |pod: &Value| pod["metadata"]["labels"].clone();
+            let selected: Vec<&Value> = pods
+                .iter()
+                .filter(|pod| selects(&spec["podSelector"], &labels(pod)))
+                .collect();
+            assert!(!selected.is_empty(), "{name} protects nothing");
+            for rule in spec["ingress"].as_array().into_iter().flatten() {
+                for port in rule["ports"].as_array().unwrap() {
+                    let Some(asked) = port["port"].as_str() else {
+                        continue;
+                    };
+                    for pod in &selected {
+                        let open = pod["spec"]["containers"][0]["ports"].as_array();
+                        let found = open.into_iter().flatten().any(|open| {
+                            let protocol = open["protocol"].as_str().unwrap_or("TCP");
+                            open["name"] == asked && port["protocol"] == protocol
+                        });
+                        assert!(found, "{name}: no port {asked} in {pod}");
+                    }
+                }
+                for peer in rule["from"].as_array().into_iter().flatten() {
+                    let pods = match (&peer["podSelector"], &peer["namespaceSelector"]) {
+                        (Value::Null, _) => continue,
+                        (_, Value::Null) => &pods,
+                        // Another chart's.
+                        _ => &everywhere,
+                    };
+                    assert!(
+                        pods.iter()
+                            .any(|pod| selects(&peer["podSelector"], &labels(pod))),
+                        "{name} lets nobody in by {peer}"
+                    );
+                }
+            }
+        }
+    }
+    let all = [
+        "dns",
+        "functions",
+        "gateway",
+        "global",
+        "operator",
+        "waiting",
+    ];
+    assert_eq!(seen, all.map(|name| format!("tradewind-{name}")).into());
+}
+
+#[test]
+fn rights_go_to_accounts_that_pods_have() {
+    let Some(helm) = helm("rights_go_to_accounts_that_pods_have") else {
+        return;
+    };
+    let objects = rendered(&helm, "region", REGION_EVERYTHING);
+    let used: BTreeSet<&str> = workloads(&objects)
+        .filter_map(|workload| workload["spec"]["template"]["spec"]["serviceAccountName"].as_str())
+        .collect();
+    let subjects = |account: &Value| {
+        let name = account["name"].as_str().unwrap();
+        assert!(used.contains(name), "no pod is {name}");
+        assert_eq!(account["namespace"], "tradewind", "{name}");
+        named(&objects, "ServiceAccount", name);
+    };
+    let mut bound = 0;
+    for object in &objects {
+        match object["kind"].as_str().unwrap() {
+            "RoleBinding" | "ClusterRoleBinding" => {
+                let role = &object["roleRef"];
+                let kind = role["kind"].as_str().unwrap();
+                named(&objects, kind, role["name"].as_str().unwrap());
+                object["subjects"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .for_each(subjects);
+            }
+            "FlowSchema" => {
+                let spec = &object["spec"];
+                let level = spec["priorityLevelConfiguration"]["name"].as_str().unwrap();
+                named(&objects, "PriorityLevelConfiguration", level);
+                for rule in spec["rules"].as_array().unwrap() {
+                    for subject in rule["subjects"].as_array().unwrap() {
+                        subjects(&subject["serviceAccount"]);
+                    }
+                }
+            }
+            _ => continue,
+        }
+        bound += 1;
+    }
+    assert_eq!(bound, 5);
+}
+
+#[test]
+fn a_pod_is_replaced_for_what_it_reads_and_nothing_else() {
+    let Some(helm) = helm("a_pod_is_replaced_for_what_it_reads_and_nothing_else") else {
+        return;
+    };
+    let region: &[&str] = &["--values=regions/iad.yaml"];
+    let kept = [&["--set=gateway.volume.persistent=true"], region].concat();
+    let digest = "--set=images.digests.runtime-python=sha256:0000000000000000000000000000000000000000000000000000000000000000";
+    for (chart, base, set, name, replaced) in [
+        (
+            "region",
+            region,
+            "--set=gateway.service.annotations.a=b",
+            "gateway",
+            false,
+        ),
+        (
+            "region",
+            region,
+            "--set=gateway.service.sourceRanges={10.0.0.0/8}",
+            "gateway",
+            false,
+        ),
+        (
+            "region",
+            region,
+            "--set=gateway.admin.allowedRanges={10.0.0.0/8}",
+            "gateway",
+            false,
+        ),
+        (
+            "region",
+            &kept,
+            "--set=gateway.volume.size=20Gi",
+            "gateway",
+            false,
+        ),
+        (
+            "region",
+            region,
+            "--set=gateway.callsMax=8",
+            "gateway",
+            true,
+        ),
+        (
+            "region",
+            region,
+            "--set=operator.replicas=3",
+            "gateway",
+            true,
+        ),
+        (
+            "region",
+            region,
+            "--set=functions.egress.allowedRanges={10.1.0.0/16}",
+            "operator",
+            false,
+        ),
+        ("region", region, digest, "operator", false),
+        (
+            "region",
+            region,
+            "--set=operator.writesPerSec=8",
+            "operator",
+            true,
+        ),
+        (
+            "global",
+            GLOBAL,
+            "--set=service.allowedRanges={10.1.0.0/16}",
+            "global",
+            false,
+        ),
+        ("global", GLOBAL, "--set=volume.size=40Gi", "global", false),
+        (
+            "global",
+            GLOBAL,
+            "--set=disruptionsAllowed=1",
+            "global",
+            false,
+        ),
+        (
+            "global",
+            GLOBAL,
+            "--set=limits.watchRevisionsMax=8",
+            "global",
+            true,
+        ),
+        ("dns", DNS, "--set=service.annotations.a=b", "dns", false),
+        ("dns", DNS, "--set=ttlSecs=8", "dns", true),
+    ] {
+        let pod = |arguments: &[&str]| {
+            let objects = rendered(&helm, chart, arguments);
+            let name = format!("tradewind-{name}");
+            let mut found =
+                workloads(&objects).filter(|object| object["metadata"]["name"] == *name);
+            found.next().unwrap()["spec"]["template"].clone()
+        };
+        let changed = pod(base) != pod(&[base, &[set]].concat());
+        assert_eq!(changed, replaced, "{chart} {set}: {name}");
+    }
+}
+
+#[test]
+fn what_never_was_ready_can_be_mended() {
+    let Some(helm) = helm("what_never_was_ready_can_be_mended") else {
+        return;
+    };
+    let mut found = 0;
+    for (chart, arguments) in cases() {
+        for set in rendered(&helm, chart, &arguments) {
+            if is(&set, "StatefulSet") {
+                // In order, the controller waits for the old pod to be ready before it makes the new.
+                assert_eq!(set["spec"]["podManagementPolicy"], "Parallel", "{chart}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 0);
+}
+
+#[test]
+fn only_a_gateway_and_a_vote_hold_their_nodes() {
+    let Some(helm) = helm("only_a_gateway_and_a_vote_hold_their_nodes") else {
+        return;
+    };
+    let objects = [
+        ("region", REGION_EVERYTHING),
+        ("global", GLOBAL),
+        ("dns", DNS),
+    ]
+    .map(|(chart, arguments)| rendered(&helm, chart, arguments))
+    .concat();
+    // An autoscaler does not ask about the pods of a DaemonSet.
+    let holding: Vec<&str> = workloads(&objects)
+        .filter(|workload| !is(workload, "DaemonSet"))
+        .filter(|workload| {
+            let annotations = &workload["spec"]["template"]["metadata"]["annotations"];
+            annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] != "true"
+        })
+        .map(|workload| workload["metadata"]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(holding, ["tradewind-gateway", "tradewind-global"]);
 }
 
 #[test]
@@ -460,15 +747,26 @@ fn a_gateways_image_is_there_before_a_gateway() {
     let Some(helm) = helm("a_gateways_image_is_there_before_a_gateway") else {
         return;
     };
-    let objects = rendered(&helm, "region", &["--values=regions/iad.yaml"]);
-    let image = |kind, name, list: &str, index: usize| {
-        let pod = &named(&objects, kind, name)["spec"]["template"]["spec"];
-        pod[list][index]["image"].as_str().unwrap().to_owned()
-    };
-    assert_eq!(
-        image("DaemonSet", "tradewind-pre-pull", "initContainers", 1),
-        image("Deployment", "tradewind-gateway", "containers", 0)
-    );
+    for (set, shared) in [
+        ("--set=functions.nodeSelector=null", true),
+        ("--set=gateway.nodeSelector.pool=a", true),
+        (
+            "--set=functions.nodeSelector.pool=a,gateway.nodeSelector.pool=a",
+            true,
+        ),
+        // It would be pulled where no gateway goes, and nowhere else.
+        (
+            "--set=functions.nodeSelector.pool=a,gateway.nodeSelector.pool=b",
+            false,
+        ),
+        ("--set=functions.nodeSelector.pool=a", false),
+    ] {
+        let objects = rendered(&helm, "region", &["--values=regions/iad.yaml", set]);
+        let pod = |kind, name| &named(&objects, kind, name)["spec"]["template"]["spec"];
+        let gateway = &pod("Deployment", "tradewind-gateway")["containers"][0]["image"];
+        let pulled = &pod("DaemonSet", "tradewind-pre-pull")["initContainers"][1]["image"];
+        assert_eq!(gateway == pulled, shared, "{set}");
+    }
 }
 
 #[test]
@@ -951,6 +1249,68 @@ fn values_that_cannot_work_are_refused() {
             "--set=operator.runner.memoryMb=129",
             "memoryMaxMb must not be less",
         ),
+        (
+            "region",
+            region,
+            "--set=gateway.responseBodyBytesMax=67108864,gateway.requestBodyBytesMax=67108864",
+            "memoryMaxMb must be 148 at least",
+        ),
+        // A runner has a second less than its pod.
+        (
+            "region",
+            region,
+            "--set=operator.terminationGraceSeconds=1",
+            "'/operator/terminationGraceSeconds': minimum",
+        ),
+        // What only the API server or the program would refuse, with half of it installed.
+        (
+            "dns",
+            DNS,
+            "--set=service.type=NodePort,service.split=true",
+            "service.split is for load balancers",
+        ),
+        (
+            "dns",
+            DNS,
+            "--set=nameservers[0].name=dns.fn.example.com",
+            "is no ns*.fn.example.com",
+        ),
+        (
+            "dns",
+            DNS,
+            "--set=nameservers[0].name=ns1.a.fn.example.com",
+            "is no ns*.fn.example.com",
+        ),
+        (
+            "dns",
+            DNS,
+            r#"--set-json=nameservers=[{"name":"ns1.fn.example.com"}]"#,
+            "has no ipv4",
+        ),
+        (
+            "global",
+            GLOBAL,
+            r#"--set-json=members=[{"name":"global-iad","id":1,"api":"http://a:1","raft":"a:2"},{"name":"b","id":1,"api":"http://b:1","raft":"b:2"}]"#,
+            "two have the id 1",
+        ),
+        (
+            "global",
+            GLOBAL,
+            r#"--set-json=tolerations=[{"key":"a","operator":"Exists","value":"b"}]"#,
+            "'/tolerations/0/value'",
+        ),
+        (
+            "dns",
+            DNS,
+            r#"--set-json=tolerations=[{"key":"a","effect":"NoSchedule","tolerationSeconds":5}]"#,
+            "'/tolerations/0/effect'",
+        ),
+        (
+            "region",
+            region,
+            r#"--set-json=operator.tolerations=[{"value":"b"}]"#,
+            "'/operator/tolerations/0': missing property 'operator'",
+        ),
         // A volume whose size could never be changed.
         (
             "region",
@@ -1104,6 +1464,109 @@ fn private_addresses_of_every_kind_are_taken() {
         helm.template("global", &["--values=examples/global-iad.yaml", &set])
             .unwrap();
     }
+}
+
+#[test]
+fn charts_have_the_same_rules_in_common() {
+    let schemas: Vec<Value> = ["region", "global", "dns"]
+        .iter()
+        .map(|chart| deploy().join(format!("charts/tradewind-{chart}/values.schema.json")))
+        .map(|path| serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap())
+        .collect();
+    // No chart can include another's.
+    let mut compared = 0;
+    for schema in &schemas[1..] {
+        for (name, rule) in schema["$defs"].as_object().unwrap() {
+            assert_eq!(schemas[0]["$defs"][name], *rule, "{name}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 4);
+    let private = |schema: &Value, service: &str| {
+        let service = schema.pointer(service).unwrap();
+        assert!(service["then"]["anyOf"].is_array(), "{service}");
+        (service["if"].clone(), service["then"].clone())
+    };
+    assert_eq!(
+        private(
+            &schemas[0],
+            "/properties/gateway/properties/admin/properties/service"
+        ),
+        private(&schemas[1], "/properties/service")
+    );
+}
+
+#[test]
+fn names_that_yaml_reads_as_something_else_stay_names() {
+    let Some(helm) = helm("names_that_yaml_reads_as_something_else_stay_names") else {
+        return;
+    };
+    for word in ["no", "true", "123"] {
+        let name = format!("--set-string=region.name={word},warmPools[0].name={word}");
+        let pool = "--set=warmPools[0].runtime=rust,warmPools[0].image=runtime-native,warmPools[0].size=1,warmPools[0].memoryMb=64";
+        let arguments = ["--values=regions/iad.yaml", &name, pool];
+        let objects = rendered(&helm, "region", &arguments);
+        for object in &objects {
+            if let Err(error) = read(object) {
+                panic!("{word}: {error}");
+            }
+        }
+        named(&objects, "WarmPool", word);
+        let config = &named(&objects, "ConfigMap", "tradewind-gateway")["data"]["region.toml"];
+        assert!(
+            config
+                .as_str()
+                .unwrap()
+                .contains(&format!("name = \"{word}\"\n")),
+            "{config}"
+        );
+    }
+}
+
+#[test]
+fn nothing_need_be_open_to_functions() {
+    let Some(helm) = helm("nothing_need_be_open_to_functions") else {
+        return;
+    };
+    for (blocked, open) in [
+        ("0.0.0.0/0,::/0", vec![]),
+        ("0.0.0.0/0", vec![json!({"cidr": "::/0"})]),
+        (
+            "::/0,10.0.0.0/8",
+            vec![json!({"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]})],
+        ),
+    ] {
+        let set = format!("--set=functions.egress.blockedRanges={{{blocked}}}");
+        let objects = rendered(&helm, "region", &["--values=regions/iad.yaml", &set]);
+        let policy = &named(&objects, "NetworkPolicy", "tradewind-functions")["spec"];
+        let rules = policy["egress"].as_array().unwrap();
+        let found: Vec<&Value> = rules
+            .iter()
+            .flat_map(|rule| rule["to"].as_array().unwrap())
+            .filter(|peer| !peer["ipBlock"].is_null())
+            .map(|peer| &peer["ipBlock"])
+            .collect();
+        assert_eq!(found, open.iter().collect::<Vec<_>>(), "{blocked}");
+        // Names are asked for all the same.
+        assert_eq!(rules.last().unwrap()["ports"][0]["port"], 53);
+    }
+}
+
+#[test]
+fn numbers_are_written_out() {
+    let Some(helm) = helm("numbers_are_written_out") else {
+        return;
+    };
+    let most = "--set=headroom.replicas=1,headroom.memoryMb=1048576,headroom.cpuMillis=1000000";
+    let objects = rendered(&helm, "region", &["--values=regions/iad.yaml", most]);
+    let pod = &named(&objects, "Deployment", "tradewind-headroom")["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["containers"][0]["resources"],
+        json!({
+            "requests": {"cpu": "1000000m", "memory": "1048576Mi"},
+            "limits": {"memory": "1048576Mi"},
+        })
+    );
 }
 
 #[test]

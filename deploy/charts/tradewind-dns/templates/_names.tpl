@@ -12,7 +12,7 @@ app.kubernetes.io/part-of: tradewind
 
 {{- define "dns.selector" -}}
 app.kubernetes.io/name: tradewind-dns
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- /* dict "root" . "name" … "protocols" (list "UDP" "TCP") */ -}}
@@ -22,7 +22,7 @@ apiVersion: v1
 kind: Service
 metadata:
   name: {{ .name }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .root.Release.Namespace | quote }}
   labels: {{- include "dns.labels" .root | nindent 4 }}
   {{- with $service.annotations }}
   annotations: {{- toYaml . | nindent 4 }}
@@ -31,8 +31,10 @@ spec:
   type: {{ $service.type }}
   # Steering is by the resolver's address where it sends no client subnet.
   externalTrafficPolicy: Local
+  {{- if eq $service.type "LoadBalancer" }}
   {{- with $service.loadBalancerClass }}
   loadBalancerClass: {{ . }}
+  {{- end }}
   {{- end }}
   selector: {{- include "dns.selector" .root | nindent 4 }}
   ports:

@@ -12,5 +12,5 @@ app.kubernetes.io/part-of: tradewind
 
 {{- define "global.selector" -}}
 app.kubernetes.io/name: tradewind-global
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}

@@ -6,17 +6,17 @@ tradewind-{{ .Release.Namespace }}-{{ .Values.region.name }}
 
 {{- define "region.labels" -}}
 app.kubernetes.io/name: tradewind-region
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: tradewind
-tradewind.dev/region: {{ .Values.region.name }}
+tradewind.dev/region: {{ .Values.region.name | quote }}
 {{- end -}}
 
 {{- /* dict "root" . "component" "gateway" */ -}}
 {{- define "region.selector" -}}
 app.kubernetes.io/name: tradewind-region
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
