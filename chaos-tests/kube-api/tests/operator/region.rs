@@ -17,6 +17,7 @@ use chaos_tests_kube_api::{Calls, Cluster, Counts, KubeApi, Verb};
 use kube::CustomResourceExt as _;
 use region_plane_operator::{Handle, Operator, Settings, Source, Status};
 use region_plane_replica::Replica;
+use region_plane_resources::demand::Demand;
 use region_plane_resources::{Function, WarmPool};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -177,6 +178,28 @@ impl Running {
         }
     }
 
+    /// A gateway that is heard and wants nothing, for as long as this operator leads.
+    pub fn idle_gateway(&mut self) {
+        let handle = self.handle.clone();
+        self.task.spawn(async move {
+            for sequence in 0.. {
+                let demand = Demand {
+                    gateway: "idle".to_owned(),
+                    boot: 1,
+                    sequence,
+                    functions: Vec::new(),
+                    claims: Vec::new(),
+                    finished: Vec::new(),
+                    failures: Vec::new(),
+                };
+                if handle.demand(demand).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+
     pub async fn until(&self, what: &str, holds: impl FnMut(&Status) -> bool) -> Status {
         let mut status = self.handle.watch();
         let reached = tokio::time::timeout(patience(), status.wait_for(holds)).await;
@@ -268,9 +291,7 @@ impl Region {
 
     pub fn operator(&self, settings: Settings) -> Running {
         let user = settings.identity.clone();
-        let mut config = self.api.config(&user);
-        config.default_retry = false;
-        let client = kube::Client::try_from(config).unwrap();
+        let client = region_plane_operator::connect(self.api.config(&user)).unwrap();
         let operator = Operator::new(settings, client, Source::Replica(self.replica.clone()));
         let handle = operator.handle();
         let shutdown = CancellationToken::new();
