@@ -156,7 +156,7 @@ impl Target {
     /// The same function as it is now.
     fn anew(held: &Held, way: Way, function: &FnId) -> Result<Self, CallRefused> {
         let (app, function) = by_id(held.all(), function.as_str()).map_err(CallRefused::unknown)?;
-        if !placement::admits(held.all(), function, held.me()) {
+        if placed_elsewhere(held, function).is_some() {
             return Err(CallRefused::busy());
         }
         Ok(Self::new(held, way, app, function))
@@ -230,17 +230,11 @@ impl Gateway {
             Ok(found) => found,
             Err(message) => return Found::Refused(CallRefused::unknown(message)),
         };
-        if !placement::admits(held.all(), function, held.me()) {
-            let peers = spill::peers(held.me(), held.regions(), |region| {
-                placement::admits(held.all(), function, region)
-            });
-            // A preference that no region can honour any more is better broken than kept.
-            if !peers.is_empty() || !placement::yields(held.all(), function) {
-                return Found::Elsewhere {
-                    redirect: self.redirect(held, app, function, way, head, host),
-                    peers,
-                };
-            }
+        if let Some(peers) = placed_elsewhere(held, function) {
+            return Found::Elsewhere {
+                redirect: self.redirect(held, app, function, way, head, host),
+                peers,
+            };
         }
         Found::Here(Box::new(Target::new(held, way, app, function)))
     }
@@ -441,14 +435,28 @@ impl Gateway {
     /// Where a function that is here may go instead.
     fn peers_for(&self, function: &FnId) -> Vec<Region> {
         self.replica.read(|held| {
-            let Some(function) = held.all().function(function) else {
-                return Vec::new();
-            };
-            spill::peers(held.me(), held.regions(), |region| {
-                placement::admits(held.all(), function, region)
-            })
+            let function = held.all().function(function);
+            function.map_or_else(Vec::new, |function| peers(held, function))
         })
     }
+}
+
+/// The regions that may run a function instead of this one.
+fn peers(held: &Held, function: &Fn) -> Vec<Region> {
+    spill::peers(held.me(), held.regions(), |region| {
+        placement::admits(held.all(), function, region)
+    })
+}
+
+/// Where a function is instead of here; `None` if it runs here.
+fn placed_elsewhere(held: &Held, function: &Fn) -> Option<Vec<Region>> {
+    if placement::admits(held.all(), function, held.me()) {
+        return None;
+    }
+    let peers = peers(held, function);
+    // A preference that no region can honour any more is better broken than kept.
+    let stays_away = !peers.is_empty() || !placement::yields(held.all(), function);
+    stays_away.then_some(peers)
 }
 
 /// A gateway that handed the call on is told if it may try another.
