@@ -46,7 +46,7 @@ helm:
 	@scripts/install-helm $(TOOLS)
 
 .PHONY: test-kubernetes
-test-kubernetes: build ## Test a region on the cluster of KUBECONFIG, or on KUBEBUILDER_ASSETS's API server.
+test-kubernetes: build helm ## Test a region on the cluster of KUBECONFIG, or on KUBEBUILDER_ASSETS's API server.
 	cargo test --locked -p chaos-tests-kubernetes -- --nocapture --test-threads=1
 
 .PHONY: test-kubernetes-install
