@@ -1614,3 +1614,36 @@ fn the_chart_has_the_definitions_of_this_version() {
         read(object).unwrap();
     }
 }
+
+#[test]
+fn docker_builds_the_programs_that_the_script_does() {
+    let read = |path: &str| std::fs::read_to_string(deploy().join(path)).unwrap();
+    // `tradewind-dns) program dns-server "$name" 65532 ;;`
+    let script = read("../scripts/images");
+    let scripted: BTreeSet<(&str, &str, &str)> = script
+        .lines()
+        .filter_map(|line| {
+            let (name, rest) = line.trim().split_once(") program ")?;
+            let mut words = rest.split(' ');
+            Some((words.next()?, name, words.nth(1)?))
+        })
+        .collect();
+    assert!(scripted.len() > 3, "{scripted:?}");
+    let dockerfile = read("images/Dockerfile");
+    let stages: BTreeSet<(&str, &str, &str)> = dockerfile
+        .split("\n# -p ")
+        .skip(1)
+        .map(|stage| {
+            let mut lines = stage.lines();
+            let package = lines.next().unwrap();
+            let name = lines.next().unwrap().strip_prefix("FROM base AS ").unwrap();
+            let entry = format!("ENTRYPOINT [\"/usr/bin/{name}\"]");
+            assert!(stage.contains(&entry), "{stage}");
+            let user = lines.find_map(|line| line.strip_prefix("USER ")).unwrap();
+            let (user, group) = user.split_once(':').unwrap();
+            assert_eq!(user, group, "{name}");
+            (package, name, user)
+        })
+        .collect();
+    assert_eq!(stages, scripted);
+}
