@@ -846,33 +846,29 @@ impl Running {
         self.resting.insert(object, rest);
     }
 
-    /// Functions whose objects the server does not take.
+    /// Functions that get no pods, since the server does not take their objects. Bundles need none: a
+    /// pool's pod loads them.
     fn unwritten(&self) -> impl Iterator<Item = Problem> {
-        // Where it does not know them nothing is asked for, and so nothing refused.
         let undefined = self.state.undefined(Kind::Functions);
-        let undefined = undefined.then_some(&self.written.functions);
-        let undefined = undefined.into_iter().flatten().map(|(name, wanted)| {
-            let trouble = unknown(Kind::Functions);
-            Problem {
-                function: name.clone(),
-                settings: Some(wanted.spec.settings.clone()),
-                reason: trouble.reason.to_string(),
-                message: trouble.message,
-            }
+        let wanted = self.written.functions.iter();
+        let lacking = wanted.filter(|(name, wanted)| {
+            wanted.spec.image.is_some() && !self.state.functions.contains_key(*name)
         });
-        let refused = self.resting.iter().filter_map(|(name, rest)| {
-            let trouble = rest.trouble.as_ref()?;
-            // What was refused may not be wanted any more.
-            self.written.functions.get(name)?;
-            let refused = rest.of.as_ref();
+        lacking.filter_map(move |(name, wanted)| {
+            let refused = self.resting.get(name);
+            let refused = refused.and_then(|rest| Some((rest.of.as_ref()?, rest.trouble.clone()?)));
+            // Where it does not know them nothing is asked for, and so nothing refused.
+            let undefined = undefined.then(|| (wanted, unknown(Kind::Functions)));
+            let (of, trouble) = refused
+                .map(|(of, trouble)| (&**of, trouble))
+                .or(undefined)?;
             Some(Problem {
                 function: name.clone(),
-                settings: refused.map(|wanted| wanted.spec.settings.clone()),
+                settings: Some(of.spec.settings.clone()),
                 reason: trouble.reason.to_string(),
-                message: trouble.message.clone(),
+                message: trouble.message,
             })
-        });
-        undefined.chain(refused)
+        })
     }
 
     fn patch_failed(&mut self, pod: String, refusal: Refusal, now: Moment) {

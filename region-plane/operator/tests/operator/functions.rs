@@ -347,8 +347,25 @@ async fn what_the_server_refuses_to_store_is_told_and_tried_again_and_the_rest_i
     assert!(event.note.unwrap().contains("patch functions"));
     let asked = region.api.counts().of(&patches).refused;
     assert!(asked < 5, "it is not asked over and over: {asked}");
+
+    // What a pool's pod loads needs no object.
+    let mut bundle = function("B", "A");
+    bundle.image = Some(format!("bundle/b:1@sha256:{}", "ab".repeat(32)));
+    placed.plane.put_fn(bundle);
+    eventually("its object is refused", async || {
+        (region.api.counts().of(&patches).refused > asked).then_some(())
+    })
+    .await;
+    region
+        .decides_for(&placed.operator, Duration::from_millis(100))
+        .await;
+    let problems = placed.operator.handle.status().problems;
+    let of: Vec<&str> = problems.iter().map(|of| of.function.as_str()).collect();
+    assert_eq!(of, ["fn-g"]);
     region.api.faults().end(denied);
-    placed.until_names(&["fn-bad", "fn-f", "fn-g"]).await;
+    placed
+        .until_names(&["fn-b", "fn-bad", "fn-f", "fn-g"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
