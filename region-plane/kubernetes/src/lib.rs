@@ -247,8 +247,10 @@ impl KubernetesRuntime {
             &self.closing,
         );
         seat.claimed(hold.ended());
+        let mut losses = seat.losses();
         let preparing = async {
             if let (true, Some(bundle)) = (claimed.needs_bundle, &launching.bundle) {
+                seat.spends();
                 self.put_bundle(&runner, &claim.holder.claim, bundle)
                     .await?;
             }
@@ -260,7 +262,6 @@ impl KubernetesRuntime {
                 ReadyAnswer::Failed(message) => Err(failed(message)),
             }
         };
-        let mut losses = seat.losses();
         let prepared = tokio::select! {
             // What the runner says of its function is better than what the cluster says of the pod.
             biased;
@@ -369,6 +370,7 @@ impl Runtime for KubernetesRuntime {
             match brought_up {
                 Ok((runner, hold)) => {
                     self.seats.start_succeeded(&launching.wanted.pair);
+                    seat.spends();
                     return Ok(KubernetesInstance {
                         seat,
                         runner,

@@ -64,6 +64,8 @@ pub struct Seat {
     id: StartId,
     told: watch::Receiver<Told>,
     claims_made: u32,
+    /// No instance is to be made of the pod it leaves.
+    spends: bool,
     holding: Mutex<Holding>,
     released: CancellationToken,
 }
@@ -269,6 +271,7 @@ impl Seat {
             id,
             told,
             claims_made: 0,
+            spends: false,
             holding: Mutex::new(Holding::Nothing),
             released: CancellationToken::new(),
         }
@@ -318,8 +321,15 @@ impl Seat {
         self.seats.state().claims.loaded(self.id);
     }
 
+    /// Dropped from now on, its pod is finished: it served, or nobody knows whether the bundle that was
+    /// on its way is there. Until then the next start may take it, with what is coming up in it.
+    pub fn spends(&mut self) {
+        self.spends = true;
+    }
+
     /// Its pod is not to be had, or did not come up by no fault of the function; it wants another.
-    pub fn refused(&self, refusal: Refusal) {
+    pub fn refused(&mut self, refusal: Refusal) {
+        self.spends = false;
         let held = std::mem::replace(&mut *self.holding(), Holding::Nothing);
         if let Holding::Claim(runner, claim, after) = held {
             self.release(runner, claim, after, CancellationToken::new());
@@ -341,7 +351,7 @@ impl Seat {
         self.let_go(Fate::Finished);
     }
 
-    /// Gives the pod back, in which nothing was started, to whoever wants it.
+    /// Gives the pod back to whoever wants it as it is.
     pub fn give_back(&self) {
         self.let_go(Fate::Reusable);
     }
@@ -400,7 +410,11 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.end();
+        if self.spends {
+            self.end();
+        } else {
+            self.give_back();
+        }
     }
 }
 

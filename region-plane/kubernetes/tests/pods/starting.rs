@@ -260,6 +260,26 @@ async fn a_bundle_may_take_as_long_to_listen_as_the_gateway_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_given_up_leaves_its_pod_to_the_next() {
+    let cluster = Cluster::start().await;
+    let operator = Operator::start().await;
+    let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
+    let _pod = cluster.image_pod_that("a", "fn-f", 1, "never-ready").await;
+    for _ in 0..2 {
+        tokio::select! {
+            started = driver.start(image_spec("F", 1)) => panic!("{:?}", started.err()),
+            told = operator.told("the claim", |demand| !demand.claims.is_empty()) => {
+                assert_eq!(told.claims[0].pod, "a");
+            }
+        }
+        let told = operator
+            .told("the end", |demand| demand.claims.is_empty())
+            .await;
+        assert_eq!(told.finished, [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_gets_no_pod_has_no_place() {
     let cluster = Cluster::start().await;
     let driver = cluster.driver_with(|settings| settings.pod_start_timeout = A_WHILE);
