@@ -178,7 +178,7 @@ impl Running {
         }
     }
 
-    /// A gateway that is heard and wants nothing, for as long as this operator leads.
+    /// A gateway that is heard and wants nothing, for as long as this operator is there.
     pub fn idle_gateway(&mut self) {
         let handle = self.handle.clone();
         self.task.spawn(async move {
@@ -192,7 +192,9 @@ impl Running {
                     finished: Vec::new(),
                     failures: Vec::new(),
                 };
-                if handle.demand(demand).await.is_err() {
+                // It may lead again, unless it is gone.
+                let refused = handle.demand(demand).await.is_err();
+                if refused && handle.watch().has_changed().is_err() {
                     return;
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -113,7 +113,7 @@ impl Region {
         }
     }
 
-    /// A gateway that is heard and wants nothing, for as long as `operator` leads.
+    /// A gateway that is heard and wants nothing, for as long as `operator` is there.
     pub fn idle_gateway(&mut self, operator: &Running) {
         let handle = operator.handle.clone();
         self.tasks.spawn(async move {
@@ -127,7 +127,9 @@ impl Region {
                     finished: Vec::new(),
                     failures: Vec::new(),
                 };
-                if handle.demand(demand).await.is_err() {
+                // It may lead again, unless it is gone.
+                let refused = handle.demand(demand).await.is_err();
+                if refused && handle.watch().has_changed().is_err() {
                     return;
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
