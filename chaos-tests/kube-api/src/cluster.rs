@@ -62,6 +62,10 @@ pub enum Fate {
     NeverStarts,
     /// No node takes it.
     Unschedulable,
+    /// It runs, and other resources have to wait for room on its node.
+    ResizeDeferred,
+    /// It runs, and its node never has room for other resources.
+    ResizeInfeasible,
 }
 
 /// How a container ends.
@@ -210,6 +214,7 @@ fn node_address(at: usize) -> Ipv4Addr {
 enum Step {
     Bind,
     Start,
+    Resize,
     End,
 }
 
@@ -230,7 +235,7 @@ struct Running {
     /// Where each bound pod is, by uid, and what it takes there.
     bound: HashMap<String, (usize, u64)>,
     ending: HashSet<String>,
-    /// Pods without a node, and pods that may not start.
+    /// Pods without a node, and pods that may not start or be resized.
     waiting: VecDeque<(ObjectName, Step)>,
     /// Our own writes, which tell us nothing when the log shows them.
     written: HashSet<u64>,
@@ -390,7 +395,10 @@ impl Running {
             Step::Start if pod.phase == "Pending" && !pod.terminating => {
                 self.start(name, &pod.uid, &pod.value());
             }
-            Step::Bind | Step::Start => {}
+            Step::Resize if pod.phase == "Running" && !pod.terminating => {
+                self.reflect_resize(name);
+            }
+            Step::Bind | Step::Start | Step::Resize => {}
         }
     }
 
@@ -461,9 +469,28 @@ impl Running {
         }
     }
 
-    /// Reports resources as resized where the spec has others than the status.
+    /// Reports resources as resized where the spec has others than the status, or why they are not.
     fn reflect_resize(&mut self, name: &ObjectName) {
-        self.write(name, status::resized);
+        let Ok(pod) = self.cluster.shared.store().get(&self.definition, name) else {
+            return;
+        };
+        let pod = pod.value();
+        if !status::is_to_be_resized(&pod) {
+            return;
+        }
+        let fate = (self.cluster.rules().fate)(&pod);
+        match fate {
+            Fate::ResizeDeferred => {
+                self.write(name, |pod| status::not_resized(pod, "Deferred"));
+                self.waiting.push_back((name.clone(), Step::Resize));
+            }
+            Fate::ResizeInfeasible => {
+                self.write(name, |pod| status::not_resized(pod, "Infeasible"));
+            }
+            Fate::Runs | Fate::NeverReady | Fate::NeverStarts | Fate::Unschedulable => {
+                self.write(name, status::resized);
+            }
+        }
     }
 
     fn write(&mut self, name: &ObjectName, change: impl FnOnce(&mut Value)) {

@@ -259,8 +259,28 @@ fn container_status(container: &Value, state: Container, backing_off: bool) -> V
     status
 }
 
+/// Whether a container has other resources than it is said to have.
+pub(super) fn is_to_be_resized(pod: &Value) -> bool {
+    let mut resized = pod.clone();
+    resized_containers(&mut resized);
+    resized["status"] != pod["status"]
+}
+
+/// Why resources are not what the spec has.
+pub(super) fn not_resized(pod: &mut Value, reason: &str) {
+    let why = "Node didn't have enough resource: memory";
+    set_condition(pod, condition("PodResizePending", true, reason, why));
+}
+
 /// Reports the resources that the spec has now.
 pub(super) fn resized(pod: &mut Value) {
+    resized_containers(pod);
+    if let Some(conditions) = pod["status"]["conditions"].as_array_mut() {
+        conditions.retain(|condition| condition["type"] != "PodResizePending");
+    }
+}
+
+fn resized_containers(pod: &mut Value) {
     let wanted: Vec<(Value, Value)> = containers(pod)
         .map(|container| (container["name"].clone(), container["resources"].clone()))
         .collect();
