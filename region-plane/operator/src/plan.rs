@@ -298,6 +298,7 @@ struct Planner<'a> {
     deletes: Vec<Delete<'a>>,
     patches: Vec<Action>,
     states: Vec<Action>,
+    unfilled: Unfilled<'a>,
     plan: Plan,
 }
 
@@ -385,6 +386,7 @@ impl<'a> Planner<'a> {
             deletes: Vec::new(),
             patches: Vec::new(),
             states: Vec::new(),
+            unfilled: Unfilled::default(),
             plan: Plan::default(),
         }
     }
@@ -406,13 +408,9 @@ impl<'a> Planner<'a> {
         let none = Wanted::default();
         let waiting = self.waiting_bundles(&wanted);
         // Before functions: what keeps a pool from filling is what bundles wait for.
-        let mut pool_troubles = HashMap::new();
         for (name, pool) in &self.desired.pools {
             let pods = own(&mut of_pools, name, &pool.uid);
-            let waiting = waiting.of_pool(name);
-            if let Some(trouble) = self.pool(name, pool, waiting, &pods) {
-                pool_troubles.insert(name.as_str(), trouble);
-            }
+            self.pool(name, pool, waiting.of_pool(name), &pods);
         }
         for (name, function) in &self.desired.functions {
             let pods = own(&mut of_functions, name, &function.uid);
@@ -420,7 +418,7 @@ impl<'a> Planner<'a> {
             if function.image {
                 self.image(name, function, wanted, &pods);
             } else {
-                let trouble = waiting.trouble(name, &pool_troubles);
+                let trouble = waiting.trouble(name, &self.unfilled);
                 self.bundle(name, function, wanted, trouble);
             }
         }
@@ -643,14 +641,13 @@ impl<'a> Planner<'a> {
         );
     }
 
-    /// Returns what keeps it from filling.
     fn pool(
         &mut self,
         name: &'a str,
         pool: &'a Pool,
         waiting: Option<&PoolWaiting<'a>>,
         pods: &[Candidate<'a>],
-    ) -> Option<Trouble> {
+    ) {
         let owner = Owner::Pool(name.to_owned());
         let mut free = Vec::new();
         let mut dedicated = HashMap::<&str, Vec<Candidate<'a>>>::new();
@@ -661,6 +658,13 @@ impl<'a> Planner<'a> {
                 evidence.runs |= candidate.claimed;
                 continue;
             }
+            if let (None, Some(function)) = (&pod.function, &pod.dedicated) {
+                // Nobody else gets it: whether it comes is nothing to those who share the pool.
+                if !candidate.lost() {
+                    dedicated.entry(function).or_default().push(*candidate);
+                }
+                continue;
+            }
             self.note(&mut evidence, *candidate);
             if pod.function.is_some() {
                 // It ran that function and can run no other. A gateway that comes back may take it.
@@ -668,10 +672,6 @@ impl<'a> Planner<'a> {
                 continue;
             }
             if candidate.lost() {
-                continue;
-            }
-            if let Some(function) = &pod.dedicated {
-                dedicated.entry(function).or_default().push(*candidate);
                 continue;
             }
             let fits = pod.memory_mb == pool.memory_mb
@@ -705,6 +705,14 @@ impl<'a> Planner<'a> {
             for candidate in small {
                 self.delete_surplus(candidate, Why::Outdated, Duration::ZERO);
             }
+            let mut of_its_own = Evidence::default();
+            for candidate in &fitting {
+                self.note(&mut of_its_own, *candidate);
+            }
+            if of_its_own.comes || of_its_own.trouble.is_some() {
+                let trouble = of_its_own.trouble.filter(|_| !of_its_own.comes);
+                self.unfilled.dedicated.insert(function, trouble);
+            }
             let have = u32::try_from(fitting.len()).unwrap_or(u32::MAX);
             self.create(
                 RANK_FROM_ZERO,
@@ -719,7 +727,10 @@ impl<'a> Planner<'a> {
             self.trim(pods, 0);
         }
         self.fill(name, pool, &free);
-        self.judge(owner, evidence, pool.generation, pool.stated.as_ref())
+        let stated = pool.stated.as_ref();
+        if let Some(trouble) = self.judge(owner, evidence, pool.generation, stated) {
+            self.unfilled.pools.insert(name, trouble);
+        }
     }
 
     /// Brings a pod that nobody has to other memory or settings, if that can be done to it.
@@ -1085,17 +1096,32 @@ impl<'a> Waiting<'a> {
     }
 
     /// What `function` waits for in vain.
-    fn trouble(&self, function: &str, of_pools: &HashMap<&str, Trouble>) -> Option<Trouble> {
+    fn trouble(&self, function: &str, unfilled: &Unfilled<'_>) -> Option<Trouble> {
         if let Some(runtime) = self.unserved.get(function) {
             return Some(Trouble::no_warm_pool(runtime));
         }
         let pool = self.served.get(function)?;
-        let trouble = of_pools.get(pool)?;
-        Some(Trouble {
-            reason: trouble.reason,
-            message: format!("its pool {pool} does not fill: {}", trouble.message),
-        })
+        let (what, trouble) = match unfilled.dedicated.get(function) {
+            Some(of_its_own) => {
+                let what = format!("no pod of its pool {pool} comes that is large enough for it");
+                (what, of_its_own.as_ref()?)
+            }
+            None => {
+                let what = format!("its pool {pool} does not fill");
+                (what, unfilled.pools.get(pool)?)
+            }
+        };
+        Some(Trouble::of_its_pool(&what, trouble))
     }
+}
+
+/// What bundles wait for in vain.
+#[derive(Default)]
+struct Unfilled<'a> {
+    pools: HashMap<&'a str, Trouble>,
+    /// By the function that pods are made large enough for. `None` where one comes, whatever becomes
+    /// of the pool's others.
+    dedicated: HashMap<&'a str, Option<Trouble>>,
 }
 
 /// The pods of one object. Those of an earlier one of its name are Kubernetes' to collect, as are those

@@ -980,11 +980,81 @@ fn a_bundle_that_waits_is_told_what_keeps_its_pool_from_filling() {
     assert_eq!(cluster.plan(PLENTY).problems, [], "nobody waits");
     cluster.demand(vec![wants_bundle("fn-b", 1, 128)], &[], &[]);
     let problems = cluster.plan(PLENTY).problems;
-    assert_eq!(problems[0].reason, "ImagePullFailed");
+    assert_eq!(problems[0].reason, "PoolEmpty");
     assert_eq!(
         problems[0].message,
-        "its pool python does not fill: no such image"
+        "its pool python does not fill, ImagePullFailed: no such image"
     );
+
+    let owner = Owner::Pool("python".to_owned());
+    let exited = Trouble {
+        reason: Reason::FunctionExited,
+        message: "it exited".to_owned(),
+    };
+    for _ in 0..2 {
+        cluster.now += secs(2);
+        let (owner, exited) = (owner.clone(), exited.clone());
+        cluster.setbacks.ended(owner, exited, secs(1), cluster.now);
+    }
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(stated(&plan), ["python FunctionExited", "fn-b PoolEmpty"]);
+    assert_eq!(plan.problems.len(), 1);
+    assert_eq!(plan.problems[0].reason, "PoolEmpty", "it is not fn-b's");
+}
+
+#[test]
+fn what_keeps_a_functions_own_pod_from_coming_is_told_to_that_function_alone() {
+    let bundle = Function {
+        image: false,
+        ..function(1, 0, 10)
+    };
+    let functions = vec![("fn-b", bundle.clone()), ("fn-l", bundle)];
+    let mut cluster = Cluster::new(functions, vec![("python", pool(1))]);
+    cluster.settle();
+    cluster.all_run();
+    let wanted = vec![wants_bundle("fn-b", 1, 128), wants_bundle("fn-l", 1, 1_024)];
+    cluster.demand(wanted.clone(), &[], &[]);
+    cluster.settle();
+    let of_its_own = |pod: &&mut Pod| pod.dedicated.is_some();
+    let own = cluster.pods.values_mut().find(of_its_own).unwrap();
+    own.trouble = Some(Trouble {
+        reason: Reason::PodUnschedulable,
+        message: "0/3 nodes".to_owned(),
+    });
+    assert_eq!(cluster.plan(PLENTY).problems, [], "a scheduler at work");
+
+    let none_made = Budget {
+        creates: 0,
+        ..PLENTY
+    };
+    let told = |cluster: &Cluster| {
+        let problems = cluster.plan(none_made).problems.into_iter();
+        let told = problems.map(|problem| format!("{} {}", problem.function, problem.reason));
+        told.collect::<Vec<_>>()
+    };
+    cluster.now += secs(5);
+    cluster.demand(wanted.clone(), &[], &[]);
+    assert_eq!(told(&cluster), ["fn-l PodUnschedulable"], "others wait");
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(stated(&plan), ["fn-l PodUnschedulable"]);
+    assert_eq!(
+        plan.problems[0].message,
+        "no pod of its pool python comes that is large enough for it, PodUnschedulable: 0/3 nodes"
+    );
+    cluster.pods.retain(|_, pod| pod.dedicated.is_some());
+    assert_eq!(told(&cluster), ["fn-l PodUnschedulable"], "no other waits");
+
+    cluster.settle();
+    for pod in cluster.pods.values_mut() {
+        pod.trouble = pod.dedicated.is_none().then(|| Trouble {
+            reason: Reason::ImagePullFailed,
+            message: "no such image".to_owned(),
+        });
+    }
+    assert_eq!(told(&cluster), ["fn-b PoolEmpty"], "the large one comes");
+    cluster.pods.retain(|_, pod| pod.dedicated.is_none());
+    let both = ["fn-b PoolEmpty", "fn-l PoolEmpty"];
+    assert_eq!(told(&cluster), both, "none can be made");
 }
 
 #[test]

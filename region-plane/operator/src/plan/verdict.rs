@@ -67,6 +67,20 @@ impl Trouble {
         }
     }
 
+    /// What is wrong with a pool, for a bundle that waits for it. By the reason gateways tell whether
+    /// another region may do better, and a pool is the region's: that its image cannot be had, say, is
+    /// no fault of the bundle.
+    pub(super) fn of_its_pool(what: &str, trouble: &Self) -> Self {
+        let reason = match trouble.reason {
+            Reason::PodUnschedulable => Reason::PodUnschedulable,
+            _ => Reason::PoolEmpty,
+        };
+        Self {
+            reason,
+            message: format!("{what}, {}: {}", trouble.reason, trouble.message),
+        }
+    }
+
     pub(super) fn no_warm_pool(runtime: &str) -> Self {
         Self {
             reason: Reason::NoWarmPool,
