@@ -948,8 +948,14 @@ impl<'a> Planner<'a> {
         // Whoever waits gets one of those that come, though another stands still.
         let mut trouble = evidence.trouble.clone().filter(|_| !evidence.comes);
         if let Some(setback) = self.observed.setbacks.trouble(&owner) {
-            trouble = Some(setback.clone());
-            evidence.trouble.clone_from(&trouble);
+            evidence.trouble = Some(setback.clone());
+            // Once its time is up another is tried, and whoever waits gets that one.
+            if let Some(until) = self.observed.setbacks.until(&owner)
+                && until > self.observed.now
+            {
+                trouble = Some(setback.clone());
+                self.wake_at(until);
+            }
         }
         if let (Some(trouble), Owner::Function(function)) = (&trouble, &owner) {
             let desired = self.desired.functions.get(function);

@@ -506,6 +506,16 @@ fn a_failed_pod_is_replaced_at_once_and_a_crash_loop_is_slowed_and_told() {
         cluster.plan(PLENTY).next_wakeup,
         Some(cluster.now + secs(1))
     );
+
+    // Whoever waits gets the next one, of which nobody knows yet.
+    cluster.now += secs(1);
+    cluster.demand(vec![wants("fn-a", 1, 1)], &[], &[]);
+    let plan = cluster.plan(PLENTY);
+    assert_eq!(created(&plan), ["fn-a"]);
+    assert_eq!(plan.problems, []);
+    cluster.settle();
+    let stated = cluster.desired.functions["fn-a"].stated.clone().unwrap();
+    assert_eq!(stated.reason, "OutOfMemory", "until it is shown to be over");
 }
 
 #[test]

@@ -190,7 +190,12 @@ async fn an_outage_deletes_nothing_and_is_gone_on_from() {
     operator.demand(vec![wants("fn-a", 6)], &[], &[]).await;
     region.until_reason("fn-a", "QuotaExceeded").await;
     let mut status = operator.handle.watch();
-    assert_eq!(status.borrow().problems.len(), 1);
+    // It is none for the moment in which it is tried again.
+    let told = status.wait_for(|status| status.problems.len() == 1);
+    tokio::time::timeout(Duration::from_secs(10), told)
+        .await
+        .expect("it is told")
+        .unwrap();
     region.api.begin_outage();
     let lost = status.wait_for(|status| !status.leading);
     let lost = tokio::time::timeout(Duration::from_secs(20), lost)
