@@ -161,7 +161,7 @@ struct Rest {
     until: Moment,
     /// What was refused; something else may be tried at once.
     of: Option<Arc<Wanted>>,
-    /// Why it was refused, where there is no object yet to state it on.
+    /// Why it was refused.
     trouble: Option<Trouble>,
 }
 
@@ -846,14 +846,18 @@ impl Running {
         self.resting.insert(object, rest);
     }
 
-    /// Functions that get no pods, since the server does not take their objects. Bundles need none: a
-    /// pool's pod loads them.
+    /// Functions that get no pods of the settings they should have, since the server does not take their
+    /// objects. Bundles need none: a pool's pod loads them.
     fn unwritten(&self) -> impl Iterator<Item = Problem> {
         let undefined = self.state.undefined(Kind::Functions);
+        let stored = |name: &String, wanted: &Wanted| {
+            let record = self.state.functions.get(name);
+            let object = record.and_then(|record| record.object.as_ref().ok());
+            object.is_some_and(|object| object.spec.settings == wanted.spec.settings)
+        };
         let wanted = self.written.functions.iter();
-        let lacking = wanted.filter(|(name, wanted)| {
-            wanted.spec.image.is_some() && !self.state.functions.contains_key(*name)
-        });
+        let lacking = wanted
+            .filter(move |(name, wanted)| wanted.spec.image.is_some() && !stored(name, wanted));
         lacking.filter_map(move |(name, wanted)| {
             let refused = self.resting.get(name);
             let refused = refused.and_then(|rest| Some((rest.of.as_ref()?, rest.trouble.clone()?)));

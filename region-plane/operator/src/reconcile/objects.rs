@@ -334,10 +334,8 @@ impl Running {
                 if let Refusal::Refused(trouble) = refusal {
                     warn!(object = owner.name(), reason = %trouble.reason, problem = trouble.message, "write refused");
                     self.warn_about(&owner, &trouble.reason.to_string(), trouble.message.clone());
-                    if !self.state.functions.contains_key(&name) {
-                        rest.trouble = Some(trouble);
-                        self.plan_due = true;
-                    }
+                    rest.trouble = Some(trouble);
+                    self.plan_due = true;
                 }
                 self.resting.insert(name, rest);
             }

@@ -356,16 +356,32 @@ async fn what_the_server_refuses_to_store_is_told_and_tried_again_and_the_rest_i
         (region.api.counts().of(&patches).refused > asked).then_some(())
     })
     .await;
-    region
-        .decides_for(&placed.operator, Duration::from_millis(100))
-        .await;
-    let problems = placed.operator.handle.status().problems;
-    let of: Vec<&str> = problems.iter().map(|of| of.function.as_str()).collect();
-    assert_eq!(of, ["fn-g"]);
+    // Pods of what is stored already are not those that are asked for now.
+    let stored = region.functions().get("fn-f").await.unwrap().spec;
+    let mut changed = function("F", "A");
+    changed.image = Some("localhost/tradewind/test-function:v2".to_owned());
+    placed.plane.put_fn(changed);
+    let told = eventually("both are told", async || {
+        let problems = placed.operator.handle.status().problems;
+        (problems.len() > 1).then_some(problems)
+    })
+    .await;
+    let of: Vec<&str> = told.iter().map(|of| of.function.as_str()).collect();
+    assert_eq!(of, ["fn-f", "fn-g"]);
+    let settings = told[0].settings.as_ref().unwrap();
+    assert_ne!(*settings, stored.settings);
+    assert_eq!(told[0].reason, "Forbidden");
     region.api.faults().end(denied);
     placed
         .until_names(&["fn-b", "fn-bad", "fn-f", "fn-g"])
         .await;
+    eventually("nothing is wrong any more", async || {
+        let problems = placed.operator.handle.status().problems;
+        problems.is_empty().then_some(())
+    })
+    .await;
+    let stored = region.functions().get("fn-f").await.unwrap().spec;
+    assert_eq!(stored.settings, *settings);
 }
 
 #[tokio::test(flavor = "multi_thread")]
