@@ -82,10 +82,10 @@ impl Bucket {
         self.tokens += 1.0;
     }
 
-    /// When there will be a token.
+    /// When there will be so many tokens, of which no more than a second's worth gathers.
     #[must_use]
-    pub fn next_token(&self, now: Moment) -> Moment {
-        let missing = (1.0 - self.tokens).max(0.0) / self.rate;
+    pub fn next_tokens(&self, count: u32, now: Moment) -> Moment {
+        let missing = (f64::from(count) - self.tokens).max(0.0) / self.rate;
         (now + Duration::from_secs_f64(missing)).max(self.paused_until)
     }
 
@@ -149,6 +149,15 @@ mod tests {
     }
 
     #[test]
+    fn when_there_will_be_so_many_is_told_to_the_moment() {
+        let mut bucket = Bucket::new(20, ms(0));
+        bucket.spend(19);
+        assert_eq!(bucket.next_tokens(1, ms(0)), ms(0));
+        assert_eq!(bucket.next_tokens(2, ms(0)), ms(50));
+        assert_eq!(bucket.available(ms(50)), 2);
+    }
+
+    #[test]
     fn throttling_halves_once_a_second_and_recovers_in_some() {
         let mut bucket = Bucket::new(20, ms(0));
         let throttled = Outcome::Throttled { retry_after: None };
@@ -181,7 +190,7 @@ mod tests {
         let retry_after = Some(Duration::from_secs(2));
         bucket.learn(Outcome::Throttled { retry_after }, ms(100));
         assert_eq!(bucket.available(ms(2_099)), 0);
-        assert_eq!(bucket.next_token(ms(500)), ms(2_100));
+        assert_eq!(bucket.next_tokens(1, ms(500)), ms(2_100));
         assert!(bucket.available(ms(2_100)) > 0);
     }
 }

@@ -548,7 +548,7 @@ impl Running {
         // With no slot left, a finished write is what is waited for.
         if planned.short && self.slots() > 0 {
             let buckets = [&self.creates, &self.deletes, &self.others];
-            let tokens = buckets.map(|bucket| bucket.next_token(now));
+            let tokens = buckets.map(|bucket| bucket.next_tokens(1, now));
             wakes.extend(tokens.into_iter().filter(|at| *at > now).map(Some));
         }
         self.wake = wakes.into_iter().flatten().min();

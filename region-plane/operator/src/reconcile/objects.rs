@@ -96,9 +96,11 @@ impl Running {
         }
         self.delete_functions(&mut pass);
         self.delete_secrets(&mut pass);
-        if pass.left {
-            let next = self.others.next_token(now).max(now + SLOTS_AGAIN_AFTER);
-            pass.look_at(next);
+        // With as many under way as may be, one that ends has objects looked at.
+        if pass.left && self.writing.len() < OBJECTS_IN_FLIGHT_MAX {
+            let least = least_tokens(self.others.rate());
+            let next = self.others.next_tokens(least, now);
+            pass.look_at(next.max(now + SLOTS_AGAIN_AFTER));
         }
         self.objects_at = pass.later;
     }
@@ -345,13 +347,15 @@ impl Running {
 
 /// How many objects may be written now. With many to write, what pods need comes between.
 fn room(tokens: u32, per_sec: f64, writing: usize) -> u32 {
-    let tokens = match tokens {
-        // At so low a rate there is never more than one.
-        1 if per_sec < 2.0 => 1,
-        tokens => tokens / 2,
-    };
+    let tokens = tokens / least_tokens(per_sec);
     let slots = OBJECTS_IN_FLIGHT_MAX.saturating_sub(writing);
     tokens.min(u32::try_from(slots).unwrap_or(u32::MAX))
+}
+
+/// Of so many tokens one is an object's.
+fn least_tokens(per_sec: f64) -> u32 {
+    // At so low a rate there is never more than one.
+    if per_sec < 2.0 { 1 } else { 2 }
 }
 
 /// What people are told of an object that the server changed as it took it.

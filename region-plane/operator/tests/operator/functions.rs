@@ -9,7 +9,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use region_plane_operator::{ACCEPT_DELETIONS, Source};
+use region_plane_operator::{ACCEPT_DELETIONS, Source, Status};
 use region_plane_replica::Replica;
 use region_plane_resources::labels;
 use serde_json::json;
@@ -382,6 +382,44 @@ async fn what_the_server_refuses_to_store_is_told_and_tried_again_and_the_rest_i
     .await;
     let stored = region.functions().get("fn-f").await.unwrap().spec;
     assert_eq!(stored.settings, *settings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_server_hangs_on_objects_nothing_is_decided_over_and_over() {
+    const FUNCTIONS: usize = 100;
+    let placed = placed().await;
+    let patches = Calls::all()
+        .user(OPERATOR)
+        .verbs(&[Verb::Patch])
+        .resource("functions.tradewind.dev");
+    let hangs = Effect::Delay(Duration::from_secs(5));
+    let faults = placed.region.api.faults();
+    let hangs = faults.begin(patches, hangs);
+    placed.plane.put_app(app("A"));
+    for n in 0..FUNCTIONS {
+        placed.plane.put_fn(function(&format!("F{n:03}"), "A"));
+    }
+    let mut decided = placed.operator.handle.watch();
+    let all_read = |status: &Status| status.revision == Some(2 + FUNCTIONS as i64);
+    let read = decided.wait_for(all_read);
+    tokio::time::timeout(Duration::from_secs(3), read)
+        .await
+        .expect("it has read them")
+        .unwrap();
+    let mut times = 0;
+    let counting = async {
+        loop {
+            decided.changed().await.unwrap();
+            times += 1;
+        }
+    };
+    let _over = tokio::time::timeout(Duration::from_secs(1), counting).await;
+    assert!(times < 20, "{times} times in a second");
+    faults.end(hangs);
+    eventually("all are there", async || {
+        (placed.names().await.len() == FUNCTIONS).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
