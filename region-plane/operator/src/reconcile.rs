@@ -103,6 +103,8 @@ pub struct Status {
     pub writes_per_sec: f64,
     /// A mass deletion that waits for a person.
     pub deletions_held: Option<String>,
+    /// Why the last snapshot of the metadata that was offered was refused, while that stands.
+    pub snapshot_refused: Option<String>,
     /// The newest revision of the metadata that objects reflect.
     pub revision: Option<i64>,
 }
@@ -972,6 +974,10 @@ impl Running {
             };
             (name.clone(), pods)
         });
+        let snapshot_refused = match &self.source {
+            Source::Replica(replica) => replica.refused(),
+            Source::Objects => None,
+        };
         let status = Status {
             not_listed: not_listed.collect(),
             pool_pods: pool_pods.collect(),
@@ -989,6 +995,7 @@ impl Running {
             deletes_per_sec: self.deletes.rate(),
             writes_per_sec: self.others.rate(),
             deletions_held: held.map(|held| held.message.clone()),
+            snapshot_refused,
             revision: self.written.known.then_some(self.written.revision),
         };
         self.status.send_replace(status);

@@ -423,6 +423,39 @@ async fn while_the_server_hangs_on_objects_nothing_is_decided_over_and_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_refused_is_in_the_status_and_changes_nothing() {
+    let Placed {
+        mut region,
+        plane,
+        replica,
+        operator,
+        mut tasks,
+        folder,
+    } = placed().await;
+    plane.put_app(app("A"));
+    plane.put_fn(function("F", "A"));
+    eventually("it is there", async || {
+        region.functions().get_opt("fn-f").await.unwrap()
+    })
+    .await;
+    assert_eq!(operator.handle.status().snapshot_refused, None);
+    // Everything ends, so that the folder is free again.
+    operator.end().await;
+    tasks.shutdown().await;
+    drop(replica);
+
+    let (_other, replica) = Plane::start_as("other", folder.path(), &mut tasks).await;
+    let operator = region.operate_as("two", Source::Replica(replica)).await;
+    let refused = eventually("it is told", async || {
+        operator.handle.status().snapshot_refused
+    })
+    .await;
+    assert!(refused.contains("cluster \"other\""), "{refused}");
+    let held = region.functions().get_opt("fn-f").await.unwrap();
+    assert!(held.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_global_plane_objects_follow_the_copy_on_disk() {
     let Placed {
         mut region,

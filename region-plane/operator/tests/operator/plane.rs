@@ -13,6 +13,7 @@ use api_wire::view::{Envelope, MetadataBody, ViewId};
 use api_wire::{AppBody, FnBody};
 use axum::body::Body;
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -31,6 +32,7 @@ pub struct Plane {
 }
 
 struct Held {
+    cluster_id: &'static str,
     body: MetadataBody,
     lines: Vec<(u64, WatchLine)>,
 }
@@ -45,8 +47,18 @@ pub fn annotation(name: &str, json: &str) -> BTreeMap<String, Box<RawValue>> {
 impl Plane {
     /// Serves, and has a replica in `folder` follow it.
     pub async fn start(folder: &Path, tasks: &mut JoinSet<()>) -> (Self, Replica) {
+        Self::start_as("test", folder, tasks).await
+    }
+
+    /// As the global plane of another cluster would.
+    pub async fn start_as(
+        cluster_id: &'static str,
+        folder: &Path,
+        tasks: &mut JoinSet<()>,
+    ) -> (Self, Replica) {
         let plane = Self {
             held: Arc::new(Mutex::new(Held {
+                cluster_id,
                 body: MetadataBody {
                     zone: "fn.test".to_owned(),
                     gateway_port: 8080,
@@ -179,7 +191,7 @@ fn fra() -> Region {
 async fn snapshot(State(plane): State<Plane>) -> Json<Envelope> {
     let held = plane.held.lock().unwrap();
     let id = ViewId {
-        cluster_id: "test".to_owned(),
+        cluster_id: held.cluster_id.to_owned(),
         epoch: 1,
         revision: *plane.revision.borrow(),
         count: (held.body.apps.len() + held.body.fns.len()) as u64,
@@ -192,6 +204,9 @@ async fn lines(
     State(plane): State<Plane>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Response {
+    if query["cluster_id"] != plane.held.lock().unwrap().cluster_id {
+        return StatusCode::CONFLICT.into_response();
+    }
     let from: u64 = query["from"].parse().unwrap();
     let chunks = stream::unfold((plane, from, true), async |(plane, from, first)| {
         let mut changed = plane.revision.subscribe();
