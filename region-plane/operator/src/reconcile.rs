@@ -327,8 +327,10 @@ impl Running {
             if untold.contains(&reason) && self.led(now).is_some() {
                 self.warn_about(&owner, &reason.to_string(), ended.trouble.message.clone());
             }
-            let setbacks = &mut self.state.setbacks;
-            setbacks.ended(owner, ended.trouble, ended.ran, now);
+            if !ended.outdated {
+                let setbacks = &mut self.state.setbacks;
+                setbacks.ended(owner, ended.trouble, ended.ran, now);
+            }
         }
         self.plan_due |= touched.plan;
         self.objects_due |= touched.objects;

@@ -42,6 +42,9 @@ pub struct Ended {
     pub trouble: Trouble,
     /// How long it had run.
     pub ran: Duration,
+    /// It was of settings that the function does not have any more, and tells nothing of those that it
+    /// has.
+    pub outdated: bool,
 }
 
 pub struct State {
@@ -300,18 +303,27 @@ impl State {
         if !self.pods.get(&name).is_some_and(told)
             && let Some(trouble) = ended(&pod)
         {
+            let claim = self.demands.taken_for(&name, now);
             // A pool is not to blame for what the function did to its pod.
-            let function = pod
-                .function
-                .as_deref()
-                .or_else(|| self.demands.taken_for(&name, now));
+            let function = pod.function.as_ref();
+            let function = function.or(claim.map(|claim| &claim.function));
+            let owner = match function {
+                Some(function) => Owner::Function(function.clone()),
+                None => pod.owner.clone(),
+            };
+            let settings = pod.settings.as_ref();
+            let settings = settings.or(claim.map(|claim| &claim.settings));
+            let outdated = match &owner {
+                Owner::Function(name) => self.desired.functions.get(name).is_some_and(|function| {
+                    settings.is_some_and(|settings| *settings != function.settings)
+                }),
+                Owner::Pool(_) => false,
+            };
             self.ended.push(Ended {
-                owner: function.map_or_else(
-                    || pod.owner.clone(),
-                    |function| Owner::Function(function.to_owned()),
-                ),
+                owner,
                 trouble,
                 ran: pod.ran(now),
+                outdated,
             });
         }
         self.pods.insert(name, pod);

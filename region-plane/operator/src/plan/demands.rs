@@ -151,13 +151,12 @@ impl Demands {
         (now < until).then_some((failure, until))
     }
 
-    /// The function that a gateway has taken `pod` for, or had until it fell silent.
+    /// What a gateway has taken `pod` for, or had until it fell silent.
     #[must_use]
-    pub fn taken_for(&self, pod: &str, now: Moment) -> Option<&str> {
+    pub fn taken_for(&self, pod: &str, now: Moment) -> Option<&ClaimedPod> {
         self.claims(now)
             .chain(self.lapsed_claims(now))
             .find(|claim| claim.pod == pod)
-            .map(|claim| claim.function.as_str())
     }
 
     /// Whether a gateway has pods of `function`, or may have them still.

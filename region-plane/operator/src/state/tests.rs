@@ -421,3 +421,42 @@ fn a_pools_pod_that_ends_before_it_is_labelled_is_its_functions() {
     put(&mut state, "p", of_pool(Phase::Ended), secs(3));
     assert_eq!(state.ended[0].owner, Owner::Function("fn-b".to_owned()));
 }
+
+#[test]
+fn what_ended_is_told_apart_by_whether_its_function_is_started_so_still() {
+    let current = "1".repeat(16);
+    let of_pool = Owner::Pool("python".to_owned());
+    for (case, owner, labelled, claimed, outdated) in [
+        ("of now", owner(), Some(&*current), None, false),
+        ("of before", owner(), Some("0"), None, true),
+        ("taken", of_pool.clone(), None, Some(&*current), false),
+        ("taken before", of_pool.clone(), None, Some("0"), true),
+        ("nobody's", of_pool, None, None, false),
+    ] {
+        let mut state = state();
+        let function = Seen::Put("fn-a".to_owned(), function(1, 1, None));
+        state.take(Change::Functions(function), secs(1));
+        let demand = Demand {
+            gateway: "g".to_owned(),
+            boot: 1,
+            sequence: 1,
+            functions: Vec::new(),
+            claims: Vec::from_iter(claimed.map(|settings| ClaimedPod {
+                pod: "p".to_owned(),
+                function: "fn-a".to_owned(),
+                settings: settings.to_owned(),
+            })),
+            finished: Vec::new(),
+            failures: Vec::new(),
+        };
+        state.demands.take(demand, secs(1));
+        let seen = PodSeen {
+            owner,
+            settings: labelled.map(str::to_owned),
+            phase: Phase::Ended,
+            ..pod("uid")
+        };
+        put(&mut state, "p", seen, secs(2));
+        assert_eq!(state.ended[0].outdated, outdated, "{case}");
+    }
+}
