@@ -562,7 +562,7 @@ fn exit(container: &ContainerStatus) -> Option<Trouble> {
         Trouble {
             reason: Reason::RunnerFailed,
             message: match ran_out {
-                true => "its runner used more memory than it may; raise the operator's `runner_memory_max_mb`".to_owned(),
+                true => "its runner used more memory than it may; raise the operator's `runner_memory_max_mb`, the chart's `operator.runner.memoryMaxMb`".to_owned(),
                 false => format!("its runner exited with {code}{printed}"),
             },
         }

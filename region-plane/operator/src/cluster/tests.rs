@@ -219,7 +219,7 @@ fn what_ended_a_container_is_told_by_which_it_was_and_what_it_printed() {
             "OOMKilled",
             "",
             Reason::RunnerFailed,
-            &["`runner_memory_max_mb`"],
+            &["`runner_memory_max_mb`", "`operator.runner.memoryMaxMb`"],
         ),
         (
             "runner",
