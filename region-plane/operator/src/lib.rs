@@ -73,7 +73,9 @@ impl Operator {
         let status = Status {
             identity: settings.identity.clone(),
             waiting_for: Some("the start".to_owned()),
-            not_listed: state::READ.map(|kind| kind.resource().to_owned()).into(),
+            not_listed: state::LISTED_BEFORE_READY
+                .map(|kind| kind.resource().to_owned())
+                .into(),
             ..Status::default()
         };
         let (status, statuses) = watch::channel(status);

@@ -20,9 +20,10 @@ use crate::plan::{
 use crate::settings::PodSettings;
 use crate::template;
 
-/// What an operator reads before it may take over. Without Secrets pods are decided on all the same,
-/// and no new function with configuration gets one.
-pub const READ: [Kind; 4] = [Kind::Functions, Kind::Pools, Kind::Pods, Kind::Secrets];
+/// What an operator lists before it may take over: one that may not read it must not replace one that
+/// may.
+pub const LISTED_BEFORE_READY: [Kind; 4] =
+    [Kind::Functions, Kind::Pools, Kind::Pods, Kind::Secrets];
 
 /// A pod whose creation got no answer may exist: it counts for this long unless it is seen.
 const UNANSWERED_FOR: Duration = Duration::from_secs(10);
@@ -131,7 +132,8 @@ impl State {
     /// Whether enough was listed to decide anything.
     #[must_use]
     pub fn complete(&self) -> bool {
-        // Without one of our kinds, what hangs on the other is served all the same.
+        // Without one of our kinds, what hangs on the other is served all the same. Without Secrets
+        // pods are made too, and only no new function with configuration gets one.
         NEEDED
             .iter()
             .all(|kind| self.listed.contains(kind) || self.undefined(*kind))
@@ -140,7 +142,9 @@ impl State {
 
     /// What has never been listed. Once nothing is left it stays so: what was known stands.
     pub fn unlisted(&self) -> impl Iterator<Item = Kind> {
-        READ.into_iter().filter(|kind| !self.listed.contains(kind))
+        LISTED_BEFORE_READY
+            .into_iter()
+            .filter(|kind| !self.listed.contains(kind))
     }
 
     #[must_use]

@@ -26,8 +26,9 @@ use crate::writer::Wanted;
 /// An API server that takes longer than this for one object is not going to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// For a pod that its gateway gave back. No call is in it, and a function that ignores signals, as
-/// most programs do that are their container's first, would keep its memory for as long as it may.
+/// For a pod that its gateway gave back. No call is in it, unless another gateway took it in the second
+/// before it was told to be of other settings. And a function that ignores signals, as most programs do
+/// that are their container's first, would keep its memory for as long as it may.
 const FINISHED_GRACE_SECS: u32 = 1;
 
 #[derive(Debug)]

@@ -10,8 +10,9 @@ use region_plane_resources::demand::{
 use super::Moment;
 
 /// A silent gateway's pods are left alone for this long, whatever other gateways say, and for as long
-/// as no other is heard: it is likelier cut off from us than from its callers. By then a runner whose gateway died has dropped the claim (5 s, with its machine up to
-/// 15, or as soon as the gateway was started again), and whoever took the pod over has told us.
+/// as no other is heard: it is likelier cut off from us than from its callers. By then a runner whose
+/// gateway died has dropped the claim (5 s, with its machine up to 15, or as soon as the gateway was
+/// started again), and whoever took the pod over has told us.
 const CLAIMS_OUTLAST: Duration = Duration::from_secs(30);
 
 /// A function of which some starts fail is told of as one that fails, and not in turns as one that does
