@@ -167,7 +167,7 @@ async fn instances_that_are_given_up_are_not_told_as_failures() {
     let region = Region::start(1, 1).await;
     let mut settings = Region::settings(OPERATOR);
     settings.rules.surplus_after = Duration::from_millis(200);
-    let operator = region.operator(settings);
+    let mut operator = region.operator(settings);
     region.converged(&operator).await;
     let functions: Api<Function> = Api::default_namespaced(region.api.client("tests"));
     let function = functions.list(&ListParams::default()).await.unwrap().items[0].clone();
@@ -182,6 +182,8 @@ async fn instances_that_are_given_up_are_not_told_as_failures() {
         .until("there are more", |status| status.pods.running == MORE)
         .await;
     told(&operator, 2, vec![]).await.unwrap();
+    // However long the deletions take.
+    operator.idle_gateway();
     region.converged(&operator).await;
 
     let since = region.api.counts();
