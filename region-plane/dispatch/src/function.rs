@@ -22,12 +22,12 @@ pub(crate) struct Function {
     /// Oldest first.
     pub(crate) starting: BTreeSet<InstanceId>,
     pub(crate) running: usize,
-    /// Its settings are no longer the function's: nothing is started with them any more, and
+    /// The function has later settings or is gone: nothing is started with these any more, and
     /// instances go as soon as no call waits for them.
     pub(crate) outdated: bool,
     /// Since when more instances start than calls wait.
     pub(crate) surplus_since: Option<Duration>,
-    /// Nothing is started before, since there was no place for the last.
+    /// Nothing is started before while others are up, since there was no place for the last.
     pub(crate) held_off_until: Option<Duration>,
     /// When one of the two is due, as its timer has it.
     pub(crate) timer: Option<Duration>,
@@ -65,7 +65,9 @@ impl Function {
     /// Waiting calls to start an instance for, oldest first: queues are served in order, so the
     /// oldest ones are those that a starting instance will take.
     pub(crate) fn unserved(&self) -> impl Iterator<Item = &Waiting> {
-        let room = if self.outdated || self.held_off_until.is_some() {
+        // With the last instance goes what the calls were to wait for instead.
+        let is_held_off = self.held_off_until.is_some() && self.up() > 0;
+        let room = if self.outdated || is_held_off {
             0
         } else {
             let max = usize::try_from(self.spec.instances_max).unwrap_or(usize::MAX);

@@ -413,6 +413,25 @@ fn while_instances_serve_a_lack_of_place_for_one_more_refuses_nobody_and_is_not_
 }
 
 #[test]
+fn when_the_last_instance_goes_its_calls_wait_for_no_place_no_longer() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let function = spec("a", 10);
+    let no_place = StartFailure::NoPlace("no node takes its pod".to_owned());
+    arrive(&mut dispatcher, 1, &function);
+    dispatcher.instance_started(NOON, InstanceId(1));
+    assert_eq!(arrive(&mut dispatcher, 2, &function), [start(2, &function)]);
+    assert_eq!(
+        dispatcher.instance_failed(NOON, InstanceId(2), no_place),
+        []
+    );
+    assert_eq!(
+        dispatcher.call_finished(NOON, Call(1), AfterCall::Lost),
+        [stop(1, StopReason::Lost), start(3, &function)]
+    );
+    assert_eq!(arrive(&mut dispatcher, 3, &function), [start(4, &function)]);
+}
+
+#[test]
 fn calls_that_wait_for_a_start_are_refused_as_outdated_when_their_function_changes() {
     let mut dispatcher = Dispatcher::new(LIMITS);
     let old = spec("a", 50);
