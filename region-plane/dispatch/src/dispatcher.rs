@@ -262,8 +262,9 @@ impl Dispatcher {
 
     /// The function now has the settings `current`, or none if it was removed.
     ///
-    /// Nothing is started with others any more. Their idle instances stop now, busy ones once no
-    /// call waits for them; calls that would have to wait for a start are refused as outdated.
+    /// Nothing is started with earlier ones any more. Their idle instances stop now, busy ones once no
+    /// call waits for them; calls that would have to wait for a start are refused as outdated. Later
+    /// ones stay: whoever brought them heard of them before they were told here.
     pub fn function_changed(
         &mut self,
         now: Duration,
@@ -279,18 +280,21 @@ impl Dispatcher {
             function: function.clone(),
             settings: 0,
         };
-        let mut outdated = Vec::new();
+        let mut keys = Vec::new();
         for (key, held) in self.functions.range_mut(first..) {
             if key.function != *function {
                 break;
             }
-            held.outdated = Some(key.settings) != current;
-            if held.outdated {
-                outdated.push(key.clone());
-            }
+            held.outdated = current.is_none_or(|current| key.settings < current);
+            keys.push(key.clone());
         }
-        for key in outdated {
-            self.end_starts(&key, &mut actions);
+        for key in keys {
+            if self.functions[&key].outdated {
+                self.end_starts(&key, &mut actions);
+            } else {
+                // It may be back, and start for those who wait.
+                self.refresh(&key);
+            }
         }
         self.schedule(&mut actions);
         actions

@@ -515,3 +515,37 @@ fn a_removed_function_keeps_nobody_waiting() {
         ]
     );
 }
+
+#[test]
+fn a_change_told_late_leaves_those_alone_who_heard_of_a_later_one() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let old = spec("a", 50);
+    let new = later(&old);
+    assert_eq!(arrive(&mut dispatcher, 1, &new), [start(1, &new)]);
+    for settings in [old.key.settings, new.key.settings] {
+        let changed = dispatcher.function_changed(NOON, &old.key.function, Some(settings));
+        assert_eq!(changed, []);
+    }
+    assert_eq!(
+        dispatcher.instance_started(NOON, InstanceId(1)),
+        [run(1, 1)]
+    );
+}
+
+#[test]
+fn a_function_that_is_back_starts_again_for_those_who_wait() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let (small, large) = (spec("a", 56), spec("b", 200));
+    for (call, function) in [(1, &small), (2, &large)] {
+        arrive(&mut dispatcher, call, function);
+        dispatcher.instance_started(NOON, InstanceId(call));
+    }
+    assert_eq!(arrive(&mut dispatcher, 3, &small), []);
+    let id = &small.key.function;
+    assert_eq!(dispatcher.function_changed(NOON, id, None), []);
+    assert_eq!(dispatcher.instance_exited(NOON, InstanceId(2)), []);
+    assert_eq!(
+        dispatcher.function_changed(NOON, id, Some(small.key.settings)),
+        [start(3, &small)]
+    );
+}

@@ -30,8 +30,8 @@ const NO_PLACE_PAUSE: Duration = Duration::from_secs(1);
 enum Event {
     Arrive {
         function: usize,
-        /// How many changes behind those that were told; -1 brings what nobody has told yet.
-        behind: i64,
+        /// Changes since.
+        behind: u64,
         patience_secs: u64,
     },
     Finish {
@@ -54,8 +54,14 @@ enum Event {
     Cancel {
         pick: usize,
     },
+    /// Calls bring it from now on; it is told later.
     Change {
         function: usize,
+    },
+    Tell {
+        function: usize,
+        /// Changes since.
+        behind: u64,
     },
     Remove {
         function: usize,
@@ -68,13 +74,13 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let pick = 0..64usize;
     let after = prop_oneof![4 => Just(AfterCall::Kept), 1 => Just(AfterCall::Lost)];
-    let behind = prop_oneof![6 => Just(0), 1 => Just(1), 1 => Just(-1)];
+    let behind = prop_oneof![6 => Just(0), 1 => Just(1)];
     let failure = prop_oneof![
         Just(StartFailure::Failed),
         Just(StartFailure::NoPlace("full".to_owned()))
     ];
     prop_oneof![
-        400 => (0..MEMORY_MB.len(), behind, 0..20u64).prop_map(|(function, behind, patience_secs)| {
+        400 => (0..MEMORY_MB.len(), behind.clone(), 0..20u64).prop_map(|(function, behind, patience_secs)| {
             Event::Arrive { function, behind, patience_secs }
         }),
         300 => (pick.clone(), after).prop_map(|(pick, after)| Event::Finish { pick, after }),
@@ -84,15 +90,21 @@ fn event() -> impl Strategy<Value = Event> {
         30 => pick.clone().prop_map(|pick| Event::Died { pick }),
         50 => pick.prop_map(|pick| Event::Cancel { pick }),
         30 => (0..MEMORY_MB.len()).prop_map(|function| Event::Change { function }),
+        30 => (0..MEMORY_MB.len(), behind)
+            .prop_map(|(function, behind)| Event::Tell { function, behind }),
         10 => (0..MEMORY_MB.len()).prop_map(|function| Event::Remove { function }),
         150 => (0..10u64).prop_map(|secs| Event::Pass { secs }),
     ]
 }
 
+fn id(function: usize) -> FnId {
+    FnId::new(function.to_string())
+}
+
 fn spec(function: usize, settings: u64) -> Spec {
     Spec {
         key: Key {
-            function: FnId::new(function.to_string()),
+            function: id(function),
             settings,
         },
         memory_mb: MEMORY_MB[function],
@@ -128,10 +140,11 @@ struct World {
     specs: BTreeMap<Key, Spec>,
     /// Each function's settings, which only grow.
     settings: [u64; MEMORY_MB.len()],
-    /// Whether the dispatcher was told of them.
-    told: [bool; MEMORY_MB.len()],
+    /// What the dispatcher was told of them last.
+    told: BTreeMap<FnId, u64>,
+    /// What was there when its function was removed.
+    removed: BTreeSet<Key>,
     no_place_until: BTreeMap<Key, Duration>,
-    outdated: BTreeSet<Key>,
     rank: u64,
 }
 
@@ -144,9 +157,9 @@ impl World {
             instances: BTreeMap::new(),
             specs: BTreeMap::new(),
             settings: [10; MEMORY_MB.len()],
-            told: [false; MEMORY_MB.len()],
+            told: BTreeMap::new(),
+            removed: BTreeSet::new(),
             no_place_until: BTreeMap::new(),
-            outdated: BTreeSet::new(),
             rank: 0,
         }
     }
@@ -196,8 +209,7 @@ impl World {
                 behind,
                 patience_secs,
             } => {
-                let settings = self.settings[function].saturating_add_signed(-behind);
-                let spec = spec(function, settings);
+                let spec = spec(function, self.settings[function] - behind);
                 let call = Call(self.calls.len() as u64);
                 let until = now + Duration::from_secs(patience_secs);
                 self.specs.insert(spec.key.clone(), spec.clone());
@@ -260,15 +272,21 @@ impl World {
                 self.dispatcher.call_cancelled(now, call)
             }
             Event::Change { function } => {
-                // A call may have brought them before they are told.
                 self.settings[function] += 1;
-                self.told[function] = true;
-                let (id, settings) = (FnId::new(function.to_string()), self.settings[function]);
+                return;
+            }
+            Event::Tell { function, behind } => {
+                let (id, settings) = (id(function), self.settings[function] - behind);
+                self.removed.retain(|key| key.function != id);
+                self.told.insert(id.clone(), settings);
                 self.dispatcher.function_changed(now, &id, Some(settings))
             }
             Event::Remove { function } => {
-                self.told[function] = false;
-                let id = FnId::new(function.to_string());
+                let id = id(function);
+                let used = self.used().into_iter();
+                let of_it = used.filter(|key| key.function == id);
+                self.removed.extend(of_it.collect::<Vec<_>>());
+                self.told.remove(&id);
                 self.dispatcher.function_changed(now, &id, None)
             }
             Event::Pass { secs } => {
@@ -280,20 +298,26 @@ impl World {
             self.obey(action);
         }
         // A function is forgotten with its last call and its last instance.
-        let used: BTreeSet<_> = (self.dispatcher.functions())
-            .map(|(key, _)| key.clone())
-            .collect();
+        let used = self.used();
         self.no_place_until.retain(|key, _| used.contains(key));
-        self.outdated.retain(|key| used.contains(key));
-        if let Event::Change { function } | Event::Remove { function } = *event {
-            let id = FnId::new(function.to_string());
-            self.outdated.retain(|key| key.function != id);
-            self.outdated.extend(used.into_iter().filter(|key| {
-                key.function == id
-                    && !(self.told[function] && key.settings == self.settings[function])
-            }));
-        }
+        self.removed.retain(|key| used.contains(key));
         self.check();
+    }
+
+    fn used(&self) -> BTreeSet<Key> {
+        let functions = self.dispatcher.functions();
+        functions.map(|(key, _)| key.clone()).collect()
+    }
+
+    fn is_outdated(&self, key: &Key) -> bool {
+        let told = self.told.get(&key.function);
+        told.is_some_and(|told| key.settings < *told) || self.removed.contains(key)
+    }
+
+    /// No place was found for one more, and others are up.
+    fn is_held_off(&self, key: &Key) -> bool {
+        let until = self.no_place_until.get(key);
+        until.is_some_and(|until| *until > self.now) && self.instances_of(key, is_up) > 0
     }
 
     fn finish(&mut self, call: Call, after: AfterCall) -> Vec<Action> {
@@ -340,9 +364,8 @@ impl World {
                 let spec = self.specs[&key].clone();
                 let there = starting + self.instances_of(&key, is_up);
                 assert!(there < spec.instances_max as usize, "{there} are there");
-                if let Some(until) = self.no_place_until.get(&key) {
-                    assert!(*until <= self.now, "no place was found just now");
-                }
+                assert!(!self.is_held_off(&key), "no place was found just now");
+                assert!(!self.is_outdated(&key), "{key:?} is outdated");
                 let known = self.instances.insert(instance, (spec, Phase::Starting));
                 assert_eq!(known, None, "numbers are used once");
             }
@@ -363,8 +386,10 @@ impl World {
                             self.instances_of(&spec.key, |phase| phase == Phase::Starting);
                         assert!(starting > self.waiting(&spec.key).max(1), "somebody waits");
                     }
-                    (StopReason::Outdated, Phase::Idle { .. } | Phase::Starting)
-                    | (StopReason::Lost, Phase::Running(_)) => {}
+                    (StopReason::Outdated, Phase::Idle { .. } | Phase::Starting) => {
+                        assert!(self.is_outdated(&spec.key), "its function has no others");
+                    }
+                    (StopReason::Lost, Phase::Running(_)) => {}
                     (reason, phase) => panic!("{instance:?} is {phase:?}, stopped as {reason:?}"),
                 }
                 self.instances.insert(instance, (spec, Phase::Stopping));
@@ -384,10 +409,17 @@ impl World {
                     Rejection::StartFailed(StartFailure::NoPlace(_)) => {
                         assert_eq!(self.instances_of(&spec.key, is_up), 0, "one may serve it");
                     }
-                    Rejection::Full
-                    | Rejection::QueueFull
-                    | Rejection::StartFailed(_)
-                    | Rejection::Outdated => {}
+                    Rejection::Outdated => {
+                        assert!(self.is_outdated(&spec.key), "it would be offered the same");
+                    }
+                    Rejection::Full if self.admitted() >= LIMITS.calls_max as usize => {}
+                    Rejection::Full => {
+                        let there = self.instances_of(&spec.key, |phase| phase != Phase::Stopping);
+                        assert_eq!(there, 0, "one will serve it");
+                        let left_mb = self.left_mb();
+                        assert!(spec.memory_mb > left_mb, "{left_mb} MB could be made");
+                    }
+                    Rejection::QueueFull | Rejection::StartFailed(_) => {}
                 }
             }
         }
@@ -403,8 +435,7 @@ impl World {
     /// Calls for which an instance could be started, and its megabytes.
     fn unserved(&self, spec: &Spec) -> Vec<(Call, u64)> {
         let key = &spec.key;
-        let paused = self.no_place_until.get(key);
-        if self.outdated.contains(key) || paused.is_some_and(|until| *until > self.now) {
+        if self.is_outdated(key) || self.is_held_off(key) {
             return Vec::new();
         }
         let starting = self.instances_of(key, |phase| phase == Phase::Starting);
@@ -419,6 +450,26 @@ impl World {
             .collect()
     }
 
+    /// What can be made free now, without what those who wait will have of it.
+    fn left_mb(&self) -> u64 {
+        let kept = |phase| matches!(phase, Phase::Starting | Phase::Running(_));
+        let instances = self.instances.values().filter(|(_, phase)| kept(*phase));
+        let kept_mb: u64 = instances.map(|(spec, _)| spec.memory_mb).sum();
+        let specs = self.specs.values();
+        let mut unserved: Vec<_> = specs.flat_map(|spec| self.unserved(spec)).collect();
+        unserved.sort_unstable();
+        let mut left_mb = LIMITS.memory_budget_mb - kept_mb;
+        for (_, need_mb) in unserved {
+            left_mb = left_mb.checked_sub(need_mb).unwrap_or(left_mb);
+        }
+        left_mb
+    }
+
+    fn admitted(&self) -> usize {
+        let fates = self.calls.values().map(|(_, fate)| fate);
+        fates.filter(|fate| **fate != Fate::Over).count()
+    }
+
     fn check(&self) {
         let held: u64 = self
             .instances
@@ -427,11 +478,7 @@ impl World {
             .sum();
         assert_eq!(self.dispatcher.memory_held_mb(), held);
 
-        let admitted = self
-            .calls
-            .values()
-            .filter(|(_, fate)| *fate != Fate::Over)
-            .count();
+        let admitted = self.admitted();
         assert_eq!(self.dispatcher.load().current as usize, admitted);
         assert!(admitted <= LIMITS.calls_max as usize);
 
@@ -455,7 +502,7 @@ impl World {
         }
         // Of settings that are not the function's, what is left are busy instances and who waits for
         // them.
-        for key in &self.outdated {
+        for key in self.specs.keys().filter(|key| self.is_outdated(key)) {
             let running = self.instances_of(key, |phase| matches!(phase, Phase::Running(_)));
             assert_eq!(self.instances_of(key, is_up), running);
             assert_eq!(self.instances_of(key, |phase| phase == Phase::Starting), 0);
