@@ -70,7 +70,8 @@ pub enum Action {
     Run { call: Call, instance: InstanceId },
     /// Start an instance; answer with `instance_started` or `instance_failed`.
     Start { instance: InstanceId, key: Key },
-    /// Kill the instance, or end its start; answer with `instance_exited` when it is gone.
+    /// Kill the instance, or end its start; answer with `instance_exited` when it is gone. A
+    /// start may be answered for once it has ended, though what it had begun goes a moment later.
     Stop {
         instance: InstanceId,
         reason: StopReason,

@@ -460,6 +460,15 @@ impl<R: Runtime> Owner<R> {
                 });
                 Vec::new()
             }
+            // It ended itself while it was told to: nobody waited for it any more.
+            Err(error) if !is_wanted => {
+                debug!(
+                    instance = id.0,
+                    error = with_sources(&error),
+                    "a start that was to end has failed"
+                );
+                self.dispatcher.instance_exited(now, id)
+            }
             Err(error) => {
                 metrics::counter!("tradewind_region_start_failures_total").increment(1);
                 let reason = with_sources(&error);
@@ -468,9 +477,6 @@ impl<R: Runtime> Owner<R> {
                     error = reason,
                     "an instance did not come up"
                 );
-                if !is_wanted {
-                    return self.dispatcher.instance_exited(now, id);
-                }
                 let failure = match &error {
                     StartError::TimedOut => StartFailure::TimedOut,
                     StartError::Failed { .. } => StartFailure::Failed,
@@ -522,6 +528,8 @@ impl<R: Runtime> Owner<R> {
         self.tasks.spawn(async move {
             tokio::select! {
                 result = runtime.start(launch) => Ended::Started(id, result),
+                // The driver kills what it had begun, but a start that was dropped tells nobody
+                // when that is reaped: until then its memory may be held twice.
                 () = end.cancelled() => Ended::Exited(id),
             }
         });

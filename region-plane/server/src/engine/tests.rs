@@ -3,6 +3,7 @@
 use std::future::pending;
 
 use api_types::AppId;
+use metrics::{Counter, Gauge, Histogram, KeyName, Metadata, Recorder, SharedString, Unit};
 use region_plane_runtime::Code;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -20,13 +21,13 @@ const LIMITS: Limits = Limits {
 };
 
 /// A machine whose instances come up at once and answer at once, but for those of the function
-/// `stuck`, which never come up.
+/// `stuck`, which never come up, and of `broken`, which fail to.
 #[derive(Debug, Default)]
 struct Machine {
     /// Starts under way and instances that are not gone.
     alive: watch::Sender<usize>,
-    /// Starts that were successful.
-    up: watch::Sender<usize>,
+    /// Starts that came to their own end.
+    done: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
@@ -59,7 +60,10 @@ impl Runtime for Machine {
         if spec.fn_name == "stuck" {
             pending::<()>().await;
         }
-        self.up.send_modify(|up| *up += 1);
+        self.done.send_modify(|done| *done += 1);
+        if spec.fn_name == "broken" {
+            return Err(StartError::TimedOut);
+        }
         Ok(Running {
             gone: CancellationToken::new(),
             _alive: alive,
@@ -177,14 +181,19 @@ async fn a_caller_who_leaves_makes_room_whether_he_was_heard_or_not() {
 #[tokio::test]
 async fn a_start_that_nobody_waits_for_gives_its_memory_back() {
     let mut tasks = JoinSet::new();
-    let (engine, mut alive) = engine(Duration::from_millis(100), &mut tasks);
+    // Long enough for a busy machine to start all of them.
+    let (engine, mut alive) = engine(Duration::from_secs(1), &mut tasks);
     let calls = (0..3).map(|_| engine.call(work("stuck", 1)));
     for answer in futures_util::future::join_all(calls).await {
         let refused = Failure::Rejected(Rejection::TimedOutWaiting);
         assert_eq!(answer.unwrap_err().to_string(), refused.to_string());
     }
     becomes(&mut alive, 1).await;
-    engine.call(work("large", 4)).await.unwrap();
+    let patient = Engine {
+        wait_max: SOON,
+        ..engine
+    };
+    patient.call(work("large", 4)).await.unwrap();
 }
 
 #[tokio::test]
@@ -200,30 +209,62 @@ async fn who_waits_for_a_start_is_told_when_his_function_changes() {
 }
 
 #[tokio::test]
-async fn an_instance_that_came_up_when_its_start_was_to_end_is_stopped() {
-    let machine = Machine::default();
-    let (alive, mut up) = (machine.alive.subscribe(), machine.up.subscribe());
-    let mut owner = Owner::new(machine, LIMITS);
-    let (answer, _answered) = oneshot::channel();
-    let arrived = Event::Arrived {
-        call: Call(1),
-        work: Arc::new(work("quick", 1)),
-        wait_until: Instant::now() + SOON,
-        answer,
-    };
-    let actions = owner.event(arrived);
-    owner.perform(actions);
-    becomes(&mut up, 1).await;
-    let actions = owner.event(Event::Changed {
-        function: FnId::new("quick"),
-        settings: Some(2),
-    });
-    owner.perform(actions);
-    while let Some(ended) = owner.tasks.join_next().await {
-        let actions = owner.ended(ended.unwrap());
+async fn what_becomes_of_a_start_that_was_to_end_leaves_nothing_and_is_no_failure() {
+    for function in ["quick", "broken"] {
+        let machine = Machine::default();
+        let (alive, mut done) = (machine.alive.subscribe(), machine.done.subscribe());
+        let mut owner = Owner::new(machine, LIMITS);
+        let (answer, _answered) = oneshot::channel();
+        let arrived = Event::Arrived {
+            call: Call(1),
+            work: Arc::new(work(function, 1)),
+            wait_until: Instant::now() + SOON,
+            answer,
+        };
+        let actions = owner.event(arrived);
         owner.perform(actions);
+        becomes(&mut done, 1).await;
+        let actions = owner.event(Event::Changed {
+            function: FnId::new(function),
+            settings: Some(2),
+        });
+        owner.perform(actions);
+        let failures = Failures::default();
+        while let Some(ended) = owner.tasks.join_next().await {
+            let ended = ended.unwrap();
+            let actions = metrics::with_local_recorder(&failures, || owner.ended(ended));
+            owner.perform(actions);
+        }
+        assert_eq!(*alive.borrow(), 0, "{function}");
+        assert_eq!(owner.dispatcher.memory_held_mb(), 0, "{function}");
+        assert_eq!(owner.dispatcher.instances().count(), 0, "{function}");
+        assert_eq!(failures.0.load(Ordering::Relaxed), 0, "{function}");
     }
-    assert_eq!(*alive.borrow(), 0);
-    assert_eq!(owner.dispatcher.memory_held_mb(), 0);
-    assert_eq!(owner.dispatcher.instances().count(), 0);
+}
+
+/// Starts that were counted as failed.
+#[derive(Default)]
+struct Failures(Arc<AtomicU64>);
+
+impl Recorder for Failures {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &metrics::Key, _: &Metadata<'_>) -> Counter {
+        match key.name() {
+            "tradewind_region_start_failures_total" => Counter::from_arc(Arc::clone(&self.0)),
+            _ => Counter::noop(),
+        }
+    }
+
+    fn register_gauge(&self, _: &metrics::Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &metrics::Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
 }
