@@ -10,7 +10,7 @@ use api_types::FnId;
 use daemon::{HttpLimits, Shutdown};
 use region_plane_dispatch::Limits;
 use region_plane_kubernetes::{Identity, KubernetesHandle, KubernetesRuntime, KubernetesSettings};
-use region_plane_replica::{Replica, follow};
+use region_plane_replica::{Replica, follow, placement};
 use region_plane_runtime::{ProcessRuntime, ProcessSettings};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -230,17 +230,20 @@ fn open(config: &Config, client: Client) -> anyhow::Result<(Replica, Bundles)> {
     Ok((replica, bundles))
 }
 
-/// Tells the engine which functions changed, so that instances of what they were go.
+/// Tells the engine which functions changed, so that instances of what they were go: of all that may
+/// be called here, since what came in a failover changes too.
 async fn tell_settings(engine: Engine, replica: Replica, shutdown: CancellationToken) {
     let mut changed = replica.subscribe();
     let mut told = BTreeMap::<FnId, u64>::new();
     loop {
         let functions = changed.borrow_and_update().functions;
         let current: BTreeMap<FnId, u64> = replica.read(|held| {
-            held.here()
+            let catalog = held.all();
+            catalog
                 .fns()
+                .filter(|function| placement::may_serve(catalog, function, held.me()))
                 .filter_map(|function| {
-                    let app = held.here().app(&function.app_id)?;
+                    let app = catalog.app(&function.app_id)?;
                     Some((
                         function.id.clone(),
                         region_plane_replica::settings(app, function),

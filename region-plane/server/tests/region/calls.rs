@@ -340,21 +340,31 @@ async fn a_call_whose_function_is_mended_while_it_starts_gets_the_mended_one() {
     let settings = "hot_start_timeout_ms = 60000";
     let (plane, _dir, region) = serving("127.43.15.1", "127.43.15.20", settings).await;
     let image = plane.store_bundle();
-    let mut hangs = function("HANGS", &image);
-    hangs.config = Some([("START".to_owned(), "hang".to_owned())].into());
-    region.applied(plane.put_fn(hangs)).await;
-    let mended = async {
-        eventually("it starts", async || {
-            let instances = region.instances().await;
-            (instances.first()?["state"] == "starting").then_some(())
+    // Here, and elsewhere with no region there that serves.
+    for placement in [None, Some(r#"{"regions":["nrt"]}"#)] {
+        plane.put_app("A", "shop", placement);
+        let mut hangs = function("HANGS", &image);
+        hangs.config = Some([("START".to_owned(), "hang".to_owned())].into());
+        region.applied(plane.put_fn(hangs)).await;
+        let mended = async {
+            eventually("it starts", async || {
+                let instances = region.instances().await;
+                (instances.first()?["state"] == "starting").then_some(())
+            })
+            .await;
+            plane.put_fn(function("HANGS", &image));
+        };
+        let (answer, ()) = tokio::join!(region.post("/invoke/HANGS", "x"), mended);
+        let answer = (answer.status, answer.text.as_str().to_owned());
+        assert_eq!(answer, (200, "x".to_owned()), "{placement:?}");
+        eventually("the hanging start has ended", async || {
+            (region.instances().await.len() == 1).then_some(())
         })
         .await;
-        plane.put_fn(function("HANGS", &image));
-    };
-    let (answer, ()) = tokio::join!(region.post("/invoke/HANGS", "x"), mended);
-    assert_eq!((answer.status, answer.text.as_str()), (200, "x"));
-    eventually("the hanging start has ended", async || {
-        (region.instances().await.len() == 1).then_some(())
+    }
+    region.applied(plane.delete_fn("HANGS")).await;
+    eventually("the instance of what is gone has ended", async || {
+        region.instances().await.is_empty().then_some(())
     })
     .await;
 }
