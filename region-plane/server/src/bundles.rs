@@ -17,9 +17,9 @@ use std::time::Duration;
 use api_bundle::UnpackError;
 use api_bundle::manifest::MANIFEST_NAME;
 use api_client::Client;
-use api_types::Digest;
+use api_types::{Digest, Fn};
 use rand::Rng as _;
-use region_plane_replica::Replica;
+use region_plane_replica::{Replica, placement};
 use region_plane_runtime::PACKED;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -36,7 +36,8 @@ const DEMANDED_MAX: usize = 4;
 /// How often what failed is tried again when nothing else changes.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// How long code that no function here refers to is kept: a roll-back within that time is hot.
+/// How long code is kept that no function refers to any more that may be called here: a roll-back
+/// within that time is hot.
 const UNREFERENCED_MAX: Duration = Duration::from_secs(600);
 
 /// What a region does with code, and so what it keeps of it.
@@ -329,14 +330,13 @@ impl Bundles {
         outcome
     }
 
-    /// Removes what nothing here has referred to for a while.
+    /// Removes what nothing that may be called here has referred to for a while.
     async fn collect(&self, replica: &Replica, unreferenced: &mut BTreeMap<Digest, Instant>) {
-        let (now, referred) = (Instant::now(), wanted(replica));
+        let (now, kept) = (Instant::now(), referred(replica));
         let over: Vec<Digest> = {
             let state = self.shared.state();
-            unreferenced
-                .retain(|digest, _| state.here.contains(digest) && !referred.contains(digest));
-            for digest in state.here.difference(&referred) {
+            unreferenced.retain(|digest, _| state.here.contains(digest) && !kept.contains(digest));
+            for digest in state.here.difference(&kept) {
                 unreferenced.entry(*digest).or_insert(now);
             }
             let over = unreferenced
@@ -350,7 +350,7 @@ impl Bundles {
             let (shared, replica) = (Arc::clone(&self.shared), replica.clone());
             let removed = tokio::task::spawn_blocking(move || {
                 // To remove the one before took a while.
-                if wanted(&replica).contains(&digest) {
+                if referred(&replica).contains(&digest) {
                     return Ok(false);
                 }
                 fs::remove_dir_all(shared.take_away(&digest)?).map(|()| true)
@@ -504,19 +504,35 @@ fn reduce(unpacked: &Path) -> std::io::Result<()> {
 
 /// Digests of all functions placed here.
 fn wanted(replica: &Replica) -> BTreeSet<Digest> {
+    replica.read(|held| digests(held.here().fns()))
+}
+
+/// Digests that are kept if they are here. Also those of functions that come in a failover only:
+/// instances run from their folders, and calls must not wait for the global plane again and again.
+fn referred(replica: &Replica) -> BTreeSet<Digest> {
     replica.read(|held| {
-        held.here()
-            .fns()
-            .filter_map(|function| Some(function.bundle()?.digest))
-            .collect()
+        let (catalog, me) = (held.all(), held.me());
+        digests((catalog.fns()).filter(|function| placement::may_serve(catalog, function, me)))
     })
+}
+
+fn digests<'a>(functions: impl Iterator<Item = &'a Fn>) -> BTreeSet<Digest> {
+    functions
+        .filter_map(|function| Some(function.bundle()?.digest))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use api_bundle::{Manifest, Tree};
-    use api_types::Platform;
+    use api_types::{Location, Platform, Region, Revision, Timestamp, Verdict};
+    use api_wire::view::{Envelope, MetadataBody, ViewId};
+    use api_wire::{AppBody, FnBody};
+    use axum::routing::get;
+    use axum::{Json, Router};
+    use region_plane_replica::follow;
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -582,6 +598,106 @@ mod tests {
             let patience = Instant::now() + Duration::from_millis(500);
             bundles.demand(&digest, patience).await.unwrap_err();
             assert_eq!(bundles.get(&digest), None, "{form:?}");
+        }
+    }
+
+    /// A replica in fra that holds one function, of that code.
+    async fn replica(folder: &Path, digest: &Digest, placement: &str) -> Replica {
+        let me = Region {
+            name: "fra".parse().unwrap(),
+            ipv4: None,
+            ipv6: None,
+            gateway: String::new(),
+            admin: String::new(),
+            location: Location {
+                latitude: 50.0,
+                longitude: 8.0,
+            },
+            labels: BTreeMap::new(),
+            drained: false,
+            verdict: Verdict::Healthy,
+            price_ms: 0,
+            registered_at: Timestamp(0),
+            revision: Revision(0),
+        };
+        let time = Some("2026-01-02T15:04:05.678Z".to_owned());
+        let value = serde_json::value::RawValue::from_string(placement.to_owned()).unwrap();
+        let app = AppBody {
+            id: Some("A".to_owned()),
+            name: Some("shop".to_owned()),
+            annotations: Some([("tradewind.dev/placement".to_owned(), value)].into()),
+            created_at: time.clone(),
+            updated_at: time.clone(),
+            tradewind_revision: Some(1),
+            ..AppBody::default()
+        };
+        let function = FnBody {
+            id: Some("F".to_owned()),
+            name: Some("f".to_owned()),
+            app_id: Some("A".to_owned()),
+            image: Some(format!("bundle/a:1@sha256:{digest}")),
+            memory: Some(128),
+            timeout: Some(30),
+            idle_timeout: Some(30),
+            created_at: time.clone(),
+            updated_at: time,
+            tradewind_revision: Some(1),
+            ..FnBody::default()
+        };
+        let body = MetadataBody {
+            zone: "fn.test".to_owned(),
+            gateway_port: 8080,
+            apps: vec![app],
+            fns: vec![function],
+            triggers: Vec::new(),
+            regions: Vec::new(),
+        };
+        let id = ViewId {
+            cluster_id: "test".to_owned(),
+            epoch: 1,
+            revision: 1,
+            count: 2,
+            sha256: String::new(),
+        };
+        let snapshot = Json(Envelope::seal(id, &body));
+        let router = Router::new().route("/v1/snapshot", get(async move || snapshot));
+        let listener = daemon::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let plane = format!("http://{}", listener.local_addr().unwrap());
+        let limits = daemon::HttpLimits::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(daemon::serve(
+            listener,
+            router,
+            CancellationToken::new(),
+            limits,
+        ));
+        let replica = Replica::open(folder, me, "fn.test".to_owned()).unwrap();
+        let client = Client::new(&[plane]).unwrap();
+        let mut position = replica.subscribe();
+        tokio::select! {
+            _ = follow(replica.clone(), client, CancellationToken::new()) => unreachable!(),
+            taken = position.wait_for(|now| now.revision.is_some()) => drop(taken.unwrap()),
+        }
+        replica
+    }
+
+    #[tokio::test]
+    async fn code_stays_for_as_long_as_its_function_may_be_called_here() {
+        let (digest, bytes) = packed();
+        for (placement, stays) in [
+            (r#"{"regions":["fra"],"strict":true}"#, true),
+            (r#"{"regions":["nrt"]}"#, true),
+            (r#"{"regions":["nrt"],"strict":true}"#, false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let bundles = open("one", folder.path(), Form::Unpacked);
+            keep(&bundles, &digest, &bytes).await;
+            let replica = replica(folder.path(), &digest, placement).await;
+            let long_ago = Instant::now() - UNREFERENCED_MAX * 2;
+            bundles
+                .collect(&replica, &mut BTreeMap::from([(digest, long_ago)]))
+                .await;
+            assert_eq!(bundles.get(&digest).is_some(), stays, "{placement}");
         }
     }
 
