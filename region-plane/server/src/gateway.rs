@@ -115,7 +115,10 @@ enum Way {
 
 /// What a route leads to.
 enum Found {
-    Here(Box<Target>),
+    Here {
+        way: Way,
+        function: FnId,
+    },
     /// Placed, but not in this region.
     Elsewhere {
         /// Where it may be found by its own name, unless the call came by it.
@@ -131,11 +134,10 @@ struct Target {
     timeout: Duration,
     /// Its bundle's folder is filled in once the bundle is here.
     launch: InstanceSpec,
-    draining: bool,
 }
 
 impl Target {
-    fn new(held: &Held, way: Way, app: &App, function: &Fn) -> Self {
+    fn new(way: Way, app: &App, function: &Fn) -> Self {
         let spec = spec(app, function);
         let code = match function.bundle() {
             Some(bundle) => Code::Bundle {
@@ -149,17 +151,18 @@ impl Target {
             timeout: Duration::from_secs(function.timeout_secs.into()),
             launch: InstanceSpec::new(app, function, spec.key.settings, code),
             spec,
-            draining: held.drained(),
         }
     }
 
-    /// The same function as it is now.
-    fn anew(held: &Held, way: Way, function: &FnId) -> Result<Self, CallRefused> {
-        let (app, function) = by_id(held.all(), function.as_str()).map_err(CallRefused::unknown)?;
+    /// A function that was found here, as it is now.
+    fn now(held: &Held, way: Way, function: &FnId) -> Result<Self, CallRefused> {
+        // Known here a moment ago, so it was removed, and a peer that runs it has not heard of that.
+        let found = by_id(held.all(), function.as_str());
+        let (app, function) = found.map_err(CallRefused::not_found)?;
         if placed_elsewhere(held, function).is_some() {
             return Err(CallRefused::busy());
         }
-        Ok(Self::new(held, way, app, function))
+        Ok(Self::new(way, app, function))
     }
 }
 
@@ -201,7 +204,9 @@ impl Gateway {
             Found::Elsewhere { redirect, peers } => {
                 self.elsewhere(call, body, redirect, &peers).await
             }
-            Found::Here(target) => self.here(call, body, *target, is_spilled).await,
+            Found::Here { way, function } => {
+                self.here(call, body, way, &function, is_spilled).await
+            }
         }
     }
 
@@ -236,7 +241,10 @@ impl Gateway {
                 peers,
             };
         }
-        Found::Here(Box::new(Target::new(held, way, app, function)))
+        Found::Here {
+            way,
+            function: function.id.clone(),
+        }
     }
 
     /// The call's URL by the name that is steered to where the function is; `None` if it has no
@@ -309,12 +317,13 @@ impl Gateway {
         &self,
         mut call: Spilled,
         body: Body,
-        target: Target,
+        way: Way,
+        function: &FnId,
         is_spilled: bool,
     ) -> Response {
         let id = CallId::new(clock::mint());
         let refuse = |refused: &CallRefused| tell(refused, Some(&id), is_spilled);
-        if target.way == Way::Invoke && is_detached(&call.headers) {
+        if way == Way::Invoke && is_detached(&call.headers) {
             return refuse(&CallRefused::detached());
         }
         let held = match self.bodies.receive(&call.headers, body).await {
@@ -323,21 +332,16 @@ impl Gateway {
         };
         call.body = held.bytes.clone();
 
-        let peers = if is_spilled {
-            Vec::new()
-        } else {
-            self.peers_for(&target.spec.key.function)
-        };
         // One that is stopping has its instances still, and its peers may have none.
-        if target.draining {
+        if self.replica.read(Held::drained) {
             // With nowhere to go it is better served here than not at all.
-            match self.spill.send(&call, &peers).await {
+            match self.hand_on(&call, function, is_spilled).await {
                 Ok(Some(response)) => return response,
                 Ok(None) => {}
                 Err(refused) => return refuse(&refused),
             }
         }
-        let refused = match self.run(&call, &id, target).await {
+        let refused = match self.run(&call, &id, way, function).await {
             Ok(answer) => {
                 let (head, bytes) = answer.into_parts();
                 return match self.bodies.memory.answer(bytes, held.memory) {
@@ -347,8 +351,8 @@ impl Gateway {
             }
             Err(refused) => refused,
         };
-        if refused.elsewhere && !peers.is_empty() {
-            match self.spill.send(&call, &peers).await {
+        if refused.elsewhere {
+            match self.hand_on(&call, function, is_spilled).await {
                 Ok(Some(response)) => return response,
                 Ok(None) => {}
                 Err(refused) => return refuse(&refused),
@@ -357,26 +361,41 @@ impl Gateway {
         refuse(&refused)
     }
 
-    /// Runs a call here; as its function is now, if that was changed while it waited.
+    /// Hands a call of a function that is here to a peer, unless one handed it to us. `None` as
+    /// [`Spill::send`] has it.
+    async fn hand_on(
+        &self,
+        call: &Spilled,
+        function: &FnId,
+        is_spilled: bool,
+    ) -> Result<Option<Response>, CallRefused> {
+        if is_spilled {
+            return Ok(None);
+        }
+        let peers = self.peers_for(function);
+        self.spill.send(call, &peers).await
+    }
+
+    /// Runs a call here; once more if its function is changed while it waits.
+    ///
+    /// Looked up only now: a body may take minutes to come, and the engine hears of a change but once.
     async fn run(
         &self,
         call: &Spilled,
         id: &CallId,
-        target: Target,
+        way: Way,
+        function: &FnId,
     ) -> Result<http::Response<Bytes>, CallRefused> {
-        let (way, function) = (target.way, target.spec.key.function.clone());
-        match self.attempt(call, id, target).await {
-            Err(NotAnswered::Outdated) => {}
-            Err(NotAnswered::Refused(refused)) => return Err(refused),
-            Ok(answer) => return Ok(answer),
+        for _ in 0..2 {
+            let target = (self.replica).read(|held| Target::now(held, way, function))?;
+            match self.attempt(call, id, target).await {
+                Err(NotAnswered::Outdated) => {}
+                Err(NotAnswered::Refused(refused)) => return Err(refused),
+                Ok(answer) => return Ok(answer),
+            }
         }
-        let target = (self.replica).read(|held| Target::anew(held, way, &function))?;
-        match self.attempt(call, id, target).await {
-            // Changed twice while one call waits.
-            Err(NotAnswered::Outdated) => Err(CallRefused::busy()),
-            Err(NotAnswered::Refused(refused)) => Err(refused),
-            Ok(answer) => Ok(answer),
-        }
+        // Changed twice while one call waits.
+        Err(CallRefused::busy())
     }
 
     async fn attempt(

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
 use crate::plane::{Plane, function};
 use crate::process::{Region, client, eventually, start};
 
@@ -367,6 +370,26 @@ async fn a_call_whose_function_is_mended_while_it_starts_gets_the_mended_one() {
         region.instances().await.is_empty().then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_that_is_removed_while_a_calls_body_comes_is_not_started() {
+    let (plane, _dir, region) = serving("127.43.17.1", "127.43.17.20", "").await;
+    let mut caller = TcpStream::connect("127.43.17.1:8080").await.unwrap();
+    let head = "POST /invoke/F HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\
+                expect: 100-continue\r\nconnection: close\r\n\r\n";
+    caller.write_all(head.as_bytes()).await.unwrap();
+    // Said by who has found the function and waits for the body.
+    let mut told = [0; 12];
+    caller.read_exact(&mut told).await.unwrap();
+    assert_eq!(&told, b"HTTP/1.1 100");
+    region.applied(plane.delete_fn("F")).await;
+    caller.write_all(b"x").await.unwrap();
+    let mut answer = String::new();
+    caller.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("HTTP/1.1 404"), "{answer}");
+    assert!(answer.contains("Fn not found"), "{answer}");
+    assert!(region.instances().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
