@@ -344,7 +344,7 @@ impl Gateway {
         let refused = match self.run(&call, &id, way, function).await {
             Ok(answer) => {
                 let (head, bytes) = answer.into_parts();
-                return match self.bodies.memory.answer(bytes, held.memory) {
+                return match self.bodies.memory.answer(bytes, held.into_memory()) {
                     Ok(body) => Response::from_parts(head, body),
                     Err(NoRoom) => refuse(&CallRefused::unanswerable()),
                 };

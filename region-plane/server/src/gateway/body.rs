@@ -3,6 +3,7 @@
 //! Whole, because a function is started only once all of a call is here: a slow sender then holds
 //! no instance, and a call that finds no room can still be handed to a peer.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -29,10 +30,41 @@ const DISCARD_BYTES_MAX: usize = 64 << 20;
 /// ... for this long.
 const DISCARD_MAX: Duration = Duration::from_secs(5);
 
-/// A body, and the memory reserved for it.
+/// A body. Its memory is reserved until the last copy of the bytes is dropped: the engine keeps one of
+/// a call that runs, whether its caller stays or not.
 pub struct HeldBody {
     pub bytes: Bytes,
-    pub memory: Reserved,
+    memory: Arc<Mutex<Reserved>>,
+}
+
+impl HeldBody {
+    fn new(bytes: Vec<u8>, memory: Reserved) -> Self {
+        let memory = Arc::new(Mutex::new(memory));
+        let counted = Counted {
+            bytes,
+            _memory: Arc::clone(&memory),
+        };
+        Self {
+            bytes: Bytes::from_owner(counted),
+            memory,
+        }
+    }
+
+    /// What is reserved for it, for the answer of a call that has ended.
+    pub fn into_memory(self) -> Reserved {
+        std::mem::take(&mut *self.memory.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct Counted {
+    bytes: Vec<u8>,
+    _memory: Arc<Mutex<Reserved>>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Bodies {
@@ -124,10 +156,7 @@ impl Bodies {
             }
             bytes.extend_from_slice(&data);
         }
-        Ok(HeldBody {
-            bytes: bytes.into(),
-            memory,
-        })
+        Ok(HeldBody::new(bytes, memory))
     }
 }
 
@@ -206,6 +235,19 @@ mod tests {
         let whole = Body::from(vec![7; 6 << 20]);
         let held = bodies.receive(&headers, whole).await;
         assert_eq!(held.map(|held| held.bytes.len()).ok(), Some(6 << 20));
+    }
+
+    #[tokio::test]
+    async fn a_body_counts_for_as_long_as_anybody_has_it() {
+        let bodies = Bodies::new(1 << 10);
+        let all = || bodies.memory.grow(&mut Reserved::default(), 384 << 20);
+        let body = Body::from(vec![7; 1 << 10]);
+        let held = bodies.receive(&HeaderMap::new(), body).await.unwrap();
+        let with_the_engine = held.bytes.clone();
+        drop(held);
+        all().unwrap_err();
+        drop(with_the_engine);
+        all().unwrap();
     }
 
     #[test]
