@@ -72,13 +72,14 @@ impl CallRefused {
         }
     }
 
-    /// The function has run; nobody else is to run it again.
+    /// The function has run, and there is no memory for its answer. Not a 503: that asks its caller
+    /// to have it run again.
     #[must_use]
     pub fn unanswerable() -> Self {
-        Self {
-            elsewhere: false,
-            ..Self::busy()
-        }
+        Self::new(
+            StatusCode::BAD_GATEWAY,
+            "no memory for the function's response",
+        )
     }
 
     #[must_use]
@@ -301,6 +302,9 @@ mod tests {
         let busy = CallRefused::busy().respond(Some(&CallId::new("01X")));
         assert_eq!(busy.headers()[RETRY_AFTER], "15");
         assert_eq!(busy.headers()[CALL_ID], "01X");
+        let run = CallRefused::unanswerable();
+        assert!(!run.elsewhere);
+        assert!(!run.respond(None).headers().contains_key(RETRY_AFTER));
         let missing = CallRefused::not_found("Fn not found").respond(None);
         assert!(!missing.headers().contains_key(RETRY_AFTER));
         assert!(!missing.headers().contains_key(CALL_ID));
