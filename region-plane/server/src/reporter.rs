@@ -61,7 +61,7 @@ impl Reporter {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                // At once: every client sent here from now on is one to be handed on.
+                // At once: every client sent here from now on comes to a gateway about to close.
                 () = self.stopping.cancelled(), if !told_draining => told_draining = true,
             }
             sequence += 1;

@@ -31,7 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest function timeout is 300 s (Fn contract 3.1); waiting and a cold start come on top.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(360);
 
-/// Shorter than the 20 s after which our own servers close an idle connection.
+/// Shorter than the 20 s after which our own servers close an idle connection. One whose connections
+/// are all taken closes them after a second; a call that crosses that is broken off.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A call as it came, with its body.
