@@ -312,12 +312,10 @@ impl KubernetesRuntime {
                 StatusCode::BAD_REQUEST => Setback::Unsuited(cluster("BundleRefused", message)),
                 _ => elsewhere(RunnerError::Refused { status, message }),
             }),
-            Err(RunnerError::ReadBundle { source }) => Err(Setback::Unsuited(
-                StartError::NotRunnable(NotRunnable::System {
-                    what: "reading the bundle",
-                    source,
-                }),
-            )),
+            Err(RunnerError::ReadBundle { source }) => {
+                let message = format!("this region's copy of the bundle cannot be read: {source}");
+                Err(Setback::Unsuited(cluster("BundleUnreadable", message)))
+            }
             Err(error) => Err(elsewhere(error)),
         }
     }
@@ -390,8 +388,11 @@ impl Runtime for KubernetesRuntime {
                     return Err(error);
                 }
                 Err(Setback::Unsuited(error)) => {
-                    self.seats
-                        .start_failed(&launching.wanted.pair, explained(&error));
+                    // A region's own bad copy is nothing that whoever owns the function could correct.
+                    if !error.is_of_the_region() {
+                        self.seats
+                            .start_failed(&launching.wanted.pair, explained(&error));
+                    }
                     seat.give_back();
                     return Err(error);
                 }

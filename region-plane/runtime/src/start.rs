@@ -109,6 +109,7 @@ mod tests {
             ("QuotaExceeded", true),
             ("NoPod", true),
             ("BundleRefused", true),
+            ("BundleUnreadable", true),
             ("OfALaterVersion", true),
             ("BundleInvalid", false),
             ("ContainerConfigInvalid", false),

@@ -343,6 +343,11 @@ impl Bundle {
         std::fs::write(self.folder.path().join(PACKED), b"spoilt").unwrap();
     }
 
+    /// The region cannot read its copy.
+    pub fn lose(&self) {
+        std::fs::remove_file(self.folder.path().join(PACKED)).unwrap();
+    }
+
     pub fn spec(&self, id: &str, settings: u64) -> InstanceSpec {
         spec(id, settings, self.code.clone())
     }

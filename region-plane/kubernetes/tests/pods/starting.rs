@@ -219,12 +219,15 @@ async fn a_bundle_that_is_refused_costs_no_pod() {
     let _pod = cluster.pool_pod("a", 128).await;
     let spoilt = Bundle::new();
     spoilt.spoil();
+    let lost = Bundle::new();
+    lost.lose();
     let foreign = Bundle::built_for("plan9/mips", &["/function/data"]);
-    for (bundle, want, of_the_region) in [
-        (&spoilt, "BundleRefused", true),
-        (&foreign, "BundleInvalid", false),
+    for (function, bundle, want, of_the_region) in [
+        ("S", &spoilt, "BundleRefused", true),
+        ("L", &lost, "BundleUnreadable", true),
+        ("F", &foreign, "BundleInvalid", false),
     ] {
-        let failed = soon("a start", driver.start(bundle.spec("F", 1)))
+        let failed = soon("a start", driver.start(bundle.spec(function, 1)))
             .await
             .unwrap_err();
         assert_eq!(failed.is_of_the_region(), of_the_region);
@@ -243,6 +246,9 @@ async fn a_bundle_that_is_refused_costs_no_pod() {
         })
         .await;
     assert_eq!(told.finished, [""; 0]);
+    // Of the others nobody who owns them could correct anything.
+    assert_eq!(told.failures.len(), 1, "{:?}", told.failures);
+    assert_eq!(told.failures[0].function, "fn-f");
     assert!(told.failures[0].message.contains("plan9/mips"));
 }
 
