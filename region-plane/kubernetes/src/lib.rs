@@ -482,7 +482,7 @@ fn cluster(reason: &str, message: String) -> StartError {
 fn hopeless(reason: &str, message: String) -> StartError {
     match reason {
         // There was one, and the function did not come up in it.
-        "FunctionExited" | "OutOfMemory" | "StartFailed" => StartError::Failed {
+        "FunctionExited" | "OutOfMemory" => StartError::Failed {
             source: InitFailure::Reported { message },
         },
         _ => cluster(reason, message),
