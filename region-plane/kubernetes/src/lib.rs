@@ -485,7 +485,14 @@ fn hopeless(reason: &str, message: String) -> StartError {
         "FunctionExited" | "OutOfMemory" => StartError::Failed {
             source: InitFailure::Reported { message },
         },
-        _ => cluster(reason, message),
+        _ => match cluster(reason, message) {
+            // What a runner printed may be in it, or how the cluster is made, and the error speaks to
+            // callers. Whoever owns the cluster has it from the log and from the condition.
+            error if error.is_of_the_region() => {
+                cluster(reason, format!("no pod comes up for it ({reason})"))
+            }
+            error => error,
+        },
     }
 }
 

@@ -184,9 +184,19 @@ impl Seats {
     pub fn hopeless(&self, problem: &Problem, newest: StartId) {
         let state = self.state();
         let (function, settings) = (&problem.function, problem.settings.as_deref());
-        for id in state.claims.waiting_for(function, settings, newest) {
+        let starts = state.claims.waiting_for(function, settings, newest);
+        if !starts.is_empty() {
+            let (reason, error) = (&problem.reason, &problem.message);
+            info!(
+                function,
+                reason,
+                error,
+                starts = starts.len(),
+                "no pod will come"
+            );
+        }
+        for id in starts {
             if let Some(told) = state.told.get(&id) {
-                debug!(function, reason = problem.reason, "no pod will come");
                 told.send_replace(Told::Hopeless {
                     reason: problem.reason.clone(),
                     message: problem.message.clone(),

@@ -91,7 +91,8 @@ pub enum NotRunnable {
         #[source]
         source: io::Error,
     },
-    /// The cluster makes no pod for it. `message` is for whoever owns the function or the cluster.
+    /// The cluster makes no pod for it. `message` is for callers as well: nothing is in it of what a
+    /// container printed.
     #[error("{message}")]
     Cluster { reason: String, message: String },
     #[error("the region is stopping")]
@@ -108,6 +109,7 @@ mod tests {
             ("PodUnschedulable", true),
             ("QuotaExceeded", true),
             ("NoPod", true),
+            ("PoolEmpty", true),
             ("BundleRefused", true),
             ("BundleUnreadable", true),
             ("OfALaterVersion", true),

@@ -352,6 +352,31 @@ async fn a_problem_fails_the_starts_that_wait_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_the_region_is_told_to_callers_by_its_reason_alone() {
+    let cluster = Cluster::start().await;
+    let operator = Operator::start().await;
+    let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
+    for (reason, message) in [
+        (
+            "RunnerFailed",
+            "its runner exited with 1. It printed: a secret",
+        ),
+        (
+            "PoolEmpty",
+            "its pool python does not fill, FunctionExited: its container exited with 1. It printed: a secret",
+        ),
+    ] {
+        operator.report(1, &[("fn-f", reason, message)], 1);
+        let failed = soon("a failure", driver.start(image_spec("F", 1)))
+            .await
+            .unwrap_err();
+        assert!(failed.is_of_the_region(), "{failed:?}");
+        let want = format!("no pod comes up for it ({reason})");
+        assert_eq!(failed.to_string(), want);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_was_replaced_is_not_believed() {
     let cluster = Cluster::start().await;
     let (old, new) = (Operator::start().await, Operator::start().await);
