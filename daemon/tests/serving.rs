@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,7 +11,7 @@ use axum::extract::ConnectInfo;
 use axum::routing::get;
 use daemon::{BindError, HttpLimits, bind, operations, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -153,7 +154,11 @@ async fn shutdown_finishes_requests_in_flight_and_closes_idle_connections() {
 #[tokio::test]
 async fn who_connected_before_the_shutdown_is_answered() {
     let router = Router::new().route("/", get(async || "answered"));
-    let served = start(router, HttpLimits::default());
+    let limits = HttpLimits {
+        linger: PATIENCE,
+        ..HttpLimits::default()
+    };
+    let served = start(router, limits);
     let mut kept = TcpStream::connect(served.addr).await.unwrap();
     kept.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
@@ -179,8 +184,11 @@ async fn who_connected_before_the_shutdown_is_answered() {
         stream.set_nonblocking(true).unwrap();
         TcpStream::from_std(stream).unwrap()
     });
-    for mut stream in queued.into_iter().chain([kept, silent]) {
+    let mut clients = queued.into_iter().chain([kept, silent]).collect::<Vec<_>>();
+    for stream in &mut clients {
         stream.write_all(&get_request("/")).await.unwrap();
+    }
+    for mut stream in clients {
         let mut answer = String::new();
         timeout(PATIENCE, stream.read_to_string(&mut answer))
             .await
@@ -338,6 +346,54 @@ async fn a_client_that_does_not_read_is_cut_off() {
         .await
         .expect("the answer is dropped");
     cut.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_steady_reader_takes_from_its_answer_steadily() {
+    const ANSWER_BYTES: usize = 6 << 20;
+    const PIECE: usize = 16 << 10;
+    const READ: usize = 8 << 10;
+    // Half of it is for data; what is set is never made larger, however fast the reader.
+    const RECEIVE_BUFFER: u32 = 128 << 10;
+    // In bytes, so that a machine that is busy makes it longer but no larger: the reader's buffer
+    // and what waits to be sent, three times. Without a bound on the latter it is over a MiB.
+    const READ_BETWEEN_MAX: usize = 3 * (192 << 10);
+
+    let taken = Arc::new(AtomicUsize::new(0));
+    let router = Router::new().route("/", {
+        let taken = Arc::clone(&taken);
+        get(async move || {
+            let pieces = (0..ANSWER_BYTES / PIECE).map(move |_| {
+                taken.fetch_add(PIECE, Ordering::Relaxed);
+                Ok::<_, std::convert::Infallible>(vec![7_u8; PIECE])
+            });
+            axum::body::Body::from_stream(futures_util::stream::iter(pieces))
+        })
+    });
+    let served = start(router, HttpLimits::default());
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(RECEIVE_BUFFER / 2).unwrap();
+    let mut stream = socket.connect(served.addr).await.unwrap();
+    stream.write_all(&get_request("/")).await.unwrap();
+
+    let reading = async {
+        let (mut seen, mut since, mut longest) = (0, 0, 0);
+        let mut buffer = [0; READ];
+        // Without a pause it would be as fast as the server, and show nothing.
+        let mut pace = tokio::time::interval(Duration::from_millis(2));
+        while seen < ANSWER_BYTES {
+            pace.tick().await;
+            since += stream.read_exact(&mut buffer).await.unwrap();
+            longest = longest.max(since);
+            let now = taken.load(Ordering::Relaxed);
+            if now > seen {
+                (seen, since) = (now, 0);
+            }
+        }
+        longest
+    };
+    let longest = timeout(PATIENCE, reading).await.unwrap();
+    assert!(longest <= READ_BETWEEN_MAX, "{longest} bytes");
 }
 
 #[tokio::test]
