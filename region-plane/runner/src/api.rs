@@ -1,7 +1,9 @@
 //! Requests and what they are answered, see [`crate::protocol`].
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::fmt::Write as _;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -199,12 +201,28 @@ impl PutError {
             | Self::Launch(LaunchFailure::Watch { .. } | LaunchFailure::Tell { .. }) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
+            Self::Bundle(BundleError::Unpack {
+                source: UnpackError::Read { source },
+            }) if is_of_this_machine(source) => StatusCode::INTERNAL_SERVER_ERROR,
             // It is the one of that digest, so every pod would say the same of it.
             Self::Bundle(BundleError::Unpack { .. } | BundleError::Platform(_)) => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
         }
     }
+}
+
+/// Whether the system said it, of a file, and not a library, of what is in one. Those between wrap what
+/// they are told.
+fn is_of_this_machine(error: &io::Error) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if (error.downcast_ref::<io::Error>()).is_some_and(|error| error.raw_os_error().is_some()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 async fn receive(
@@ -564,4 +582,72 @@ fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Full::default().boxed());
     *answer.status_mut() = status;
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::io::{Read, Seek, SeekFrom};
+
+    use api_bundle::Tree;
+
+    use super::*;
+
+    /// A file that can be read so many times before its disk fails.
+    struct Failing {
+        file: io::Cursor<Vec<u8>>,
+        reads: usize,
+    }
+
+    impl Read for Failing {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.reads == 0 {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            self.reads -= 1;
+            self.file.read(buffer)
+        }
+    }
+
+    impl Seek for Failing {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.file.seek(to)
+        }
+    }
+
+    #[test]
+    fn only_what_is_wrong_with_a_bundle_itself_is_told_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = api_bundle::Manifest {
+            schema: 1,
+            name: "a".to_owned(),
+            version: "1".to_owned(),
+            runtime: "executable".to_owned(),
+            platform: Platform::here().0,
+            entrypoint: vec!["/function/a".to_owned()],
+            cmd: Vec::new(),
+        };
+        let mut sound = Vec::new();
+        Tree::default().pack(&manifest, &mut sound).unwrap();
+        let torn = sound[..sound.len() / 2].to_vec();
+        let long = usize::MAX;
+        for (case, bytes, reads, status) in [
+            ("the disk fails", &sound, 0, 500),
+            ("the disk fails once it is hashed", &sound, 2, 500),
+            ("it ends early", &torn, long, 422),
+            ("it is no archive", &vec![7; 4096], long, 422),
+        ] {
+            let (digest, _) = api_bundle::digest(&mut bytes.as_slice()).unwrap();
+            let file = Failing {
+                file: io::Cursor::new(bytes.clone()),
+                reads,
+            };
+            let dest = folder.path().join(case);
+            let source = api_bundle::unpack(file, &digest, &dest).unwrap_err();
+            let read = matches!(source, UnpackError::Read { .. });
+            assert!(read, "{case}: {source:?}");
+            let error = PutError::Bundle(BundleError::Unpack { source });
+            assert_eq!(error.status(), status, "{case}: {error:?}");
+        }
+    }
 }
