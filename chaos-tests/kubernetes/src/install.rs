@@ -93,7 +93,8 @@ pub async fn adopt_definitions(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes away the definitions that tests put in, unless another test needs them.
+/// Takes away the definitions that tests put in, unless another test needs them, and waits until
+/// they are gone: one that still goes calls itself established.
 pub async fn remove_definitions(client: &Client) -> anyhow::Result<()> {
     let namespaces = Api::<Namespace>::all(client.clone());
     let namespaces = namespaces.list_metadata(&ListParams::default()).await?;
@@ -107,6 +108,12 @@ pub async fn remove_definitions(client: &Client) -> anyhow::Result<()> {
             .delete(&definition.name_any(), &DeleteParams::default())
             .await?;
     }
+    eventually("our definitions are gone", GONE_PATIENCE, async || {
+        let left = definitions.list_metadata(&ours).await?.items;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+    .await?;
     Ok(())
 }
 
@@ -233,7 +240,7 @@ fn access(namespace: &str) -> anyhow::Result<Vec<Value>> {
         .split_once("*/ -}}")
         .context("it begins with a comment")?;
     let text: String = text
-        .replace("{{ .Release.Namespace }}", namespace)
+        .replace("{{ .Release.Namespace | quote }}", namespace)
         .replace("{{ include \"region.clusterName\" . }}", namespace)
         .lines()
         .filter(|line| !line.contains("labels: {{- include"))
@@ -320,6 +327,13 @@ pub fn read<K: DeserializeOwned>(object: Value) -> anyhow::Result<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rights_of_the_chart_can_be_read() {
+        let objects = access("tradewind-1-rights").unwrap();
+        let named = |object: &Value| object["metadata"]["name"] == OPERATOR;
+        assert!(objects.iter().any(named), "{objects:?}");
+    }
 
     #[test]
     fn namespaces_of_tests_are_known_from_those_of_regions() {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use kube::Client;
 
-/// What a region writes to, with their subresources. Others write as they like in a cluster that is
-/// not bare: heartbeats, leaders, events of add-ons.
+/// What calls could make a region write to, with their subresources. Others write as they like in a
+/// cluster that is not bare: heartbeats, leaders, events of add-ons. The region's own events are
+/// counted by the tests of the operator.
 const OURS: [&str; 4] = ["pods", "secrets", "functions", "warmpools"];
 
 /// Requests that wrote to what a region writes to, by resource.
