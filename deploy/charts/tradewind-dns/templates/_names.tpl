@@ -33,7 +33,7 @@ spec:
   externalTrafficPolicy: Local
   {{- if eq $service.type "LoadBalancer" }}
   {{- with $service.loadBalancerClass }}
-  loadBalancerClass: {{ . }}
+  loadBalancerClass: {{ . | quote }}
   {{- end }}
   {{- end }}
   selector: {{- include "dns.selector" .root | nindent 4 }}

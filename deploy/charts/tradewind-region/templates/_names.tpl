@@ -48,7 +48,7 @@ matchExpressions:
 {{- with .Values.images.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -136,7 +136,7 @@ labels = {{ include "region.table" . }}
 {{- define "region.functionsPlace" -}}
 {{- $functions := .root.Values.functions -}}
 {{- with $functions.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with $functions.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
