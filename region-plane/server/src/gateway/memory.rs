@@ -33,9 +33,13 @@ const LEAST_BYTES_PER_SEC: u64 = 32 << 10;
 /// How long a whole body of no length may take.
 const BODY_MAX: Duration = Duration::from_secs(20);
 
-/// How long a reader may stop while others are refused for it: some round trips and a lost packet.
-/// For so long 85 of them that stop at once keep everybody out.
-const UNREAD_MAX: Duration = Duration::from_secs(2);
+/// How long a reader may stop while others are refused for it. One that reads steadily lets its peer
+/// go on only once about half of its receive buffer is free: with the 128 KiB that Linux begins
+/// with, after up to 4.0 s at [`LEAST_BYTES_PER_SEC`] (measured on loopback, with the bound on unsent
+/// bytes that `daemon` sets), and one more for a lost packet. A larger buffer needs a faster reader:
+/// 512 KiB took 10 s at that rate, 5 s at twice of it. For so long 85 readers that stop at once keep
+/// everybody out.
+const UNREAD_MAX: Duration = Duration::from_secs(5);
 
 /// Between two looks for such readers: with all memory taken every call asks for one.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -168,7 +172,7 @@ impl Memory {
         }
         let wanted = units + left / UNIT;
         if self.units.available_permits() < wanted {
-            self.cut_slow_readers(wanted, now);
+            self.cut_slow_readers(now);
         }
         // Two at once may leave a little less; it is a margin, not a bound.
         if self.units.available_permits() < wanted {
@@ -185,28 +189,18 @@ impl Memory {
         Ok(())
     }
 
-    /// Until so many units are free: who stopped reading longest ago loses first.
-    fn cut_slow_readers(&self, wanted: usize, now: Instant) {
+    /// All of them, since whoever asks before the next look finds only what this one left free.
+    fn cut_slow_readers(&self, now: Instant) {
         let mut unread = lock(&self.unread);
         if unread.looked.is_some_and(|at| now < at + LOOK_EVERY) {
             return;
         }
         unread.looked = Some(now);
-        let mut slow: Vec<(Instant, &Mutex<Rest>)> = unread
-            .answers
-            .values()
-            .filter_map(|rest| {
-                let held = lock(rest);
-                let is_slow = held.is_slow(now) && !held.is_cut;
-                is_slow.then_some((held.taken, &**rest))
-            })
-            .collect();
-        slow.sort_by_key(|(taken, _)| *taken);
-        for (_, rest) in slow {
-            if self.units.available_permits() >= wanted {
-                return;
-            }
+        for rest in unread.answers.values() {
             let mut rest = lock(rest);
+            if rest.is_cut || !rest.is_slow(now) {
+                continue;
+            }
             rest.bytes = Bytes::new();
             rest.reserved = Reserved::default();
             rest.is_cut = true;
@@ -321,13 +315,29 @@ mod tests {
         assert_eq!(memory.units.available_permits(), 4 * MIB / UNIT);
     }
 
+    #[tokio::test]
+    async fn one_look_frees_what_all_stopped_readers_hold() {
+        let memory = Memory::new(4 * MIB);
+        let _stopped = [(); 2].map(|()| answer(&memory, 2 * MIB).unwrap());
+        let later = Instant::now() + UNREAD_MAX;
+        let wants = || {
+            let mut reserved = Reserved::default();
+            memory.reserve(&mut reserved, 2 * MIB, 0, later)?;
+            Ok::<_, NoRoom>(reserved)
+        };
+        let _both = [wants().unwrap(), wants().unwrap()];
+        assert_eq!(wants().unwrap_err(), NoRoom);
+    }
+
     #[test]
     fn a_reader_is_slow_that_stops_or_trickles() {
         let begun = Instant::now();
         let due = time_for(6 * MIB);
         assert_eq!(due, Duration::from_secs(20 + 192));
+        let buffer_read = Duration::from_secs((128 << 10) / LEAST_BYTES_PER_SEC);
         for (case, taken, now, slow) in [
             ("at once", Duration::ZERO, Duration::ZERO, false),
+            ("at the least rate", Duration::ZERO, buffer_read, false),
             ("stopped", Duration::ZERO, UNREAD_MAX, true),
             ("goes on", UNREAD_MAX, UNREAD_MAX, false),
             ("for too long", due, due, true),
