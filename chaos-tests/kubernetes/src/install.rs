@@ -329,10 +329,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rights_of_the_chart_can_be_read() {
-        let objects = access("tradewind-1-rights").unwrap();
+    fn the_rights_of_the_chart_can_be_read() -> anyhow::Result<()> {
+        let objects = access("tradewind-1-rights")?;
         let named = |object: &Value| object["metadata"]["name"] == OPERATOR;
         assert!(objects.iter().any(named), "{objects:?}");
+        Ok(())
     }
 
     #[test]
