@@ -29,6 +29,8 @@ async fn objects_follow_the_metadata_and_drift_is_put_back() -> anyhow::Result<(
     scenario("objects", "127.71", Needs::ApiServer, async |region| {
         region.start_operator(0, Rights::Granted).await?;
         region.leads(0).await?;
+        // An operator that hears no gateway deletes no object.
+        region.start_gateway().await?;
         let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 96, "config": {"GREETING": "hello"}});
         let cart = functions
@@ -66,8 +68,13 @@ async fn objects_follow_the_metadata_and_drift_is_put_back() -> anyhow::Result<(
             .clone()
             .context("it names its configuration")?;
         let secrets = Api::<Secret>::namespaced(region.client(), &region.namespace);
+        // The object owns it, so it comes second.
+        let (given, _) = eventually("the configuration is there", SOON, async || {
+            Ok(secrets.get(&secret).await?)
+        })
+        .await?;
         ensure!(
-            greeting(&secrets.get(&secret).await?)? == "hello",
+            greeting(&given)? == "hello",
             "the configuration is as given"
         );
 
