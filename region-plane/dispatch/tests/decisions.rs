@@ -382,19 +382,23 @@ fn starts_that_nobody_waits_for_are_given_up_but_for_one() {
     assert_eq!(dispatcher.next_tick(), None);
 }
 
-#[test]
-fn while_instances_serve_a_lack_of_place_for_one_more_refuses_nobody_and_is_not_asked_again_at_once()
- {
+/// A function whose one instance runs call 1. Call 2 waits, and there was no place for a second.
+fn short_of_place() -> (Dispatcher, Spec, StartFailure) {
     let mut dispatcher = Dispatcher::new(LIMITS);
     let function = spec("a", 10);
     let no_place = StartFailure::NoPlace("no node takes its pod".to_owned());
     arrive(&mut dispatcher, 1, &function);
     dispatcher.instance_started(NOON, InstanceId(1));
     assert_eq!(arrive(&mut dispatcher, 2, &function), [start(2, &function)]);
-    assert_eq!(
-        dispatcher.instance_failed(NOON, InstanceId(2), no_place.clone()),
-        []
-    );
+    let failed = dispatcher.instance_failed(NOON, InstanceId(2), no_place.clone());
+    assert_eq!(failed, []);
+    (dispatcher, function, no_place)
+}
+
+#[test]
+fn while_instances_serve_a_lack_of_place_for_one_more_refuses_nobody_and_is_not_asked_again_at_once()
+ {
+    let (mut dispatcher, function, no_place) = short_of_place();
     assert_eq!(arrive(&mut dispatcher, 3, &function), []);
     assert_eq!(dispatcher.next_tick(), Some(secs(1)));
     assert_eq!(
@@ -414,16 +418,7 @@ fn while_instances_serve_a_lack_of_place_for_one_more_refuses_nobody_and_is_not_
 
 #[test]
 fn when_the_last_instance_goes_its_calls_wait_for_no_place_no_longer() {
-    let mut dispatcher = Dispatcher::new(LIMITS);
-    let function = spec("a", 10);
-    let no_place = StartFailure::NoPlace("no node takes its pod".to_owned());
-    arrive(&mut dispatcher, 1, &function);
-    dispatcher.instance_started(NOON, InstanceId(1));
-    assert_eq!(arrive(&mut dispatcher, 2, &function), [start(2, &function)]);
-    assert_eq!(
-        dispatcher.instance_failed(NOON, InstanceId(2), no_place),
-        []
-    );
+    let (mut dispatcher, function, _) = short_of_place();
     assert_eq!(
         dispatcher.call_finished(NOON, Call(1), AfterCall::Lost),
         [stop(1, StopReason::Lost), start(3, &function)]

@@ -239,6 +239,15 @@ impl Held {
         &self.here
     }
 
+    /// Functions that may ever be called here: those placed here, and those that come while no region
+    /// of their placement serves.
+    pub fn callable(&self) -> impl Iterator<Item = &Fn> {
+        self.all.fns().filter(|function| {
+            placement::admits(&self.all, function, &self.me)
+                || placement::yields(&self.all, function)
+        })
+    }
+
     /// Every region, this one among them once the global plane knows it.
     pub fn regions(&self) -> impl Iterator<Item = &Region> {
         self.regions.values()

@@ -23,13 +23,6 @@ pub fn yields(catalog: &Catalog, function: &Fn) -> bool {
     })
 }
 
-/// Whether a function may ever be called in `region`: always where it is placed, elsewhere while no
-/// region of its placement serves.
-#[must_use]
-pub fn may_serve(catalog: &Catalog, function: &Fn, region: &Region) -> bool {
-    admits(catalog, function, region) || yields(catalog, function)
-}
-
 /// Whether an app may have functions in `region`.
 fn admits_app(app: &App, region: &Region) -> bool {
     api_types::placement::placed(app.placement().as_ref(), None, region)

@@ -19,7 +19,7 @@ use api_bundle::manifest::MANIFEST_NAME;
 use api_client::Client;
 use api_types::{Digest, Fn};
 use rand::Rng as _;
-use region_plane_replica::{Replica, placement};
+use region_plane_replica::Replica;
 use region_plane_runtime::PACKED;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -510,10 +510,7 @@ fn wanted(replica: &Replica) -> BTreeSet<Digest> {
 /// Digests that are kept if they are here. Also those of functions that come in a failover only:
 /// instances run from their folders, and calls must not wait for the global plane again and again.
 fn referred(replica: &Replica) -> BTreeSet<Digest> {
-    replica.read(|held| {
-        let (catalog, me) = (held.all(), held.me());
-        digests((catalog.fns()).filter(|function| placement::may_serve(catalog, function, me)))
-    })
+    replica.read(|held| digests(held.callable()))
 }
 
 fn digests<'a>(functions: impl Iterator<Item = &'a Fn>) -> BTreeSet<Digest> {
@@ -526,9 +523,8 @@ fn digests<'a>(functions: impl Iterator<Item = &'a Fn>) -> BTreeSet<Digest> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use api_bundle::{Manifest, Tree};
-    use api_types::{Location, Platform, Region, Revision, Timestamp, Verdict};
+    use api_types::Platform;
     use api_wire::view::{Envelope, MetadataBody, ViewId};
-    use api_wire::{AppBody, FnBody};
     use axum::routing::get;
     use axum::{Json, Router};
     use region_plane_replica::follow;
@@ -603,55 +599,22 @@ mod tests {
 
     /// A replica in fra that holds one function, of that code.
     async fn replica(folder: &Path, digest: &Digest, placement: &str) -> Replica {
-        let me = Region {
-            name: "fra".parse().unwrap(),
-            ipv4: None,
-            ipv6: None,
-            gateway: String::new(),
-            admin: String::new(),
-            location: Location {
-                latitude: 50.0,
-                longitude: 8.0,
-            },
-            labels: BTreeMap::new(),
-            drained: false,
-            verdict: Verdict::Healthy,
-            price_ms: 0,
-            registered_at: Timestamp(0),
-            revision: Revision(0),
-        };
-        let time = Some("2026-01-02T15:04:05.678Z".to_owned());
-        let value = serde_json::value::RawValue::from_string(placement.to_owned()).unwrap();
-        let app = AppBody {
-            id: Some("A".to_owned()),
-            name: Some("shop".to_owned()),
-            annotations: Some([("tradewind.dev/placement".to_owned(), value)].into()),
-            created_at: time.clone(),
-            updated_at: time.clone(),
-            tradewind_revision: Some(1),
-            ..AppBody::default()
-        };
-        let function = FnBody {
-            id: Some("F".to_owned()),
-            name: Some("f".to_owned()),
-            app_id: Some("A".to_owned()),
-            image: Some(format!("bundle/a:1@sha256:{digest}")),
-            memory: Some(128),
-            timeout: Some(30),
-            idle_timeout: Some(30),
-            created_at: time.clone(),
-            updated_at: time,
-            tradewind_revision: Some(1),
-            ..FnBody::default()
-        };
-        let body = MetadataBody {
-            zone: "fn.test".to_owned(),
-            gateway_port: 8080,
-            apps: vec![app],
-            fns: vec![function],
-            triggers: Vec::new(),
-            regions: Vec::new(),
-        };
+        let time = "2026-01-02T15:04:05.678Z";
+        let body = format!(
+            r#"{{
+                "zone": "fn.test", "gateway_port": 8080, "triggers": [], "regions": [],
+                "apps": [{{
+                    "id": "A", "name": "shop", "annotations": {{"tradewind.dev/placement": {placement}}},
+                    "created_at": "{time}", "updated_at": "{time}", "tradewind_revision": 1
+                }}],
+                "fns": [{{
+                    "id": "F", "name": "f", "app_id": "A", "image": "bundle/a:1@sha256:{digest}",
+                    "memory": 128, "timeout": 30, "idle_timeout": 30,
+                    "created_at": "{time}", "updated_at": "{time}", "tradewind_revision": 1
+                }}]
+            }}"#
+        );
+        let body: MetadataBody = serde_json::from_str(&body).unwrap();
         let id = ViewId {
             cluster_id: "test".to_owned(),
             epoch: 1,
@@ -671,7 +634,8 @@ mod tests {
             CancellationToken::new(),
             limits,
         ));
-        let replica = Replica::open(folder, me, "fn.test".to_owned()).unwrap();
+        let me = crate::config::tests::sound();
+        let replica = Replica::open(folder, me.region(), me.zone()).unwrap();
         let client = Client::new(&[plane]).unwrap();
         let mut position = replica.subscribe();
         tokio::select! {

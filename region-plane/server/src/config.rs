@@ -390,9 +390,14 @@ pod_start_timeout_ms = 300000            # for a pod to be made, placed and its 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+
+    /// Of fra.
+    pub fn sound() -> Config {
+        read(SOUND).unwrap()
+    }
 
     const SOUND: &str = r#"
         name = "fra"

@@ -10,7 +10,7 @@ use api_types::FnId;
 use daemon::{HttpLimits, Shutdown};
 use region_plane_dispatch::Limits;
 use region_plane_kubernetes::{Identity, KubernetesHandle, KubernetesRuntime, KubernetesSettings};
-use region_plane_replica::{Replica, follow, placement};
+use region_plane_replica::{Replica, follow};
 use region_plane_runtime::{ProcessRuntime, ProcessSettings};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -238,12 +238,9 @@ async fn tell_settings(engine: Engine, replica: Replica, shutdown: CancellationT
     loop {
         let functions = changed.borrow_and_update().functions;
         let current: BTreeMap<FnId, u64> = replica.read(|held| {
-            let catalog = held.all();
-            catalog
-                .fns()
-                .filter(|function| placement::may_serve(catalog, function, held.me()))
+            held.callable()
                 .filter_map(|function| {
-                    let app = catalog.app(&function.app_id)?;
+                    let app = held.all().app(&function.app_id)?;
                     Some((
                         function.id.clone(),
                         region_plane_replica::settings(app, function),

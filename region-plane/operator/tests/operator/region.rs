@@ -10,9 +10,10 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, CustomResourceExt as _, ResourceExt as _};
 use region_plane_operator::plan::Rules;
-use region_plane_operator::{Handle, Operator, Settings, Source, connect};
+use region_plane_operator::{Handle, Operator, Settings, Source, Status, connect};
 use region_plane_resources::demand::{ClaimedPod, Code, Demand, DemandReply, FunctionDemand};
 use region_plane_resources::{Function, FunctionSpec, Scaling, WarmPool, WarmPoolSpec};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -346,6 +347,19 @@ pub fn wants_bundle(function: &str, wanted: u32) -> FunctionDemand {
         },
         ..wants(function, wanted)
     }
+}
+
+/// Looks for a second how often it comes to a decision, which is seldom with nothing to do.
+pub async fn decides_rarely(decided: &mut watch::Receiver<Status>) {
+    let mut times = 0;
+    let counting = async {
+        loop {
+            decided.changed().await.unwrap();
+            times += 1;
+        }
+    };
+    let _over = tokio::time::timeout(Duration::from_secs(1), counting).await;
+    assert!(times < 20, "{times} times in a second");
 }
 
 /// Asks until there is an answer.

@@ -115,6 +115,19 @@ fn apps(count: usize) -> Vec<App> {
 }
 
 #[test]
+fn what_may_be_called_here_is_what_is_placed_here_or_may_come_in_a_failover() {
+    let apps = [
+        app("A", Some(r#"{"regions":["fra"],"strict":true}"#), 1),
+        app("B", Some(r#"{"regions":["nrt"]}"#), 1),
+        app("C", Some(r#"{"regions":["nrt"],"strict":true}"#), 1),
+    ];
+    let fns = ["A", "B", "C"].map(|id| function(id, id, 1));
+    let held = held(1, &apps, &fns);
+    let callable: Vec<_> = held.callable().map(|function| &*function.name).collect();
+    assert_eq!(callable, ["fn-a", "fn-b"]);
+}
+
+#[test]
 fn a_snapshot_that_must_not_replace_what_is_held_is_refused() {
     let held = held(10, &apps(24), &[]);
     let mut miscounted = sealed("demo", 1, 11, &apps(24), &[]);
