@@ -1,12 +1,14 @@
 # Every target works from a clean clone. `make help` lists them.
 
-# One target directory outside the checkout, so that clones on a machine share RocksDB's build.
+# One target directory outside the checkout, so that clones on a machine share what is built.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tradewind/target
 TOOLS := $(HOME)/.cache/tradewind/tools
 BIN := $(CARGO_TARGET_DIR)/debug
 DEMO_DIR ?= $(HOME)/.cache/tradewind/demo
 
-DAEMONS := -p cli -p dns-server -p global-plane-server -p hello-rust -p region-plane-operator -p region-plane-runner -p region-plane-server
+# What `tradewind up` starts, and the CLI.
+FEDERATION := -p cli -p dns-server -p global-plane-server -p region-plane-server
+DAEMONS := $(FEDERATION) -p hello-rust -p region-plane-operator -p region-plane-runner
 CORES := dns-steering global-plane-state region-plane-dispatch
 
 .PHONY: help
@@ -19,10 +21,11 @@ setup: ## Install what a bare Debian machine with a Rust toolchain lacks.
 
 .PHONY: build
 build: setup ## Build the daemons and the CLI.
-	cargo build --locked $(DAEMONS)
+	@scripts/progress cargo build --locked $(DAEMONS)
 
 .PHONY: demo
-demo: build ## Start a local federation, deploy the examples, call them through DNS.
+demo: setup ## Start a local federation, deploy the examples, call them through DNS.
+	@scripts/progress cargo build --locked $(FEDERATION)
 	@BIN=$(BIN) DEMO_DIR=$(DEMO_DIR) scripts/demo
 
 .PHONY: demo-stop
@@ -72,5 +75,6 @@ worldmap: ## Refresh the built-in world map (see docs/operating/world-map.md).
 	dns/worldmap/refresh.sh
 
 .PHONY: bench
-bench: build ## Measure call overhead, cold starts, committed writes and DNS; prints a page of docs/measurements.
-	cargo run --locked -p chaos-tests-bench
+bench: setup ## Measure call overhead, cold starts, committed writes and DNS; prints a page of docs/measurements.
+	@scripts/progress cargo build --locked --release $(FEDERATION) -p hello-rust -p chaos-tests-bench
+	$(CARGO_TARGET_DIR)/release/tradewind-bench

@@ -12,7 +12,7 @@ use http::{Method, StatusCode};
 use crate::attempt::{Ask, Patience};
 use crate::{Client, Error, Written};
 
-/// A report that has not been taken by then goes to the next node at once (DESIGN section 3).
+/// A report that has not been taken by then goes to the next node at once (docs/reference/interfaces.md).
 const REPORT_TRY: Duration = Duration::from_millis(500);
 
 /// What a long poll may take beyond the wait it asked for.

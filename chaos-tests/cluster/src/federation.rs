@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::eventually;
 
-/// What `tradewind up` writes when everything is up (DESIGN section 6).
+/// What `tradewind up` writes when everything is up (docs/reference/interfaces.md).
 #[derive(Debug, Clone, Deserialize)]
 pub struct Ready {
     pub zone: String,

@@ -1,6 +1,6 @@
 //! Which processes a local federation has, where they listen and how they are configured.
 //!
-//! Pure: the same shape and folder give the same files (DESIGN section 6 fixes the addresses).
+//! Pure: the same shape and folder give the same files (docs/reference/interfaces.md fixes the addresses).
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};

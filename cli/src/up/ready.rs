@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{Part, Role, ZONE};
 
-/// The ready file (DESIGN section 6). `pid` is a part's last process, also after it died.
+/// The ready file (docs/reference/interfaces.md). `pid` is a part's last process, also after it died.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
     pub zone: String,
@@ -82,7 +82,7 @@ impl Ready {
 /// One look at a local daemon; the next comes soon.
 const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Missed reports after which a region's word is old (DESIGN section 3: the lease is 3 s).
+/// Missed reports after which a region's word is old (docs/reference/interfaces.md: the lease is 3 s).
 const REPORT_AGE_MAX_MS: u64 = 3000;
 
 /// Looks once at the whole federation.

@@ -96,6 +96,6 @@ fn a_new_view_is_served_at_once() {
     let started = std::time::Instant::now();
     global.offer(seal(2, &view));
     server.until_revision(2);
-    // DESIGN: a lost region is in no answer 5 s later, detection included.
+    // docs/reference/interfaces.md: a lost region is in no answer 5 s later, detection included.
     assert!(started.elapsed() < Duration::from_secs(3));
 }
