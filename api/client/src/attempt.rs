@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api_wire::call_headers::REVISION;
 use api_wire::fns::ErrorBody;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::error::{Error, Tried, root_cause};
-use crate::{BundleSource, Client, IDEMPOTENCY_HEADER, REVISION_HEADER, Written};
+use crate::{BundleSource, Client, IDEMPOTENCY_HEADER, Written};
 
 /// How long to try.
 #[derive(Debug, Clone, Copy)]
@@ -222,12 +223,12 @@ impl Client {
         answer
             .response
             .headers()
-            .get(REVISION_HEADER)
+            .get(REVISION)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(api_types::Revision)
             .ok_or_else(|| Error::Garbled {
                 node: self.node_name(answer.node),
-                problem: format!("no {REVISION_HEADER} header"),
+                problem: format!("no {REVISION} header"),
             })
     }
 

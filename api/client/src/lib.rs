@@ -23,9 +23,6 @@ pub use bundle::{BundleSource, Download};
 pub use error::{Error, NewClientError, Tried};
 pub use watch::Watch;
 
-/// Carries the revision of the state that answered.
-pub const REVISION_HEADER: &str = "tradewind-revision";
-
 /// Header that makes a retried write happen once.
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 

@@ -13,13 +13,12 @@ pub mod reads;
 use std::fmt;
 
 use api_types::{App, Catalog, Revision};
-use http::HeaderName;
 
 pub use error::ApiError;
 pub use reads::reads;
 
 /// On every answer: the revision of the state that was asked.
-pub const REVISION: HeaderName = HeaderName::from_static("tradewind-revision");
+pub use api_wire::call_headers::REVISION;
 
 /// The Fn server whose API this is; `fn version` shows it.
 pub const FN_VERSION: &str = "0.3.753";

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{App, CallId, Catalog, Fn, FnId, Region};
+use api_wire::call_headers::BY_GATEWAY;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -34,7 +35,7 @@ use crate::spill::{self, Spill, Spilled};
 use body::Bodies;
 use daemon::clock;
 use error::CallRefused;
-use headers::{INVOKE_TYPE, NOT_STARTED, REGION, SPILLED_FROM};
+use headers::{FORWARDED_BY, INVOKE_TYPE, NOT_STARTED, REGION};
 use memory::NoRoom;
 use route::Route;
 
@@ -65,7 +66,7 @@ impl Gateway {
             replica,
             bundles,
             engine,
-            spill: Spill::new(&name),
+            spill: Spill::new(),
             bodies: Bodies::new(request_body_bytes_max),
             region: HeaderValue::from_str(name.as_str()).expect("a region name is a DNS label"),
             port,
@@ -183,7 +184,10 @@ impl Gateway {
     async fn answer(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         let host = route::host(&head.uri, &head.headers).map(str::to_owned);
-        let is_spilled = head.headers.contains_key(SPILLED_FROM);
+        let is_spilled = head
+            .headers
+            .get(FORWARDED_BY)
+            .is_some_and(|by| by == BY_GATEWAY);
         let found = self.replica.read(|held| {
             let route = route::route(&head.method, host.as_deref(), head.uri.path(), held.zone());
             self.find(held, &route, &head, host.as_deref())

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use api_types::{Region, RegionName};
+use api_wire::call_headers::{BY_GATEWAY, FORWARDED_BY, NOT_STARTED};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -20,7 +21,6 @@ use region_plane_runtime::call::without_framing;
 use tracing::{debug, info};
 
 use crate::gateway::error::CallRefused;
-use crate::gateway::headers::{NOT_STARTED, SPILLED_FROM};
 
 /// More would keep a caller waiting through a federation that is full.
 const PEERS_MAX: usize = 2;
@@ -48,12 +48,11 @@ pub struct Spilled {
 
 pub struct Spill {
     client: Client<HttpConnector, Full<Bytes>>,
-    from: HeaderValue,
 }
 
 impl Spill {
     #[must_use]
-    pub fn new(me: &RegionName) -> Self {
+    pub fn new() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
@@ -62,7 +61,6 @@ impl Spill {
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .build(connector),
-            from: HeaderValue::from_str(me.as_str()).expect("a region name is a DNS label"),
         }
     }
 
@@ -129,7 +127,7 @@ impl Spill {
         if let Some(host) = call.host.as_ref().and_then(|host| host.parse().ok()) {
             sent.insert(HOST, host);
         }
-        sent.insert(SPILLED_FROM, self.from.clone());
+        sent.insert(FORWARDED_BY, HeaderValue::from_static(BY_GATEWAY));
         *request.headers_mut() = sent;
         Some(request)
     }

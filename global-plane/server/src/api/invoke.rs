@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api_fn_http::ApiError;
 use api_types::FnId;
+use api_wire::call_headers::{CLIENT, FORWARDED_BY};
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
@@ -14,12 +15,6 @@ use super::error;
 use crate::node::{Consistency, Node};
 use crate::relay::RelayError;
 use crate::steering::Called;
-
-/// Set by gateways on calls they hand to each other; from a caller it would forbid that.
-const SPILLED_FROM: &str = "tradewind-spilled-from";
-
-/// Lets a demo on one machine call from anywhere.
-const CLIENT: &str = "tradewind-client";
 
 pub async fn invoke(
     State(node): State<Arc<Node>>,
@@ -102,7 +97,7 @@ async fn call(
         Err(refused) => return refused.into_response(),
     };
     request.headers_mut().remove(CLIENT);
-    request.headers_mut().remove(SPILLED_FROM);
+    request.headers_mut().remove(FORWARDED_BY);
 
     let gateways = node.steer(client, &called);
     if gateways.is_empty() {

@@ -6,21 +6,12 @@ use http::header::{CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use region_plane_runtime::call::without_framing;
 
-pub const CALL_ID: HeaderName = HeaderName::from_static("fn-call-id");
-pub const DEADLINE: HeaderName = HeaderName::from_static("fn-deadline");
-pub const INVOKE_TYPE: HeaderName = HeaderName::from_static("fn-invoke-type");
-pub const REGION: HeaderName = HeaderName::from_static("tradewind-region");
-pub const SPILLED_FROM: HeaderName = HeaderName::from_static("tradewind-spilled-from");
-
-/// On a platform error: no function has seen the call, so another region may be tried.
-pub const NOT_STARTED: HeaderName = HeaderName::from_static("tradewind-not-started");
-
-const INTENT: HeaderName = HeaderName::from_static("fn-intent");
-const HTTP_METHOD: HeaderName = HeaderName::from_static("fn-http-method");
-const HTTP_REQUEST_URL: HeaderName = HeaderName::from_static("fn-http-request-url");
-const HTTP_STATUS: HeaderName = HeaderName::from_static("fn-http-status");
-const HTTP_PREFIX: &str = "fn-http-h-";
-const OURS: &str = "tradewind-";
+pub use api_wire::call_headers::{
+    CALL_ID, DEADLINE, FORWARDED_BY, INVOKE_TYPE, NOT_STARTED, REGION,
+};
+use api_wire::call_headers::{
+    HTTP_METHOD, HTTP_PREFIX, HTTP_REQUEST_URL, HTTP_STATUS, INTENT, OURS,
+};
 
 /// What the function sees of a direct call: everything, less what is about the connection.
 #[must_use]
@@ -123,7 +114,7 @@ pub fn request_url(host: Option<&str>, path_and_query: &str) -> String {
 /// set anew by whoever sends the request on.
 fn end_to_end(client: &HeaderMap) -> HeaderMap {
     let mut headers = without_framing(client.clone());
-    for name in [HOST, EXPECT, SPILLED_FROM] {
+    for name in [HOST, EXPECT, FORWARDED_BY] {
         headers.remove(name);
     }
     headers

@@ -72,7 +72,7 @@ async fn a_full_region_hands_calls_to_its_peer_and_a_full_federation_refuses() {
             // A call that was handed on is not handed on again.
             let handed = client()
                 .post(format!("{}/invoke/F", nrt.gateway))
-                .header("tradewind-spilled-from", "fra");
+                .header("tradewind-forwarded-by", "gateway");
             let handed = nrt.send(handed).await;
             assert_eq!(
                 (handed.status, handed.region.as_deref()),
@@ -164,7 +164,7 @@ async fn a_call_for_another_region_is_redirected_by_name_or_handed_on() {
     );
     let spilled = client()
         .post(format!("{}/invoke/F", fra.gateway))
-        .header("tradewind-spilled-from", "nrt");
+        .header("tradewind-forwarded-by", "gateway");
     let one_hop = fra.send(spilled).await;
     assert_eq!(one_hop.status, 404);
     assert!(
