@@ -36,8 +36,11 @@ pub struct Dispatcher {
     calls: BTreeMap<Call, Place>,
     /// Idle instances by the rank they became idle with: least recently used first.
     idle: BTreeMap<u64, InstanceId>,
-    /// Functions that have calls to start an instance for.
-    unserved: BTreeSet<Key>,
+    /// Functions that have calls to start an instance for, by the megabytes that one needs: those that
+    /// no memory can be made for are not looked at.
+    unserved: BTreeMap<u64, BTreeSet<Key>>,
+    /// Functions whose counts may have changed since [`Self::take_touched`].
+    touched: BTreeSet<Key>,
     /// When waiting calls must have an answer.
     deadlines: BTreeSet<(Duration, Call)>,
     /// What else comes by itself.
@@ -99,7 +102,8 @@ impl Dispatcher {
             instances: BTreeMap::new(),
             calls: BTreeMap::new(),
             idle: BTreeMap::new(),
-            unserved: BTreeSet::new(),
+            unserved: BTreeMap::new(),
+            touched: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             timers: BTreeSet::new(),
             settings: BTreeMap::new(),
@@ -133,12 +137,13 @@ impl Dispatcher {
             return actions;
         }
 
-        let arrival = self.next_rank();
+        self.rank += 1;
+        let arrival = self.rank;
         let function = self
             .functions
             .entry(spec.key.clone())
             .or_insert_with(|| Function::new(spec.clone()));
-        if let Some(&instance) = function.idle.last() {
+        if let Some((_, &instance)) = function.idle.last_key_value() {
             self.run(call, instance, &mut actions);
             return actions;
         }
@@ -276,12 +281,8 @@ impl Dispatcher {
             Some(settings) => self.settings.insert(function.clone(), settings),
             None => self.settings.remove(function),
         };
-        let first = Key {
-            function: function.clone(),
-            settings: 0,
-        };
         let mut keys = Vec::new();
-        for (key, held) in self.functions.range_mut(first..) {
+        for (key, held) in self.functions.range_mut(keys_from(function)..) {
             if key.function != *function {
                 break;
             }
@@ -347,6 +348,32 @@ impl Dispatcher {
             .map(|(key, function)| (key, function.counts()))
     }
 
+    /// Calls that wait for an instance.
+    #[must_use]
+    pub fn queued(&self) -> u32 {
+        u32::try_from(self.deadlines.len()).expect("admission keeps it below calls_max")
+    }
+
+    /// What a function has, with whichever settings.
+    #[must_use]
+    pub fn counts(&self, function: &FnId) -> Counts {
+        let mut sum = Counts::default();
+        for (_, held) in self
+            .functions
+            .range(keys_from(function)..)
+            .take_while(|(key, _)| key.function == *function)
+        {
+            sum += held.counts();
+        }
+        sum
+    }
+
+    /// Functions, with the settings concerned, whose calls or instances came or went since this was
+    /// last asked. There are no more than took part in what happened since: ask every now and then.
+    pub fn take_touched(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.touched)
+    }
+
     /// Whether any call or instance, not told to stop, has this key.
     #[must_use]
     pub fn uses(&self, key: &Key) -> bool {
@@ -370,11 +397,6 @@ impl Dispatcher {
 
     fn admitted(&self) -> u32 {
         u32::try_from(self.calls.len()).expect("admission keeps it below calls_max")
-    }
-
-    fn next_rank(&mut self) -> u64 {
-        self.rank += 1;
-        self.rank
     }
 
     /// Answers those who waited too long, before anything else can happen to them.
@@ -409,7 +431,7 @@ impl Dispatcher {
         };
         let waiting = function.waiting.iter().map(|waiting| waiting.call);
         let leave: Vec<_> = waiting.skip(stay).collect();
-        let instances = function.idle.iter().chain(&function.starting);
+        let instances = function.idle.values().chain(&function.starting);
         let stop: Vec<_> = instances.copied().collect();
         for call in leave {
             self.reject(call, Rejection::Outdated, actions);
@@ -476,10 +498,24 @@ impl Dispatcher {
             }
             function.timer = timer;
         }
-        if function.unserved().next().is_none() {
-            self.unserved.remove(key);
-        } else if !self.unserved.contains(key) {
-            self.unserved.insert(key.clone());
+        let need_mb = function.spec.memory_mb;
+        let is_served = function.unserved().next().is_none();
+        match self.unserved.get_mut(&need_mb) {
+            Some(keys) if is_served => {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.unserved.remove(&need_mb);
+                }
+            }
+            Some(keys) if keys.contains(key) => {}
+            None if is_served => {}
+            Some(_) | None => {
+                let keys = self.unserved.entry(need_mb).or_default();
+                keys.insert(key.clone());
+            }
+        }
+        if !self.touched.contains(key) {
+            self.touched.insert(key.clone());
         }
         if is_unused {
             self.functions.remove(key);
@@ -499,47 +535,42 @@ impl Dispatcher {
         plan.promised
     }
 
+    /// Looks at the waiting calls that memory might be made for, and at the idle instances it evicts
+    /// for them. It runs after each call, so it must not look at all idle instances.
     fn plan(&self) -> Plan {
         let mut plan = Plan::default();
         let mut coming_mb = self.memory.coming_mb();
-        if coming_mb == 0 && self.idle.is_empty() {
-            return plan;
-        }
+        let mut idle_mb = self.memory.idle_mb();
+        let attainable_mb = coming_mb + idle_mb;
         let mut unserved: Vec<_> = self
             .unserved
             .iter()
-            .flat_map(|key| {
-                let function = &self.functions[key];
-                let need_mb = function.spec.memory_mb;
-                function
-                    .unserved()
-                    .map(move |waiting| (waiting.arrival, key, need_mb))
+            .take_while(|(need_mb, _)| **need_mb <= attainable_mb)
+            .flat_map(|(need_mb, keys)| keys.iter().map(move |key| (*need_mb, key)))
+            .flat_map(|(need_mb, key)| {
+                let waiting = self.functions[key].unserved();
+                waiting.map(move |waiting| (waiting.arrival, key, need_mb))
             })
             .collect();
         unserved.sort_unstable();
 
         let mut free_mb = self.memory.free_mb();
         let mut promised_mb = 0;
-        let mut least_recent: Vec<_> = self.idle.values().rev().copied().collect();
+        let mut least_recent = self.idle.values();
         for (_, key, need_mb) in unserved {
             let wanted_mb = promised_mb + need_mb;
-            let mut evicted_mb = 0;
-            let mut evicted = 0;
-            for instance in least_recent.iter().rev() {
-                if coming_mb + evicted_mb >= wanted_mb {
-                    break;
-                }
-                evicted_mb += self.instances[instance].memory_mb;
-                evicted += 1;
-            }
             // What not even an empty region's worth of evictions can serve now must not keep a
             // smaller need from memory that is free.
-            if coming_mb + evicted_mb < wanted_mb {
+            if coming_mb + idle_mb < wanted_mb {
                 continue;
             }
-            coming_mb += evicted_mb;
-            let kept = least_recent.len() - evicted;
-            plan.evict.extend(least_recent.drain(kept..).rev());
+            while coming_mb < wanted_mb {
+                let instance = least_recent.next().expect("`idle_mb` is what they hold");
+                let evicted_mb = self.instances[instance].memory_mb;
+                coming_mb += evicted_mb;
+                idle_mb -= evicted_mb;
+                plan.evict.push(*instance);
+            }
             if wanted_mb <= free_mb {
                 free_mb -= need_mb;
                 coming_mb -= need_mb;
@@ -581,9 +612,11 @@ impl Dispatcher {
         }
         let outdated = function.outdated;
         let until = self.now + function.spec.idle_timeout;
-        function.idle.push(instance);
-        let rank = self.next_rank();
+        self.rank += 1;
+        let rank = self.rank;
+        function.idle.insert(rank, instance);
         self.idle.insert(rank, instance);
+        self.memory.set_idle(self.instances[&instance].memory_mb);
         self.timers.insert((until, Timer::Idle(instance)));
         self.phase(instance, Phase::Idle { rank, until });
         if outdated {
@@ -633,7 +666,8 @@ impl Dispatcher {
                 .functions
                 .get_mut(&held.key)
                 .expect("it has an instance");
-            function.idle.retain(|idle| *idle != instance);
+            function.idle.remove(&rank);
+            self.memory.end_idle(held.memory_mb);
         }
     }
 
@@ -681,5 +715,13 @@ impl Dispatcher {
             .get_mut(&instance)
             .expect("the caller saw it");
         held.phase = phase;
+    }
+}
+
+/// Not after any key of the function.
+fn keys_from(function: &FnId) -> Key {
+    Key {
+        function: function.clone(),
+        settings: 0,
     }
 }

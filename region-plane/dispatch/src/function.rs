@@ -1,6 +1,6 @@
 //! One function's queue and the instances it has.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::{Call, Counts, InstanceId, Spec};
@@ -17,8 +17,8 @@ pub(crate) struct Function {
     pub(crate) spec: Spec,
     /// First come, first served.
     pub(crate) waiting: VecDeque<Waiting>,
-    /// Most recently used last.
-    pub(crate) idle: Vec<InstanceId>,
+    /// By the rank they became idle with: most recently used last.
+    pub(crate) idle: BTreeMap<u64, InstanceId>,
     /// Oldest first.
     pub(crate) starting: BTreeSet<InstanceId>,
     pub(crate) running: usize,
@@ -38,7 +38,7 @@ impl Function {
         Self {
             spec,
             waiting: VecDeque::new(),
-            idle: Vec::new(),
+            idle: BTreeMap::new(),
             starting: BTreeSet::new(),
             running: 0,
             outdated: false,

@@ -158,3 +158,12 @@ pub struct Counts {
     pub idle: usize,
     pub running: usize,
 }
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.waiting += other.waiting;
+        self.starting += other.starting;
+        self.idle += other.idle;
+        self.running += other.running;
+    }
+}

@@ -8,6 +8,8 @@ pub(crate) struct Memory {
     held_mb: u64,
     /// The part of `held_mb` whose instances were told to stop.
     stopping_mb: u64,
+    /// The part of `held_mb` whose instances are idle, and can be told to.
+    idle_mb: u64,
 }
 
 impl Memory {
@@ -16,6 +18,7 @@ impl Memory {
             budget_mb,
             held_mb: 0,
             stopping_mb: 0,
+            idle_mb: 0,
         }
     }
 
@@ -32,6 +35,11 @@ impl Memory {
         self.free_mb() + self.stopping_mb
     }
 
+    /// What all idle instances hold.
+    pub(crate) fn idle_mb(&self) -> u64 {
+        self.idle_mb
+    }
+
     pub(crate) fn held_mb(&self) -> u64 {
         self.held_mb
     }
@@ -39,6 +47,14 @@ impl Memory {
     pub(crate) fn take(&mut self, need_mb: u64) {
         assert!(need_mb <= self.free_mb(), "the caller found it free");
         self.held_mb += need_mb;
+    }
+
+    pub(crate) fn set_idle(&mut self, mb: u64) {
+        self.idle_mb += mb;
+    }
+
+    pub(crate) fn end_idle(&mut self, mb: u64) {
+        self.idle_mb -= mb;
     }
 
     pub(crate) fn stop(&mut self, mb: u64) {

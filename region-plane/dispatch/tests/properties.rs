@@ -7,8 +7,8 @@ use api_types::FnId;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use region_plane_dispatch::{
-    Action, AfterCall, Call, Dispatcher, InstanceId, Key, Limits, Rejection, Spec, StartFailure,
-    StopReason,
+    Action, AfterCall, Call, Counts, Dispatcher, InstanceId, Key, Limits, Rejection, Spec,
+    StartFailure, StopReason,
 };
 
 const LIMITS: Limits = Limits {
@@ -145,6 +145,8 @@ struct World {
     /// What was there when its function was removed.
     removed: BTreeSet<Key>,
     no_place_until: BTreeMap<Key, Duration>,
+    /// As the dispatcher counts, looked up again only for what it says was touched.
+    counted: BTreeMap<Key, Counts>,
     rank: u64,
 }
 
@@ -160,6 +162,7 @@ impl World {
             told: BTreeMap::new(),
             removed: BTreeSet::new(),
             no_place_until: BTreeMap::new(),
+            counted: BTreeMap::new(),
             rank: 0,
         }
     }
@@ -301,6 +304,13 @@ impl World {
         let used = self.used();
         self.no_place_until.retain(|key, _| used.contains(key));
         self.removed.retain(|key| used.contains(key));
+        for key in self.dispatcher.take_touched() {
+            let found = self.dispatcher.functions().find(|(of, _)| **of == key);
+            match found.map(|(_, counts)| counts) {
+                Some(counts) => self.counted.insert(key, counts),
+                None => self.counted.remove(&key),
+            };
+        }
         self.check();
     }
 
@@ -481,6 +491,20 @@ impl World {
         let admitted = self.admitted();
         assert_eq!(self.dispatcher.load().current as usize, admitted);
         assert!(admitted <= LIMITS.calls_max as usize);
+
+        let functions = self.dispatcher.functions();
+        let counts: BTreeMap<_, _> = functions
+            .map(|(key, counts)| (key.clone(), counts))
+            .collect();
+        assert_eq!(self.counted, counts, "changed without being touched");
+        let queued: usize = counts.values().map(|counts| counts.waiting).sum();
+        assert_eq!(self.dispatcher.queued() as usize, queued);
+        for number in 0..MEMORY_MB.len() {
+            let of_it = counts.iter().filter(|(key, _)| key.function == id(number));
+            let mut sum = Counts::default();
+            of_it.for_each(|(_, counts)| sum += *counts);
+            assert_eq!(self.dispatcher.counts(&id(number)), sum);
+        }
 
         for key in self.specs.keys() {
             let waiting = self.waiting(key);

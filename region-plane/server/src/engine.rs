@@ -8,13 +8,12 @@
 //! does not stop it: the function finishes and its answer is dropped. To stop it would mean killing
 //! the instance, and the next caller would pay with a cold start.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api_types::{CallId, FnId, Load};
-use api_wire::planes::FunctionCount;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use region_plane_dispatch::{
@@ -70,20 +69,20 @@ pub struct Engine {
 }
 
 /// What is going on, for reports and operators.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Snapshot {
     pub load: Load,
     pub queued: u32,
     pub memory_held_mb: u64,
-    /// Since the start, by function; the reporter takes differences.
-    pub functions: BTreeMap<FnId, FunctionTotals>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FunctionTotals {
+/// What one function did since this was last asked for, and what it has now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activity {
     pub calls: u64,
     pub errors: u64,
     pub running: u32,
+    /// Starting, idle or running.
     pub instances: u32,
 }
 
@@ -100,15 +99,13 @@ pub struct InstanceRow {
 /// The reporter asks once a second and people now and then; more of them wait their turn.
 const QUESTIONS_MAX: usize = 16;
 
-/// Between looks at what is held for functions that have neither calls nor instances any more.
-const FORGET_EVERY: Duration = Duration::from_secs(1);
+/// Between looks at the functions whose calls or instances changed: what was held for those that have
+/// neither any more is dropped.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
 /// Instances that may turn a call away, nothing of it having reached the function, before its caller
 /// is told: more than a few are not an accident.
 const RESTARTS_MAX: u32 = 3;
-
-/// Totals of functions that are gone are dropped once there are this many; regions hold fewer.
-const TOTALS_MAX: usize = 20_000;
 
 enum Event {
     Arrived {
@@ -125,6 +122,7 @@ enum Event {
 
 enum Question {
     Counts(oneshot::Sender<Snapshot>),
+    Activity(oneshot::Sender<BTreeMap<FnId, Activity>>),
     Instances(oneshot::Sender<Vec<InstanceRow>>),
 }
 
@@ -200,6 +198,12 @@ impl Engine {
     /// Nothing once the engine has ended.
     pub async fn counts(&self) -> Snapshot {
         self.ask(Question::Counts).await
+    }
+
+    /// The functions whose calls or instances changed since this was last asked, whoever asked: there
+    /// is one who reports it. None once the engine has ended.
+    pub async fn activity(&self) -> BTreeMap<FnId, Activity> {
+        self.ask(Question::Activity).await
     }
 
     /// All instances, oldest first; none once the engine has ended.
@@ -279,7 +283,8 @@ struct Owner<R: Runtime> {
     starting: HashMap<InstanceId, CancellationToken>,
     instances: HashMap<InstanceId, Arc<R::Instance>>,
     tasks: JoinSet<Ended<R::Instance>>,
-    totals: BTreeMap<FnId, FunctionTotals>,
+    /// What was not asked for yet. One entry a function at most, however long nobody asks.
+    activity: BTreeMap<FnId, Activity>,
 }
 
 struct Admitted {
@@ -299,7 +304,7 @@ impl<R: Runtime> Owner<R> {
             starting: HashMap::new(),
             instances: HashMap::new(),
             tasks: JoinSet::new(),
-            totals: BTreeMap::new(),
+            activity: BTreeMap::new(),
         }
     }
 
@@ -310,8 +315,8 @@ impl<R: Runtime> Owner<R> {
         mut asked: mpsc::Receiver<Question>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut forgetting = tokio::time::interval(FORGET_EVERY);
-        forgetting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut settling = tokio::time::interval(SETTLE_EVERY);
+        settling.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next_tick = self.dispatcher.next_tick();
             let tick = async {
@@ -325,8 +330,8 @@ impl<R: Runtime> Owner<R> {
                 // instance or a place from them.
                 biased;
                 () = shutdown.cancelled() => break,
-                _ = forgetting.tick() => {
-                    self.forget();
+                _ = settling.tick() => {
+                    self.settle();
                     Vec::new()
                 }
                 Some(question) = asked.recv() => {
@@ -367,7 +372,7 @@ impl<R: Runtime> Owner<R> {
                 wait_until,
                 answer,
             } => {
-                // Whose leaving was heard first.
+                // The caller disconnected before its call was queued.
                 if answer.is_closed() {
                     return Vec::new();
                 }
@@ -383,12 +388,14 @@ impl<R: Runtime> Owner<R> {
                     },
                 );
                 let wait_until = wait_until.saturating_duration_since(self.started);
-                self.dispatcher.call_arrived(now, call, &spec, wait_until)
+                let actions = self.dispatcher.call_arrived(now, call, &spec, wait_until);
+                // Refused at once, it left no trace there that would end this one later.
+                if !self.dispatcher.uses(&spec.key) {
+                    self.launches.remove(&spec.key);
+                }
+                actions
             }
             Event::Changed { function, settings } => {
-                if settings.is_none() {
-                    self.totals.remove(&function);
-                }
                 self.dispatcher.function_changed(now, &function, settings)
             }
         }
@@ -416,14 +423,18 @@ impl<R: Runtime> Owner<R> {
             } => {
                 let after = match &result {
                     Err(error) if error.instance_lost() => {
-                        info!(%function, error = with_sources(error), "a call cost its instance");
+                        info!(
+                            %function,
+                            error = with_sources(error),
+                            "instance stopped after a failed call"
+                        );
                         AfterCall::Lost
                     }
                     Ok(_) | Err(_) => AfterCall::Kept,
                 };
-                let totals = self.totals.entry(function).or_default();
-                totals.calls += 1;
-                totals.errors += u64::from(result.is_err());
+                let activity = self.activity.entry(function).or_default();
+                activity.calls += 1;
+                activity.errors += u64::from(result.is_err());
                 if let Some(admitted) = self.calls.remove(&call) {
                     // Its caller may have left.
                     let _left = admitted.answer.send(result.map_err(Failure::Call));
@@ -567,22 +578,28 @@ impl<R: Runtime> Owner<R> {
         });
     }
 
-    fn forget(&mut self) {
-        let dispatcher = &self.dispatcher;
-        self.launches.retain(|key, _| dispatcher.uses(key));
-        if self.totals.len() > TOTALS_MAX {
-            let used: HashSet<_> = dispatcher
-                .functions()
-                .map(|(key, _)| &key.function)
-                .collect();
-            self.totals.retain(|function, _| used.contains(function));
+    /// Takes note of what changed since this ran last, at the cost of that alone.
+    fn settle(&mut self) {
+        for key in self.dispatcher.take_touched() {
+            if !self.dispatcher.uses(&key) {
+                self.launches.remove(&key);
+            }
+            let counts = self.dispatcher.counts(&key.function);
+            let instances = counts.starting + counts.idle + counts.running;
+            let activity = self.activity.entry(key.function).or_default();
+            activity.running = u32::try_from(counts.running).unwrap_or(u32::MAX);
+            activity.instances = u32::try_from(instances).unwrap_or(u32::MAX);
         }
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         match question {
             Question::Counts(answer) => {
                 let _left = answer.send(self.count());
+            }
+            Question::Activity(answer) => {
+                self.settle();
+                let _left = answer.send(std::mem::take(&mut self.activity));
             }
             Question::Instances(answer) => {
                 let _left = answer.send(self.rows());
@@ -591,19 +608,10 @@ impl<R: Runtime> Owner<R> {
     }
 
     fn count(&self) -> Snapshot {
-        let (mut queued, mut functions) = (0, self.totals.clone());
-        for (key, counts) in self.dispatcher.functions() {
-            queued += counts.waiting;
-            let totals = functions.entry(key.function.clone()).or_default();
-            totals.running += u32::try_from(counts.running).unwrap_or(u32::MAX);
-            let instances = counts.starting + counts.idle + counts.running;
-            totals.instances += u32::try_from(instances).unwrap_or(u32::MAX);
-        }
         let snapshot = Snapshot {
             load: self.dispatcher.load(),
-            queued: u32::try_from(queued).unwrap_or(u32::MAX),
+            queued: self.dispatcher.queued(),
             memory_held_mb: self.dispatcher.memory_held_mb(),
-            functions,
         };
         metrics::gauge!("tradewind_region_calls").set(f64::from(snapshot.load.current));
         metrics::gauge!("tradewind_region_calls_queued").set(f64::from(snapshot.queued));
@@ -623,30 +631,6 @@ impl<R: Runtime> Owner<R> {
             },
         });
         rows.collect()
-    }
-}
-
-impl Snapshot {
-    /// Busiest first: what each function did since `before`.
-    #[must_use]
-    pub fn since(&self, before: &Self) -> Vec<FunctionCount> {
-        let mut counts: Vec<FunctionCount> = self
-            .functions
-            .iter()
-            .map(|(function, now)| {
-                let then = before.functions.get(function).copied().unwrap_or_default();
-                FunctionCount {
-                    fn_id: function.to_string(),
-                    calls: now.calls.saturating_sub(then.calls),
-                    errors: now.errors.saturating_sub(then.errors),
-                    running: now.running,
-                    instances: now.instances,
-                }
-            })
-            .filter(|count| count.calls > 0 || count.running > 0 || count.instances > 0)
-            .collect();
-        counts.sort_by(|a, b| b.calls.cmp(&a.calls).then_with(|| a.fn_id.cmp(&b.fn_id)));
-        counts
     }
 }
 

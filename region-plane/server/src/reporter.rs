@@ -1,5 +1,7 @@
 //! What the region tells the global plane about itself, every second to any node.
 
+mod activity;
+
 use std::time::Duration;
 
 use api_client::Client;
@@ -15,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::bundles::Bundles;
 use crate::engine::{Engine, Snapshot};
+use activity::Activities;
 use daemon::clock;
 
 /// A third of the lease, so that one report may be lost to a leader change and one to a bad second.
@@ -52,7 +55,7 @@ impl Reporter {
             .parse()
             .expect("it was made from a region's name");
         let started_at = clock::now();
-        let (mut sequence, mut before, mut told_draining) = (0, Snapshot::default(), false);
+        let (mut sequence, mut activities, mut told_draining) = (0, Activities::default(), false);
         // Whether the last report was heard, so that a silence is one line and not thousands.
         let mut heard = true;
         self.register().await;
@@ -65,11 +68,12 @@ impl Reporter {
                 () = self.stopping.cancelled(), if !told_draining => told_draining = true,
             }
             sequence += 1;
+            activities.add(self.engine.activity().await);
             let counts = self.engine.counts().await;
-            let report = self.report(sequence, started_at.0, &counts, &before);
+            let report = self.report(sequence, started_at.0, counts, &activities);
             match self.client.report(&name, &report).await {
                 Ok(()) => {
-                    before = counts;
+                    activities.heard();
                     if !heard {
                         info!("reports are heard again");
                     }
@@ -94,12 +98,10 @@ impl Reporter {
         &self,
         sequence: u64,
         started_at_ms: i64,
-        counts: &Snapshot,
-        before: &Snapshot,
+        counts: Snapshot,
+        activities: &Activities,
     ) -> Report {
         let (revision, hash) = self.replica.read(|held| (held.revision().0, held.hash()));
-        let mut functions = counts.since(before);
-        functions.truncate(REPORT_ITEMS_MAX);
         let missing = self.bundles.missing(&self.replica);
         Report {
             sequence,
@@ -118,7 +120,7 @@ impl Reporter {
                 .take(REPORT_ITEMS_MAX)
                 .map(ToString::to_string)
                 .collect(),
-            functions,
+            functions: activities.busiest(),
         }
     }
 
