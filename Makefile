@@ -78,3 +78,8 @@ worldmap: ## Refresh the built-in world map (see docs/operating/world-map.md).
 bench: setup ## Measure call overhead, cold starts, committed writes and DNS; prints a page of docs/measurements.
 	@scripts/progress cargo build --locked --release $(FEDERATION) -p hello-rust -p chaos-tests-bench
 	$(CARGO_TARGET_DIR)/release/tradewind-bench
+
+.PHONY: bench-replication
+bench-replication: setup ## Measure how changes of functions reach the regions, with few and with many functions.
+	@scripts/progress cargo build --locked --release $(FEDERATION) -p hello-rust -p chaos-tests-bench
+	$(CARGO_TARGET_DIR)/release/tradewind-bench replication

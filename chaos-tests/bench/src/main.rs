@@ -7,6 +7,7 @@
 mod calls;
 mod function;
 mod queries;
+mod replication;
 mod spread;
 mod writes;
 
@@ -18,6 +19,13 @@ async fn main() -> anyhow::Result<()> {
     let federation = Federation::start("127.60")
         .await
         .context("start a federation")?;
+    if std::env::args().nth(1).as_deref() == Some("replication") {
+        println!("# Replication\n");
+        println!("Three regions, three global nodes and two DNS servers on one machine:");
+        println!("{}. Build: {}.", machine()?, profile());
+        println!("`make bench-replication` prints this page.\n");
+        return replication::measured(&federation).await;
+    }
     println!("# Baseline\n");
     println!("Three regions, three global nodes, two DNS servers and the load on one machine:");
     println!("{}.", machine()?);
@@ -31,6 +39,14 @@ async fn main() -> anyhow::Result<()> {
         .context("committed writes")?;
     queries::answered(&federation).context("DNS queries")?;
     Ok(())
+}
+
+/// Of this program, which is built with those it measures.
+fn profile() -> &'static str {
+    match cfg!(debug_assertions) {
+        true => "the development profile",
+        false => "the release profile",
+    }
 }
 
 fn machine() -> anyhow::Result<String> {

@@ -61,7 +61,7 @@ async fn write(api: String, prefix: String) -> anyhow::Result<Vec<Duration>> {
     Ok(samples)
 }
 
-async fn leader(federation: &Federation) -> anyhow::Result<String> {
+pub async fn leader(federation: &Federation) -> anyhow::Result<String> {
     let api = federation.apis()?.into_iter().next().context("a node")?;
     let members: serde_json::Value = reqwest::get(format!("{api}/v1/members"))
         .await?
