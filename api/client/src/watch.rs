@@ -63,20 +63,33 @@ impl Client {
     }
 }
 
+/// Why there is no next line.
+enum Broken {
+    LineTooLong,
+    Off(String),
+}
+
 impl Watch {
     /// The next line. Cancel safe: a line is returned whole or kept.
     ///
     /// # Errors
     /// When the stream breaks off or is silent for 5 s; the next [`Client::watch`] then asks
-    /// another node. Go on from the last revision applied.
+    /// another node. Go on from the last revision applied. [`Error::TooLarge`] and
+    /// [`Error::Garbled`] are about the line: other nodes probably have the same.
     pub async fn next(&mut self) -> Result<WatchLine, Error> {
         let line = match self.line().await {
             Ok(line) => line,
             Err(problem) => {
                 self.client.nodes.failed(self.node);
-                return Err(Error::Stream {
-                    node: self.client.node_name(self.node),
-                    problem,
+                return Err(match problem {
+                    Broken::LineTooLong => Error::TooLarge {
+                        what: "a watch line".to_owned(),
+                        bytes_max: LINE_BYTES_MAX as u64,
+                    },
+                    Broken::Off(problem) => Error::Stream {
+                        node: self.client.node_name(self.node),
+                        problem,
+                    },
                 });
             }
         };
@@ -86,7 +99,7 @@ impl Watch {
         })
     }
 
-    async fn line(&mut self) -> Result<Vec<u8>, String> {
+    async fn line(&mut self) -> Result<Vec<u8>, Broken> {
         loop {
             let unsearched = &self.pending[self.searched..];
             if let Some(at) = unsearched.iter().position(|byte| *byte == b'\n') {
@@ -101,13 +114,13 @@ impl Watch {
             }
             self.searched = self.pending.len();
             if self.pending.len() > LINE_BYTES_MAX {
-                return Err(format!("a line has more than {LINE_BYTES_MAX} bytes"));
+                return Err(Broken::LineTooLong);
             }
             let chunk = tokio::time::timeout(SILENCE_MAX, self.response.chunk())
                 .await
-                .map_err(|_| format!("silent for {SILENCE_MAX:?}"))?
-                .map_err(|error| root_cause(&error))?
-                .ok_or("closed")?;
+                .map_err(|_| Broken::Off(format!("silent for {SILENCE_MAX:?}")))?
+                .map_err(|error| Broken::Off(root_cause(&error)))?
+                .ok_or_else(|| Broken::Off("closed".to_owned()))?;
             self.pending.extend_from_slice(&chunk);
         }
     }

@@ -96,6 +96,7 @@ fn report() -> Report {
         revision: 0,
         hash: String::new(),
         bundles_missing: Vec::new(),
+        following: None,
         functions: Vec::new(),
     }
 }

@@ -19,5 +19,5 @@ pub use fns::{Annotations, App, Config, Fn, Trigger};
 pub use id::{AppId, CallId, FnId, Revision, TriggerId};
 pub use placement::Placement;
 pub use refusal::{Refusal, RefusalKind};
-pub use region::{Load, Location, Region, RegionName, Sizing, Verdict};
+pub use region::{Following, Load, Location, Region, RegionName, Sizing, Verdict};
 pub use time::Timestamp;

@@ -117,6 +117,18 @@ pub struct Sizing {
     pub pending_instances: u32,
 }
 
+/// How a region follows the global plane's changes, as it says itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Following {
+    /// Milliseconds since it last heard something new, progress marks included. They come every
+    /// second, so more than a few seconds mean that it gets no further.
+    pub silent_ms: u64,
+    /// Snapshots that it took because its watch failed twice at one revision, since its start.
+    pub forced_snapshots: u64,
+    /// Why nothing new came since it last did.
+    pub problem: Option<String>,
+}
+
 /// Admitted concurrency: calls running or holding a place, against the admission limits. Never CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use api_types::{Load, Location, Region, RegionName, Revision, Sizing, Verdict};
+use api_types::{Following, Load, Location, Region, RegionName, Revision, Sizing, Verdict};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -77,6 +77,9 @@ pub struct RegionItem {
     pub revision: u64,
     /// How long the oldest change it lacks has been waiting; 0 when it lacks none.
     pub lag_ms: u64,
+    /// Absent if the region has not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub following: Option<FollowingBody>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<Ipv4Addr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,9 +128,41 @@ pub struct Report {
     /// [`REPORT_ITEMS_MAX`].
     #[serde(default)]
     pub bundles_missing: Vec<String>,
+    /// Absent from regions that are too old to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub following: Option<FollowingBody>,
     /// Busiest functions since the last report; at most [`REPORT_ITEMS_MAX`].
     #[serde(default)]
     pub functions: Vec<FunctionCount>,
+}
+
+/// How the region follows the global plane, see [`Following`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowingBody {
+    pub silent_ms: u64,
+    pub forced_snapshots: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+impl From<FollowingBody> for Following {
+    fn from(body: FollowingBody) -> Self {
+        Self {
+            silent_ms: body.silent_ms,
+            forced_snapshots: body.forced_snapshots,
+            problem: body.problem,
+        }
+    }
+}
+
+impl From<&Following> for FollowingBody {
+    fn from(following: &Following) -> Self {
+        Self {
+            silent_ms: following.silent_ms,
+            forced_snapshots: following.forced_snapshots,
+            problem: following.problem.clone(),
+        }
+    }
 }
 
 /// Bounds the size of a report; what is cut is the least busy.
@@ -157,6 +192,9 @@ pub struct ReplicationItem {
     pub lag_ms: u64,
     pub hash: String,
     pub bundles_missing: Vec<String>,
+    /// Absent if the region has not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub following: Option<FollowingBody>,
     /// Milliseconds since its last report; absent if this leader has had none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_ms_ago: Option<u64>,

@@ -9,7 +9,7 @@ use api_client::Client;
 use api_types::{RegionName, Verdict};
 use api_wire::Page;
 use api_wire::fns::ErrorBody;
-use api_wire::planes::{Explanation, VerdictBody};
+use api_wire::planes::{Explanation, FollowingBody, VerdictBody};
 use clap::Subcommand;
 
 use crate::output::{Output, table};
@@ -107,12 +107,21 @@ async fn list_regions(client: &Client, output: Output) -> anyhow::Result<()> {
             ),
             region.revision.to_string(),
             format!("{} ms", region.lag_ms),
+            followed(region.following.as_ref()),
             region.gateway,
             labels.join(" "),
         ]
     });
     let headings = [
-        "region", "verdict", "price", "load", "revision", "lag", "gateway", "labels",
+        "region",
+        "verdict",
+        "price",
+        "load",
+        "revision",
+        "lag",
+        "following",
+        "gateway",
+        "labels",
     ];
     output.text(&table(&headings, rows));
     Ok(())
@@ -135,6 +144,7 @@ pub async fn replication(client: &Client, output: Output) -> anyhow::Result<Exit
             verdict(item.verdict),
             item.revision.to_string(),
             format!("{} ms", item.lag_ms),
+            followed(item.following.as_ref()),
             item.bundles_missing.len().to_string(),
             reported.map_or_else(|| "never".to_owned(), |ms| format!("{ms} ms ago")),
         ]
@@ -144,11 +154,27 @@ pub async fn replication(client: &Client, output: Output) -> anyhow::Result<Exit
         "verdict",
         "revision",
         "lag",
+        "following",
         "bundles missing",
         "reported",
     ];
     output.text(&table(&headings, rows));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a region follows the global plane, and what it took to.
+fn followed(following: Option<&FollowingBody>) -> String {
+    let Some(following) = following else {
+        return "unknown".to_owned();
+    };
+    let mut text = match &following.problem {
+        None => "yes".to_owned(),
+        Some(problem) => format!("not for {} s: {problem}", following.silent_ms / 1000),
+    };
+    if following.forced_snapshots > 0 {
+        text += &format!(" ({} forced snapshots)", following.forced_snapshots);
+    }
+    text
 }
 
 pub async fn members(client: &Client, output: Output) -> anyhow::Result<ExitCode> {

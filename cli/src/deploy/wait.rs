@@ -177,6 +177,7 @@ mod tests {
             lag_ms: 0,
             hash: String::new(),
             bundles_missing: Vec::new(),
+            following: None,
             reported_ms_ago: Some(10),
         }
     }
@@ -247,6 +248,7 @@ mod tests {
             sizing: None,
             revision: 0,
             lag_ms: 0,
+            following: None,
             ipv4: None,
             ipv6: None,
             gateway: String::new(),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api_types::{RegionName, Revision, Timestamp, Verdict};
-use api_wire::planes::{LoadBody, Report, SizingBody};
+use api_wire::planes::{FollowingBody, LoadBody, Report, SizingBody};
 use global_plane_state::Command;
 use global_plane_state::verdicts::{Facts, Monitor};
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,8 @@ pub struct Row {
     pub revision: u64,
     pub hash: String,
     pub bundles_missing: Vec<String>,
+    #[serde(default)]
+    pub following: Option<FollowingBody>,
     pub reported_ms_ago: u64,
 }
 
@@ -74,6 +76,7 @@ impl Leader {
             revision: Revision(report.revision),
             hash: report.hash,
             bundles_missing: report.bundles_missing,
+            following: report.following.map(Into::into),
         };
         if !tenure.monitor.report(region, now_ms, facts) {
             tracing::debug!(%region, "report overtaken by a newer one");
@@ -92,6 +95,7 @@ impl Leader {
                 revision: heard.facts.revision.0,
                 hash: heard.facts.hash.clone(),
                 bundles_missing: heard.facts.bundles_missing.clone(),
+                following: heard.facts.following.as_ref().map(Into::into),
                 reported_ms_ago: now_ms.saturating_sub(heard.at_ms),
             };
             (region.to_string(), row)

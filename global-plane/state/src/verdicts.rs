@@ -11,7 +11,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::{Load, Region, RegionName, Revision, Sizing, Timestamp, Verdict};
+use api_types::{Following, Load, Region, RegionName, Revision, Sizing, Timestamp, Verdict};
 
 /// Three missed reports: one may be lost to a leader change, two to a bad second.
 pub const LEASE_MS_DEFAULT: u64 = 3000;
@@ -41,6 +41,8 @@ pub struct Facts {
     pub hash: String,
     /// Digests of bundles placed there that are not on its disk yet.
     pub bundles_missing: Vec<String>,
+    /// `None` from regions that are too old to say.
+    pub following: Option<Following>,
 }
 
 /// What was heard from a region, and when.

@@ -1,20 +1,28 @@
 //! Following the global plane: a snapshot when nothing is held or too much was missed, else the
 //! watch from the revision held.
+//!
+//! A watch that fails twice at one revision would fail there for ever: a snapshot then leads past it.
 
 use std::time::Duration;
 
 use api_client::{Client, Error};
+use api_types::Revision;
+use api_wire::planes::WatchLine;
 use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::{DiskError, Refused, Replica};
+use crate::{DiskError, Held, Refused, Replica};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// A snapshot that was refused is likely to be refused again, and each is megabytes.
 const BACKOFF_REFUSED: Duration = Duration::from_secs(10);
+
+/// Failures of the watch at one revision before a snapshot is taken: the first may be a node that
+/// stopped in the middle of a line.
+const FAILURES_MAX: u32 = 2;
 
 /// The status of a watch from a revision of another cluster or epoch.
 const STRANGER: u16 = 409;
@@ -23,6 +31,14 @@ const STRANGER: u16 = 409;
 enum Broken {
     #[error("ask the global plane")]
     Asked(#[source] Error),
+    /// After it was answered.
+    #[error("watch the global plane")]
+    Watch {
+        #[source]
+        error: Error,
+        /// The watch had brought something new.
+        has_moved: bool,
+    },
     #[error("what the global plane sent was refused")]
     Refused(#[source] Refused),
     #[error("the watch does not follow on what is held")]
@@ -44,6 +60,8 @@ pub async fn follow(
         wants_snapshot: replica.read(|held| held.meta().is_none()),
         replica,
         client,
+        failed: None,
+        is_forced: false,
         backoff: BACKOFF_MIN,
         last_problem: String::new(),
     };
@@ -64,6 +82,10 @@ struct Follower {
     replica: Replica,
     client: Client,
     wants_snapshot: bool,
+    /// The revision that was held when watches failed last, and how many did.
+    failed: Option<(Revision, u32)>,
+    /// The snapshot is taken because of them.
+    is_forced: bool,
     backoff: Duration,
     last_problem: String,
 }
@@ -81,6 +103,8 @@ impl Follower {
         if self.wants_snapshot {
             self.snapshot().await?;
             self.wants_snapshot = false;
+            self.is_forced = false;
+            self.failed = None;
         }
         let held = (self.replica)
             .read(|held| held.meta().cloned())
@@ -89,17 +113,28 @@ impl Follower {
         let watch = self.client.watch(&held.cluster_id, held.epoch, from);
         let mut watch = watch.await.map_err(Broken::Asked)?;
         debug!(revision = %from, "watching");
+        let mut has_moved = false;
         loop {
-            let line = watch.next().await.map_err(Broken::Asked)?;
-            self.backoff = BACKOFF_MIN;
-            self.last_problem.clear();
+            let line = watch
+                .next()
+                .await
+                .map_err(|error| Broken::Watch { error, has_moved })?;
+            let is_progress = matches!(line, WatchLine::Progress { .. });
             let step = self
                 .replica
                 .read(|held| held.line(line))
                 .map_err(Broken::Diverged)?;
+            let before = self.replica.read(Held::revision);
             if let Some(step) = step {
                 self.replica.take(step).await.map_err(Broken::Disk)?;
                 self.count();
+            }
+            // A line that is only sent again, because those after it never came, is none.
+            if is_progress || self.replica.read(Held::revision) > before {
+                has_moved = true;
+                self.backoff = BACKOFF_MIN;
+                self.last_problem.clear();
+                self.replica.note_moved();
             }
         }
     }
@@ -113,6 +148,11 @@ impl Follower {
                 .expect("checking a snapshot does not panic")
                 .map_err(Broken::Refused)?;
         self.replica.note_refused(None);
+        self.replica.note_moved();
+        if self.is_forced {
+            self.replica.note_forced_snapshot();
+            metrics::counter!("tradewind_region_forced_snapshots_total").increment(1);
+        }
         if let Some(step) = step {
             let (revision, objects) = (step.meta.revision, step.puts.len());
             self.replica.take(step).await.map_err(Broken::Disk)?;
@@ -132,20 +172,41 @@ impl Follower {
                 Duration::ZERO
             }
             Broken::Asked(error) if error.status() == Some(STRANGER) => {
+                self.replica.note_problem(error.to_string());
                 warn!(%error, "what is held is not the global plane's, taking a snapshot");
                 self.wants_snapshot = true;
                 self.next_backoff()
             }
-            Broken::Asked(error) => {
+            Broken::Watch { error, has_moved } => {
+                let at = self.replica.read(Held::revision);
+                let is_of_the_line =
+                    matches!(error, Error::TooLarge { .. } | Error::Garbled { .. });
+                let before = self.failed.filter(|(failed_at, _)| *failed_at == at);
+                // A stream that breaks off is no failure at the revision at which it had been going on.
+                let failures = match before.map_or(0, |(_, failures)| failures) {
+                    _ if has_moved && !is_of_the_line => 0,
+                    failures => failures + 1,
+                };
+                self.failed = Some((at, failures));
                 let problem = error.to_string();
-                // A plane that is away for an hour is one line, not a thousand.
-                if self.last_problem != problem {
-                    warn!(error = problem, "not following the global plane");
-                    self.last_problem = problem;
+                self.replica.note_problem(problem.clone());
+                if failures >= FAILURES_MAX {
+                    warn!(revision = %at, failures, %error, "watch fails again and again, taking a snapshot");
+                    self.wants_snapshot = true;
+                    self.is_forced = true;
+                } else {
+                    self.warn_once(problem);
                 }
                 self.next_backoff()
             }
+            Broken::Asked(error) => {
+                let problem = error.to_string();
+                self.replica.note_problem(problem.clone());
+                self.warn_once(problem);
+                self.next_backoff()
+            }
             Broken::Diverged(refused) => {
+                self.replica.note_problem(refused.to_string());
                 warn!(error = %refused, "the watch does not follow on what is held, taking a snapshot");
                 self.wants_snapshot = true;
                 self.next_backoff()
@@ -154,12 +215,21 @@ impl Follower {
                 metrics::counter!("tradewind_region_snapshots_refused_total", "reason" => refused.label())
                     .increment(1);
                 error!(error = %refused, "snapshot refused, serving what is held");
+                self.replica.note_problem(refused.to_string());
                 self.replica.note_refused(Some(refused.to_string()));
                 BACKOFF_REFUSED
             }
         };
         // Full jitter: regions that lost one node must not come back to the next as one.
         Ok(rand::rng().random_range(Duration::ZERO..=pause))
+    }
+
+    /// A plane that is away for an hour is one line, not a thousand.
+    fn warn_once(&mut self, problem: String) {
+        if self.last_problem != problem {
+            warn!(error = problem, "not following the global plane");
+            self.last_problem = problem;
+        }
     }
 
     fn next_backoff(&mut self) -> Duration {

@@ -15,6 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use api_types::{App, Fn, Region, Revision};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use disk::DiskError;
 pub use follow::follow;
@@ -34,6 +35,19 @@ struct Shared {
     disk: Disk,
     position: watch::Sender<Position>,
     refused: RwLock<Option<String>>,
+    progress: RwLock<Progress>,
+}
+
+/// How the copy follows the global plane.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// When the watch last brought something new, progress included, or a snapshot was taken; when
+    /// the copy was opened, before either.
+    pub moved_at: Instant,
+    /// Why nothing came since; `None` while lines come.
+    pub problem: Option<String>,
+    /// Snapshots taken because the watch failed again and again at one revision.
+    pub forced_snapshots: u64,
 }
 
 /// What readers may wait for.
@@ -63,6 +77,11 @@ impl Replica {
                 disk,
                 position,
                 refused: RwLock::new(None),
+                progress: RwLock::new(Progress {
+                    moved_at: Instant::now(),
+                    problem: None,
+                    forced_snapshots: 0,
+                }),
             }),
         })
     }
@@ -91,6 +110,40 @@ impl Replica {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.shared
+            .progress
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn note_progress(&self, note: impl FnOnce(&mut Progress)) {
+        note(
+            &mut self
+                .shared
+                .progress
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+
+    fn note_moved(&self) {
+        self.note_progress(|progress| {
+            progress.moved_at = Instant::now();
+            progress.problem = None;
+        });
+    }
+
+    fn note_problem(&self, problem: String) {
+        self.note_progress(|progress| progress.problem = Some(problem));
+    }
+
+    fn note_forced_snapshot(&self) {
+        self.note_progress(|progress| progress.forced_snapshots += 1);
     }
 
     fn note_refused(&self, reason: Option<String>) {

@@ -92,6 +92,8 @@ struct Status {
     draining: bool,
     /// Why the last snapshot offered was not taken.
     snapshot_refused: Option<String>,
+    /// Why nothing came from the global plane since it last did; absent while it does.
+    not_following: Option<String>,
     load: LoadBody,
     queued: u32,
     memory_held_mb: u64,
@@ -100,6 +102,7 @@ struct Status {
 async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
     let counts = admin.engine.counts().await;
     let snapshot_refused = admin.replica.refused();
+    let not_following = admin.replica.progress().problem;
     let stopping = admin.stopping.is_cancelled();
     Json(admin.replica.read(|held| Status {
         name: held.me().name.to_string(),
@@ -112,6 +115,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
         verdict_seen: held.verdict().map(VerdictBody::from),
         draining: stopping || held.drained(),
         snapshot_refused,
+        not_following,
         load: counts.load.into(),
         queued: counts.queued,
         memory_held_mb: counts.memory_held_mb,

@@ -5,10 +5,10 @@ mod activity;
 use std::time::Duration;
 
 use api_client::Client;
-use api_types::RegionName;
+use api_types::{Following, RegionName};
 use api_wire::planes::{REPORT_ITEMS_MAX, RegisterRegion, Report, SizingBody};
 use rand::Rng as _;
-use region_plane_replica::Replica;
+use region_plane_replica::{Progress, Replica};
 use region_plane_resources::demand::Sizing;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -102,6 +102,7 @@ impl Reporter {
         activities: &Activities,
     ) -> Report {
         let (revision, hash) = self.replica.read(|held| (held.revision().0, held.hash()));
+        let following = following(self.replica.progress());
         let missing = self.bundles.missing(&self.replica);
         Report {
             sequence,
@@ -120,6 +121,7 @@ impl Reporter {
                 .take(REPORT_ITEMS_MAX)
                 .map(ToString::to_string)
                 .collect(),
+            following: Some((&following).into()),
             functions: activities.busiest(),
         }
     }
@@ -137,6 +139,23 @@ impl Reporter {
             let pause = rand::rng().random_range(Duration::ZERO..REGISTER_PAUSE);
             tokio::time::sleep(pause).await;
         }
+    }
+}
+
+/// Bytes of a problem's text, which quotes what was asked and what came.
+const PROBLEM_BYTES_MAX: usize = 500;
+
+fn following(progress: Progress) -> Following {
+    let silent = progress.moved_at.elapsed();
+    metrics::gauge!("tradewind_region_replication_silent_seconds").set(silent.as_secs_f64());
+    let problem = progress.problem.map(|mut problem| {
+        problem.truncate(problem.floor_char_boundary(PROBLEM_BYTES_MAX));
+        problem
+    });
+    Following {
+        silent_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
+        forced_snapshots: progress.forced_snapshots,
+        problem,
     }
 }
 

@@ -70,6 +70,7 @@ pub async fn replication(State(node): State<Arc<Node>>, Query(asked): Query<Aske
                 lag_ms: node.replica.lag_ms(Revision(applied), clock::now()),
                 hash: row.as_ref().map(|row| row.hash.clone()).unwrap_or_default(),
                 reported_ms_ago: row.as_ref().map(|row| row.reported_ms_ago),
+                following: row.as_ref().and_then(|row| row.following.clone()),
                 bundles_missing: row.map(|row| row.bundles_missing).unwrap_or_default(),
                 region: region.name.to_string(),
             }
@@ -92,6 +93,7 @@ fn item(node: &Node, region: &Region, row: Option<&Row>) -> RegionItem {
         sizing: row.and_then(|row| row.sizing),
         revision,
         lag_ms: node.replica.lag_ms(Revision(revision), clock::now()),
+        following: row.and_then(|row| row.following.clone()),
         ipv4: region.ipv4,
         ipv6: region.ipv6,
         gateway: region.gateway.clone(),

@@ -95,6 +95,7 @@ fn facts(sequence: u64, draining: bool) -> Facts {
         revision: Revision(0),
         hash: String::new(),
         bundles_missing: Vec::new(),
+        following: None,
     }
 }
 

@@ -35,8 +35,20 @@ struct Held {
     body: MetadataBody,
     lines: Vec<(u64, WatchLine)>,
     compacted: u64,
+    /// The line of this revision never comes through.
+    spoiled: Option<(u64, Spoiled)>,
     reports: BTreeMap<String, Report>,
     bundles: BTreeMap<String, Vec<u8>>,
+}
+
+/// How a line does not come through.
+#[derive(Debug, Clone, Copy)]
+pub enum Spoiled {
+    /// It is longer than any consumer takes.
+    TooLong,
+    Garbled,
+    /// The stream ends in the middle of it.
+    CutOff,
 }
 
 impl Plane {
@@ -55,6 +67,7 @@ impl Plane {
                 },
                 lines: Vec::new(),
                 compacted: 0,
+                spoiled: None,
                 reports: BTreeMap::new(),
                 bundles: BTreeMap::new(),
             })),
@@ -187,6 +200,12 @@ impl Plane {
                 object: region.clone(),
             }
         })
+    }
+
+    /// The next change's line will not come through, whoever asks for it.
+    pub fn spoil_next(&self, how: Spoiled) {
+        let mut held = self.state.lock().unwrap();
+        held.spoiled = Some((*self.revision.borrow() + 1, how));
     }
 
     /// Forgets changes: whoever is behind must take a snapshot.
@@ -352,24 +371,34 @@ async fn lines(
             serde_json::json!({"message": "compacted", "snapshot_revision": plane.revision()});
         return (StatusCode::GONE, Json(body)).into_response();
     }
-    let chunks = stream::unfold((plane, from, true), async |(plane, from, first)| {
+    let chunks = stream::unfold(Some((plane, from, true)), async |from| {
+        let (plane, from, first) = from?;
         let mut changed = plane.revision.subscribe();
         if !first {
             let second = std::time::Duration::from_secs(1);
             let _quiet =
                 tokio::time::timeout(second, changed.wait_for(|revision| *revision > from)).await;
         }
-        let (mut text, upto) = {
+        let (mut text, mut upto) = (String::new(), plane.revision());
+        {
             let held = plane.state.lock().unwrap();
-            let news = held.lines.iter().filter(|(revision, _)| *revision > from);
-            let text: String = news
-                .map(|(_, line)| serde_json::to_string(line).unwrap() + "\n")
-                .collect();
-            (text, plane.revision())
-        };
+            for (revision, line) in held.lines.iter().filter(|(revision, _)| *revision > from) {
+                let line = serde_json::to_string(line).unwrap();
+                match held.spoiled.filter(|(spoiled, _)| spoiled == revision) {
+                    None => text += &(line + "\n"),
+                    Some((_, Spoiled::Garbled)) => text += "{\"type\":\"fn\"}\n",
+                    Some((_, Spoiled::TooLong)) => text += &("x".repeat(64 << 20) + "\n"),
+                    Some((_, Spoiled::CutOff)) => {
+                        text += &line[..line.len() / 2];
+                        return Some((Ok::<_, Infallible>(text), None));
+                    }
+                }
+                upto = upto.max(*revision);
+            }
+        }
         let progress = WatchLine::Progress { revision: upto };
         text += &(serde_json::to_string(&progress).unwrap() + "\n");
-        Some((Ok::<_, Infallible>(text), (plane, upto, false)))
+        Some((Ok(text), Some((plane, upto, false))))
     });
     Body::from_stream(chunks).into_response()
 }

@@ -1,6 +1,6 @@
 //! The region's copy of the metadata, with the global plane coming and going.
 
-use crate::plane::{Plane, function};
+use crate::plane::{Plane, Spoiled, function};
 use crate::process::{eventually, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,4 +68,77 @@ async fn a_region_registers_again_when_it_is_not_known_and_snapshots_when_it_is_
     .await;
     assert!(refused.contains("cluster \"other\""), "{refused}");
     assert_eq!(region.post("/invoke/F", "x").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_gets_past_a_change_that_never_comes_through_and_says_so() {
+    for (how, net) in [
+        (Spoiled::TooLong, "127.43.41"),
+        (Spoiled::Garbled, "127.43.42"),
+        (Spoiled::CutOff, "127.43.43"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let plane = Plane::start(&format!("{net}.20:7400"));
+        let image = plane.store_bundle();
+        plane.put_app("A", "shop", None);
+        let settled = plane.put_fn(function("F", &image));
+        let region = start("fra", &format!("{net}.1"), dir.path(), &plane.url, "");
+        eventually("the region listens", async || region.status().await).await;
+        region.applied(settled).await;
+        let reported = eventually("it says that it follows", async || {
+            let report = plane
+                .report("fra")
+                .filter(|report| report.revision >= settled)?;
+            report
+                .following
+                .filter(|following| following.problem.is_none())
+        });
+        assert_eq!(reported.await.forced_snapshots, 0, "{how:?}");
+
+        plane.spoil_next(how);
+        plane.put_fn(function("G", &image));
+        let after = plane.put_fn(function("H", &image));
+        region.applied(after).await;
+        for path in ["/invoke/G", "/invoke/H"] {
+            assert_eq!(region.post(path, "x").await.status, 200, "{how:?}");
+        }
+        let reported = eventually("it says what it took", async || {
+            let report = plane
+                .report("fra")
+                .filter(|report| report.revision >= after)?;
+            report
+                .following
+                .filter(|following| following.problem.is_none())
+        });
+        assert_eq!(reported.await.forced_snapshots, 1, "{how:?}");
+
+        // And it follows as before.
+        let later = plane.put_fn(function("I", &image));
+        region.applied(later).await;
+        let reported = plane.report("fra").and_then(|report| report.following);
+        assert_eq!(reported.unwrap().forced_snapshots, 1, "{how:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_gets_no_further_says_so_and_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start("127.43.44.20:7400");
+    plane.put_app("A", "shop", None);
+    let region = start("fra", "127.43.44.1", dir.path(), &plane.url, "");
+    eventually("the region listens", async || region.status().await).await;
+    region.applied(plane.revision()).await;
+    // Its watch breaks off, the next is of another cluster, and so is the snapshot.
+    plane.become_another();
+    plane.spoil_next(Spoiled::CutOff);
+    plane.put_app("B", "other", None);
+    let following = eventually("it says that it does not follow", async || {
+        let following = plane.report("fra")?.following?;
+        (following.problem.is_some() && following.silent_ms >= 1_000).then_some(following)
+    })
+    .await;
+    let problem = following.problem.unwrap();
+    assert!(problem.contains("cluster"), "{problem}");
+    let status = region.status().await.unwrap();
+    assert_eq!(status["not_following"].as_str(), Some(problem.as_str()));
 }
