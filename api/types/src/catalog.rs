@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use crate::placement::Placements;
 use crate::{App, AppId, Fn, FnId, Trigger, TriggerId};
 
 /// Invariants: every index entry points at a stored object; an app's fns and triggers go with it,
@@ -44,6 +45,17 @@ impl Catalog {
     #[must_use]
     pub fn fn_named(&self, app: &AppId, name: &str) -> Option<&Fn> {
         self.fns.get(self.fn_names.get(app)?.get(name)?)
+    }
+
+    /// Where a function may run. `None` while its app is unknown, which may confine it: a replica
+    /// may hold a function before its app.
+    #[must_use]
+    pub fn placements(&self, function: &Fn) -> Option<Placements> {
+        let app = self.app(&function.app_id)?;
+        Some(Placements {
+            app: app.placement(),
+            function: function.placement(),
+        })
     }
 
     #[must_use]

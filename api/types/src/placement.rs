@@ -1,8 +1,12 @@
-//! Where an app or a function may run.
+//! Where an app or a function may run: the annotation, and the one [`rule`] that reads it.
 
 use std::fmt;
 
 use crate::region::Region;
+
+pub mod rule;
+
+pub use rule::{Placements, Ruling, Tier, Why};
 
 /// The value of `tradewind.dev/placement`: `{"regions":["fra","geo=eu"],"strict":true}`.
 ///
@@ -83,22 +87,6 @@ impl Placement {
             .iter()
             .any(|selector| selector.admits(region))
     }
-}
-
-/// Whether a function may run in a region: its app's placement and its own must both admit it.
-#[must_use]
-pub fn placed(app: Option<&Placement>, function: Option<&Placement>, region: &Region) -> bool {
-    app.into_iter()
-        .chain(function)
-        .all(|placement| placement.admits(region))
-}
-
-/// Whether a function may never run outside [`placed`]: either placement says so.
-#[must_use]
-pub fn strict(app: Option<&Placement>, function: Option<&Placement>) -> bool {
-    app.into_iter()
-        .chain(function)
-        .any(|placement| placement.strict)
 }
 
 impl From<&str> for Selector {

@@ -117,6 +117,7 @@ pub struct PlacedApp {
 pub struct PlacedFn {
     pub app: String,
     pub name: String,
+    /// Regions inside its own placement, whether or not the app's admits them too.
     pub regions: Vec<String>,
     pub strict: bool,
 }

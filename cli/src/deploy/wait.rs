@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use api_client::Client;
 use api_types::fns::PLACEMENT_ANNOTATION;
-use api_types::placement::placed;
+use api_types::placement::{Placements, Tier};
 use api_types::region::Location;
 use api_types::{Digest, Placement, Region, Revision, Timestamp};
 use api_wire::fns::AnnotationsBody;
@@ -81,12 +81,14 @@ impl Wanted<'_> {
 
     /// The regions that the placements of the app and the function admit.
     fn inside(&self, regions: &[RegionItem]) -> Vec<String> {
-        let app = placement(self.app.annotations.as_ref());
-        let function = placement(self.function.annotations.as_ref());
+        let placements = Placements {
+            app: placement(self.app.annotations.as_ref()),
+            function: placement(self.function.annotations.as_ref()),
+        };
         regions
             .iter()
             .filter(|item| {
-                region(item).is_none_or(|region| placed(app.as_ref(), function.as_ref(), &region))
+                region(item).is_none_or(|region| placements.tier(&region) == Tier::Placed)
             })
             .map(|item| item.name.clone())
             .collect()

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use api_types::placement::Why;
 use api_types::{RegionName, Verdict};
 
 /// Where a client is sent.
@@ -23,8 +24,7 @@ pub struct Answer {
 pub enum Reason {
     /// The best of the regions that serve and hold it.
     Ranked,
-    /// Placed regions exist or were wished for, none serves, and the placement is a preference:
-    /// the best of the others.
+    /// No region it is placed in serves, and a preference yields: the best of the others.
     Elsewhere,
     /// Nothing it may be served from serves. With every region down the verdicts are likelier wrong
     /// than the regions, so all are answered.
@@ -44,6 +44,17 @@ impl Reason {
             Self::AllDown => "all_down",
             Self::NothingPlaced => "nothing_placed",
             Self::Static => "static",
+        }
+    }
+}
+
+impl From<Why> for Reason {
+    fn from(why: Why) -> Self {
+        match why {
+            Why::Placed => Self::Ranked,
+            Why::FunctionYields | Why::AppYields => Self::Elsewhere,
+            Why::AllDown => Self::AllDown,
+            Why::Nowhere => Self::NothingPlaced,
         }
     }
 }

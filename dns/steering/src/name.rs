@@ -12,6 +12,8 @@
 //! [`crate::View::holds`] says whether that is covered.
 
 use api_types::dns_label::{SEPARATOR, app_label, fn_label};
+use api_types::fns::PLACEMENT_ANNOTATION;
+use api_types::{Catalog, Fn};
 
 /// What is asked for. Texts are lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -36,6 +38,31 @@ pub enum Target {
     Nameserver(String),
     /// Outside the zone, or below a name that exists and has no wildcard.
     Nothing,
+}
+
+impl Target {
+    /// What a call of a function by its id is steered as: `FN--APP.Z`, whether or not that is a
+    /// DNS name.
+    #[must_use]
+    pub fn function(catalog: &Catalog, function: &Fn) -> Self {
+        match catalog.app(&function.app_id) {
+            Some(app) => Self::Fn {
+                app: app.name.clone(),
+                name: function.name.clone(),
+            },
+            None => Self::Invoke,
+        }
+    }
+
+    /// What a call of one of an app's triggers is steered as: `APP.Z`, unless its function has a
+    /// placement of its own.
+    #[must_use]
+    pub fn trigger(catalog: &Catalog, app: &str, function: &Fn) -> Self {
+        if function.annotations.contains_key(PLACEMENT_ANNOTATION) {
+            return Self::function(catalog, function);
+        }
+        Self::App(app.to_owned())
+    }
 }
 
 const INVOKE: &str = "invoke";

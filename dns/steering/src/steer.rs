@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use api_types::placement::{Ruling, Tier};
 use api_types::{Region, Verdict};
 
 use crate::answer::{Answer, Because, Candidate, Reason};
 use crate::client::Client;
 use crate::distance;
 use crate::name::Target;
-use crate::view::{Rule, View};
+use crate::view::View;
 
 /// The operator's rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,22 +23,22 @@ pub struct Policy {
 
 /// Chooses the regions to answer with, best first.
 ///
-/// Of the regions it is placed in and that serve, the one of least `rtt + price` wins; equals share
-/// the clients among them by rendezvous hashing of the client's network and the name, so that
-/// removing a region moves only its own clients. With no placed region serving, a preference is
-/// served from elsewhere; with nothing serving that it may be served from, all of its regions are
-/// answered, briefly. Never a region outside a strict placement; empty only if that admits none.
+/// [`api_types::placement::rule`] says which regions serve it. The one of least `rtt + price` wins;
+/// equals share the clients among them by rendezvous hashing of the client's network and the name,
+/// so that removing a region moves only its own clients. Where all are down, all of those that the
+/// rule names are answered, briefly. Never a region outside a strict placement; empty only if that
+/// admits none.
 #[must_use]
 pub fn steer(client: &Client, target: &Target, view: &View, policy: &Policy) -> Answer {
-    let Some(rule) = view.rule(target) else {
+    let Some(tiers) = view.tiers(target) else {
         return not_steered(client, target, view, policy);
     };
-    let (reason, admitted) = admit(rule, view.regions());
-    let mut ranked: Vec<Ranked> = view
-        .regions()
-        .iter()
+    let regions = || view.regions().iter().zip(tiers.iter().copied());
+    let ruling = Ruling::of(regions().map(|(region, tier)| (tier, region.verdict.serves())));
+    let reason = Reason::from(ruling.why());
+    let mut ranked: Vec<Ranked> = regions()
         .enumerate()
-        .map(|(index, region)| Ranked::new(index, region, client, target, &admitted))
+        .map(|(index, (region, tier))| Ranked::new(index, region, tier, client, target, ruling))
         .collect();
     // No two keys are equal, so the order does not depend on the order before.
     ranked.sort_by_key(Ranked::key);
@@ -45,7 +46,7 @@ pub fn steer(client: &Client, target: &Target, view: &View, policy: &Policy) -> 
     let winner = ranked.first().filter(|first| first.admitted).cloned();
     let candidates: Vec<Candidate> = ranked
         .iter()
-        .map(|each| each.told(reason, winner.as_ref(), rule))
+        .map(|each| each.told(reason, winner.as_ref()))
         .collect();
     let regions: Vec<_> = ranked
         .iter()
@@ -55,31 +56,12 @@ pub fn steer(client: &Client, target: &Target, view: &View, policy: &Policy) -> 
     // All of them or the only one: any client would get the same.
     let depends = reason != Reason::AllDown && regions.len() > 1;
     Answer {
-        ttl_secs: ttl_secs(reason, winner.as_ref(), regions.len(), rule, policy),
+        ttl_secs: ttl_secs(reason, winner.as_ref(), regions.len(), tiers, policy),
         scope: if depends { client.scope() } else { 0 },
         reason,
         regions,
         candidates,
     }
-}
-
-/// Which regions may be answered with, by index.
-fn admit(rule: &Rule, regions: &[Region]) -> (Reason, Vec<bool>) {
-    let serving = |mask: &[bool]| -> Vec<bool> {
-        let both = mask.iter().zip(regions);
-        both.map(|(inside, region)| *inside && region.verdict.serves())
-            .collect()
-    };
-    let steps = [
-        (Reason::Ranked, serving(&rule.placed)),
-        (Reason::Elsewhere, serving(&rule.allowed)),
-        (Reason::AllDown, rule.placed.clone()),
-        (Reason::AllDown, rule.allowed.clone()),
-    ];
-    steps
-        .into_iter()
-        .find(|(_, admitted)| admitted.contains(&true))
-        .unwrap_or((Reason::NothingPlaced, vec![false; regions.len()]))
 }
 
 /// How long the answer can stay true. Short while failing open or elsewhere, and when the winner
@@ -89,12 +71,13 @@ fn ttl_secs(
     reason: Reason,
     winner: Option<&Ranked>,
     admitted: usize,
-    rule: &Rule,
+    tiers: &[Tier],
     policy: &Policy,
 ) -> u32 {
     let unsettled = winner
         .is_some_and(|winner| winner.region.verdict != Verdict::Healthy || winner.region.drained);
-    let last = admitted == 1 && rule.placed.iter().filter(|placed| **placed).count() > 1;
+    let placed = tiers.iter().filter(|tier| **tier == Tier::Placed).count();
+    let last = admitted == 1 && placed > 1;
     if reason == Reason::Ranked && !unsettled && !last {
         policy.ttl_secs
     } else {
@@ -145,6 +128,7 @@ fn not_steered(client: &Client, target: &Target, view: &View, policy: &Policy) -
 #[derive(Debug, Clone)]
 struct Ranked<'a> {
     region: &'a Region,
+    tier: Tier,
     index: usize,
     rtt_ms: Option<u32>,
     total_ms: u32,
@@ -157,18 +141,20 @@ impl<'a> Ranked<'a> {
     fn new(
         index: usize,
         region: &'a Region,
+        tier: Tier,
         client: &Client,
         target: &Target,
-        admitted: &[bool],
+        ruling: Ruling,
     ) -> Self {
         let rtt_ms = rtt_ms(client, region);
         Self {
             region,
+            tier,
             index,
             rtt_ms,
             total_ms: rtt_ms.unwrap_or(0).saturating_add(region.price_ms),
             draw: draw(client, target, region),
-            admitted: admitted[index],
+            admitted: ruling.may_serve(tier, region.verdict.serves()),
         }
     }
 
@@ -184,8 +170,8 @@ impl<'a> Ranked<'a> {
         )
     }
 
-    fn told(&self, reason: Reason, winner: Option<&Ranked>, rule: &Rule) -> Candidate {
-        let placed = rule.placed[self.index];
+    fn told(&self, reason: Reason, winner: Option<&Ranked>) -> Candidate {
+        let placed = self.tier == Tier::Placed;
         let is_winner = winner.is_some_and(|winner| winner.index == self.index);
         let because = match (reason, winner) {
             (Reason::AllDown, _) if self.admitted => Because::FailingOpen,
@@ -200,7 +186,7 @@ impl<'a> Ranked<'a> {
                 by_ms: self.total_ms - winner.total_ms,
                 winner: winner.region.name.clone(),
             },
-            _ if !rule.allowed[self.index] => Because::Forbidden,
+            _ if !self.tier.may_hold() => Because::Forbidden,
             _ if !placed => Because::NotPlaced,
             _ => Because::NotServing(self.region.verdict),
         };

@@ -2,23 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use api_types::{Location, Region, RegionName};
+use api_types::placement::{Placement, Placements, Selector, Tier};
+use api_types::{Catalog, Location, Region, RegionName};
 
 use crate::name::{self, Target};
 
 /// All that decisions are made from. Two views of equal parts, in whatever order, decide alike.
 ///
 /// Invariants: regions are sorted by name, each once, each with an address and a place on Earth;
-/// every rule has one entry for each region.
+/// tiers have one entry for each region.
 #[derive(Debug, Clone, PartialEq)]
 pub struct View {
     zone: String,
     gateway_port: u16,
     regions: Vec<Region>,
-    everywhere: Rule,
-    apps: BTreeMap<String, Rule>,
+    everywhere: Vec<Tier>,
+    apps: BTreeMap<String, Vec<Tier>>,
     /// By app, then function.
-    fns: BTreeMap<String, BTreeMap<String, Rule>>,
+    fns: BTreeMap<String, BTreeMap<String, Vec<Tier>>>,
 }
 
 /// What a view is made of, as it travels.
@@ -43,11 +44,12 @@ pub struct PlacedApp {
     pub strict: bool,
 }
 
-/// A function that narrows its app's placement.
+/// A function with a placement of its own, which narrows its app's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacedFn {
     pub app: String,
     pub name: String,
+    /// Names of regions inside its own placement, whether or not the app's admits them too.
     pub regions: Vec<String>,
     pub strict: bool,
 }
@@ -67,14 +69,40 @@ pub enum ViewError {
     PlacedTwice { name: String },
 }
 
-/// Which regions a name may be answered with, by index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rule {
-    /// Where it is placed.
-    pub(crate) placed: Vec<bool>,
-    /// Where it may be answered from while it is served nowhere it is placed; a superset of
-    /// `placed`.
-    pub(crate) allowed: Vec<bool>,
+impl ViewParts {
+    /// Of all that there is, with selectors resolved to the regions they admit. The apps and
+    /// functions may have names that are no DNS names.
+    #[must_use]
+    pub fn new(zone: String, gateway_port: u16, catalog: &Catalog, regions: Vec<Region>) -> Self {
+        let inside = |placement: &Placement| -> Vec<String> {
+            let inside = regions.iter().filter(|region| placement.admits(region));
+            inside.map(|region| region.name.to_string()).collect()
+        };
+        let placed_apps = catalog.apps().filter_map(|app| {
+            let placement = app.placement()?;
+            Some(PlacedApp {
+                name: app.name.clone(),
+                regions: inside(&placement),
+                strict: placement.strict,
+            })
+        });
+        let placed_fns = catalog.fns().filter_map(|function| {
+            let (app, placement) = (catalog.app(&function.app_id)?, function.placement()?);
+            Some(PlacedFn {
+                app: app.name.clone(),
+                name: function.name.clone(),
+                regions: inside(&placement),
+                strict: placement.strict,
+            })
+        });
+        Self {
+            zone,
+            gateway_port,
+            placed_apps: placed_apps.collect(),
+            placed_fns: placed_fns.collect(),
+            regions,
+        }
+    }
 }
 
 impl View {
@@ -95,23 +123,35 @@ impl View {
         }
         regions.sort_by(|a, b| a.name.cmp(&b.name));
         check(&regions)?;
-        let everywhere = Rule {
-            placed: vec![true; regions.len()],
-            allowed: vec![true; regions.len()],
+        let tiers = |placements: &Placements| -> Vec<Tier> {
+            let each = regions.iter().map(|region| placements.tier(region));
+            each.collect()
         };
+        let everywhere = tiers(&Placements::default());
+        let mut placements = BTreeMap::new();
         let mut apps = BTreeMap::new();
         for app in placed_apps {
-            let rule = everywhere.narrowed(&regions, &app.regions, app.strict);
-            if apps.insert(app.name.clone(), rule).is_some() {
+            let placement = Placements {
+                app: Some(placement(app.regions, app.strict)),
+                function: None,
+            };
+            if apps.insert(app.name.clone(), tiers(&placement)).is_some() {
                 return Err(ViewError::PlacedTwice { name: app.name });
             }
+            placements.insert(app.name, placement);
         }
-        let mut fns = BTreeMap::<String, BTreeMap<String, Rule>>::new();
+        let mut fns = BTreeMap::<String, BTreeMap<String, Vec<Tier>>>::new();
         for function in placed_fns {
-            let of_app = apps.get(&function.app).unwrap_or(&everywhere);
-            let rule = of_app.narrowed(&regions, &function.regions, function.strict);
+            let of_app = placements.get(&function.app).cloned().unwrap_or_default();
+            let placements = Placements {
+                function: Some(placement(function.regions, function.strict)),
+                ..of_app
+            };
             let of_app = fns.entry(function.app).or_default();
-            if of_app.insert(function.name.clone(), rule).is_some() {
+            if of_app
+                .insert(function.name.clone(), tiers(&placements))
+                .is_some()
+            {
                 return Err(ViewError::PlacedTwice {
                     name: function.name,
                 });
@@ -184,49 +224,35 @@ impl View {
         match name::below_apex(label.as_bytes()) {
             Target::App(app) => self.apps.contains_key(&app),
             Target::Fn { app, name } => {
-                self.apps.contains_key(&app) || self.fn_rule(&app, &name).is_some()
+                self.apps.contains_key(&app) || self.fn_tiers(&app, &name).is_some()
             }
             _ => false,
         }
     }
 
-    /// `None` for what is not steered.
-    pub(crate) fn rule(&self, target: &Target) -> Option<&Rule> {
-        let rule = match target {
+    /// By index of the region; `None` for what is not steered.
+    pub(crate) fn tiers(&self, target: &Target) -> Option<&[Tier]> {
+        let tiers = match target {
             Target::Apex | Target::Invoke | Target::Other | Target::Deeper { .. } => None,
             Target::App(app) => self.apps.get(app),
-            Target::Fn { app, name } => self.fn_rule(app, name).or_else(|| self.apps.get(app)),
+            Target::Fn { app, name } => self.fn_tiers(app, name).or_else(|| self.apps.get(app)),
             Target::At | Target::RegionAt(_) | Target::Nameserver(_) | Target::Nothing => {
                 return None;
             }
         };
-        Some(rule.unwrap_or(&self.everywhere))
+        Some(tiers.unwrap_or(&self.everywhere))
     }
 
-    fn fn_rule(&self, app: &str, name: &str) -> Option<&Rule> {
+    fn fn_tiers(&self, app: &str, name: &str) -> Option<&Vec<Tier>> {
         self.fns.get(app)?.get(name)
     }
 }
 
-impl Rule {
-    /// Narrows to the regions named. Only a strict placement narrows what is allowed, so a function
-    /// that merely prefers a region of its app's residency may still be served from the others.
-    fn narrowed(&self, regions: &[Region], names: &[String], strict: bool) -> Self {
-        let inside: Vec<bool> = regions
-            .iter()
-            .map(|region| names.iter().any(|name| name == region.name.as_str()))
-            .collect();
-        let and_inside = |mask: &[bool]| -> Vec<bool> {
-            let both = mask.iter().zip(&inside);
-            both.map(|(before, inside)| *before && *inside).collect()
-        };
-        Self {
-            placed: and_inside(&self.placed),
-            allowed: match strict {
-                true => and_inside(&self.allowed),
-                false => self.allowed.clone(),
-            },
-        }
+/// By names: selectors were resolved where the labels are.
+fn placement(regions: Vec<String>, strict: bool) -> Placement {
+    Placement {
+        selectors: regions.into_iter().map(Selector::Name).collect(),
+        strict,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{App, Catalog, Digest, Revision, dns_label};
+use dns_steering::Target;
 use global_plane_consensus::{Handle, NodeId};
 use global_plane_state::{Command, Envelope, Outcome, State};
 use tokio::sync::Semaphore;
@@ -18,7 +19,7 @@ use crate::leader::Leader;
 use crate::machine::{Replica, disk};
 use crate::peers::{PeerError, Peers};
 use crate::relay::Relay;
-use crate::steering::{self, Called};
+use crate::steering;
 use crate::views::Views;
 use daemon::clock;
 
@@ -205,7 +206,7 @@ impl Node {
 
     /// Gateways that may serve a call, best first.
     #[must_use]
-    pub fn steer(&self, client: IpAddr, called: &Called) -> Vec<String> {
+    pub fn steer(&self, client: IpAddr, called: &Target) -> Vec<String> {
         match &self.views.steering(&self.replica).view {
             Ok(view) => steering::gateways(view, &self.map, &self.config.policy(), client, called),
             Err(_) => Vec::new(),

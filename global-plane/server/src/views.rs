@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api_types::placement::placed;
-use api_types::{App, Catalog, Placement, Region, Revision, dns_label};
+use api_types::{Revision, dns_label};
 use api_wire::planes::RegionBody;
 use api_wire::view::{Envelope, MetadataBody, PlacedApp, PlacedFn, SteeringBody, ViewId};
 use api_wire::{AppBody, FnBody, TriggerBody};
@@ -108,15 +107,12 @@ impl Views {
     }
 
     fn parts(&self, state: &State) -> ViewParts {
-        let regions: Vec<Region> = state.regions().cloned().collect();
-        let catalog = state.catalog();
-        ViewParts {
-            zone: self.site.zone.clone(),
-            gateway_port: self.site.gateway_port,
-            placed_apps: placed_apps(catalog, &regions),
-            placed_fns: placed_fns(catalog, &regions),
-            regions,
-        }
+        ViewParts::new(
+            self.site.zone.clone(),
+            self.site.gateway_port,
+            state.catalog(),
+            state.regions().cloned().collect(),
+        )
     }
 
     /// What DNS is told of it: only names that can be DNS names.
@@ -147,41 +143,4 @@ impl Views {
                 .collect(),
         }
     }
-}
-
-fn placed_apps(catalog: &Catalog, regions: &[Region]) -> Vec<dns_steering::PlacedApp> {
-    let of = |app: &App| {
-        let placement = app.placement()?;
-        Some(dns_steering::PlacedApp {
-            name: app.name.clone(),
-            regions: inside(Some(&placement), None, regions),
-            strict: placement.strict,
-        })
-    };
-    catalog.apps().filter_map(of).collect()
-}
-
-fn placed_fns(catalog: &Catalog, regions: &[Region]) -> Vec<dns_steering::PlacedFn> {
-    let of = |function: &api_types::Fn| {
-        let (app, placement) = (catalog.app(&function.app_id)?, function.placement()?);
-        Some(dns_steering::PlacedFn {
-            app: app.name.clone(),
-            name: function.name.clone(),
-            regions: inside(app.placement().as_ref(), Some(&placement), regions),
-            strict: placement.strict,
-        })
-    };
-    catalog.fns().filter_map(of).collect()
-}
-
-fn inside(
-    app: Option<&Placement>,
-    function: Option<&Placement>,
-    regions: &[Region],
-) -> Vec<String> {
-    regions
-        .iter()
-        .filter(|region| placed(app, function, region))
-        .map(|region| region.name.to_string())
-        .collect()
 }

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use api_types::catalog::Removed;
 use api_types::{
-    Annotations, App, Catalog, Config, Digest, Fn, Placement, Refusal, Region, RegionName,
-    Revision, Timestamp, Trigger, placement,
+    Annotations, App, Catalog, Config, Digest, Fn, Refusal, Region, RegionName, Revision,
+    Timestamp, Trigger,
 };
 
 pub use sessions::Session;
@@ -183,27 +183,6 @@ impl State {
     #[must_use]
     pub fn log_time(&self) -> Timestamp {
         self.log_time
-    }
-
-    /// The regions an app's functions may run in, unless one narrows it further; by name.
-    #[must_use]
-    pub fn app_placed_in(&self, app: &App) -> Vec<RegionName> {
-        self.placed_by(app.placement().as_ref(), None)
-    }
-
-    /// The regions a function may run in, by name.
-    #[must_use]
-    pub fn placed_in(&self, function: &Fn) -> Vec<RegionName> {
-        let app = self.catalog.app(&function.app_id).and_then(App::placement);
-        self.placed_by(app.as_ref(), function.placement().as_ref())
-    }
-
-    fn placed_by(&self, app: Option<&Placement>, function: Option<&Placement>) -> Vec<RegionName> {
-        self.regions
-            .values()
-            .filter(|region| placement::placed(app, function, region))
-            .map(|region| region.name.clone())
-            .collect()
     }
 
     /// Pushes what changes and changes it, all at the next revision; refuses before the first.

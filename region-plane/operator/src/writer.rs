@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 
+use api_types::placement::Tier;
 use api_types::{App, Catalog, Fn, Region};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -54,8 +55,8 @@ fn placed(catalog: &Catalog, region: &Region) -> Written {
         let Some(app) = catalog.app(&function.app_id) else {
             continue;
         };
-        let admitted = placement::admits(catalog, function, region);
-        if !admitted && !placement::yields(catalog, function) {
+        let tier = placement::tier(catalog, function, region);
+        if !tier.may_hold() {
             continue;
         }
         match object_name(&function.id) {
@@ -69,7 +70,7 @@ fn placed(catalog: &Catalog, region: &Region) -> Written {
             )),
             Some(name) => {
                 let mut wanted = wanted(&name, app, function);
-                if !admitted {
+                if tier != Tier::Placed {
                     wanted.spec.scaling.min = 0;
                 }
                 written.functions.insert(name, wanted);

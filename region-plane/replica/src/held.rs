@@ -239,17 +239,17 @@ impl Held {
         &self.here
     }
 
-    /// Functions that may ever be called here: those placed here, and those that come while no region
-    /// of their placement serves.
+    /// Functions that may ever be called here: those placed here, and those that come while nowhere
+    /// they are placed serves.
     pub fn callable(&self) -> impl Iterator<Item = &Fn> {
-        self.all.fns().filter(|function| {
-            placement::admits(&self.all, function, &self.me)
-                || placement::yields(&self.all, function)
-        })
+        let tier = |function: &Fn| placement::tier(&self.all, function, &self.me);
+        self.all
+            .fns()
+            .filter(move |function| tier(function).may_hold())
     }
 
     /// Every region, this one among them once the global plane knows it.
-    pub fn regions(&self) -> impl Iterator<Item = &Region> {
+    pub fn regions(&self) -> impl Iterator<Item = &Region> + Clone {
         self.regions.values()
     }
 
@@ -522,4 +522,4 @@ fn objects(body: MetadataBody) -> Result<Vec<Object>, StoredError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,46 +1,74 @@
-//! What this region may hold and serve.
+//! What this region holds and serves: the one rule of placement, asked of what the replica holds.
 
-use api_types::{App, Catalog, Fn, Region};
+use api_types::placement::{Placements, Tier, Why};
+use api_types::{AppId, Catalog, Fn, Region};
+use dns_steering::distance;
 
-/// Whether a function may run in `region`. Not while its app is unknown: the app may confine it.
+use crate::Held;
+
+/// More would keep a caller waiting through a federation that is full.
+const PEERS_MAX: usize = 2;
+
+/// What a function's placements say of `region`. Forbidden while its app is unknown, which may
+/// confine it.
 #[must_use]
-pub fn admits(catalog: &Catalog, function: &Fn, region: &Region) -> bool {
-    catalog.app(&function.app_id).is_some_and(|app| {
-        api_types::placement::placed(
-            app.placement().as_ref(),
-            function.placement().as_ref(),
-            region,
-        )
-    })
+pub fn tier(catalog: &Catalog, function: &Fn, region: &Region) -> Tier {
+    let placements = catalog.placements(function);
+    placements.map_or(Tier::Forbidden, |placements| placements.tier(region))
 }
 
-/// Whether a function may run outside its placement while no region of it serves: DNS sends its
-/// clients to the next-best region then. Not while its app is unknown.
+/// Whether this region serves a call of the function that came to it.
 #[must_use]
-pub fn yields(catalog: &Catalog, function: &Fn) -> bool {
-    catalog.app(&function.app_id).is_some_and(|app| {
-        !api_types::placement::strict(app.placement().as_ref(), function.placement().as_ref())
-    })
+pub fn serves_itself(held: &Held, function: &Fn) -> bool {
+    let placements = held.all().placements(function);
+    placements.is_some_and(|placements| placements.serves_itself(held.me(), held.regions()))
 }
 
-/// Whether an app may have functions in `region`.
-fn admits_app(app: &App, region: &Region) -> bool {
-    api_types::placement::placed(app.placement().as_ref(), None, region)
+/// The regions to hand a call of the function to instead of this one, and why those.
+#[must_use]
+pub fn peers(held: &Held, function: &Fn) -> Peers {
+    let me = held.me();
+    let placements = held.all().placements(function);
+    let (why, mut peers) = placements.map_or((Why::Nowhere, Vec::new()), |placements| {
+        placements.peers(&me.name, held.regions())
+    });
+    let cost = |region: &Region| {
+        distance::rtt_ms(me.location, region.location).saturating_add(region.price_ms)
+    };
+    peers.sort_by(|a, b| cost(a).cmp(&cost(b)).then_with(|| a.name.cmp(&b.name)));
+    peers.truncate(PEERS_MAX);
+    Peers {
+        why,
+        regions: peers.into_iter().cloned().collect(),
+    }
+}
+
+/// Where a call that this region does not run may go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Peers {
+    pub why: Why,
+    /// Best first, by `rtt + price`.
+    pub regions: Vec<Region>,
 }
 
 /// Brings `here`, the part of `catalog` that is placed in `region`, up to date for one app.
 ///
 /// An app's placement rules all of its functions, so the app is the unit: what it has here is
 /// dropped and copied anew.
-pub fn refresh(here: &mut Catalog, catalog: &Catalog, app: &api_types::AppId, region: &Region) {
+pub fn refresh(here: &mut Catalog, catalog: &Catalog, app: &AppId, region: &Region) {
     here.delete_app(app);
     let Some(app) = catalog.app(app) else { return };
-    if !admits_app(app, region) {
+    let mut placements = Placements {
+        app: app.placement(),
+        function: None,
+    };
+    if placements.tier(region) != Tier::Placed {
         return;
     }
     here.put_app(app.clone());
     for function in catalog.fns_after(&app.id, None) {
-        if admits(catalog, function, region) {
+        placements.function = function.placement();
+        if placements.tier(region) == Tier::Placed {
             here.put_fn(function.clone());
         }
     }
@@ -48,5 +76,56 @@ pub fn refresh(here: &mut Catalog, catalog: &Catalog, app: &api_types::AppId, re
         if here.function(&trigger.fn_id).is_some() {
             here.put_trigger(trigger.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api_types::Verdict;
+
+    use super::*;
+    use crate::held::tests as world;
+
+    #[test]
+    fn the_best_peers_come_first_and_there_are_few() {
+        let mut held = world::held(
+            1,
+            &[world::app("A", None, 1)],
+            &[world::function("F", "A", 1)],
+        );
+        let at = |name: &str, longitude: f64, price_ms: u32, verdict: Verdict| {
+            let mut region = world::region(name);
+            region.location.longitude = longitude;
+            (region.price_ms, region.verdict) = (price_ms, verdict);
+            region
+        };
+        world::put_regions(
+            &mut held,
+            vec![
+                at("fra", 8.0, 0, Verdict::Healthy),
+                at("lhr", 0.0, 400, Verdict::Healthy),
+                at("nrt", 139.0, 0, Verdict::Recovering),
+                at("cdg", 2.0, 0, Verdict::Down),
+                at("bru", 4.0, 0, Verdict::Draining),
+                at("ams", 5.0, 0, Verdict::Healthy),
+            ],
+        );
+        let function = world::function("F", "A", 1);
+        let peers = peers(&held, &function);
+        let names: Vec<_> = peers
+            .regions
+            .iter()
+            .map(|peer| peer.name.as_str())
+            .collect();
+        assert_eq!((peers.why, names), (Why::Placed, vec!["ams", "nrt"]));
+    }
+
+    #[test]
+    fn a_function_whose_app_is_unknown_is_nowhere() {
+        let held = world::held(1, &[], &[world::function("F", "A", 1)]);
+        let function = world::function("F", "A", 1);
+        assert!(!serves_itself(&held, &function));
+        assert!(peers(&held, &function).regions.is_empty());
+        assert_eq!(held.callable().count(), 0);
     }
 }

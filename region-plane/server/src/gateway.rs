@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::placement::Why;
 use api_types::{App, CallId, Catalog, Fn, FnId, Region};
 use api_wire::call_headers::BY_GATEWAY;
 use axum::Router;
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bundles::Bundles;
 use crate::engine::{Engine, Failure, Work};
-use crate::spill::{self, Spill, Spilled};
+use crate::spill::{Spill, Spilled};
 use body::Bodies;
 use daemon::clock;
 use error::CallRefused;
@@ -120,7 +121,7 @@ enum Found {
         way: Way,
         function: FnId,
     },
-    /// Placed, but not in this region.
+    /// Other regions serve it, or none does at the moment.
     Elsewhere {
         /// Where it may be found by its own name, unless the call came by it.
         redirect: Option<String>,
@@ -160,7 +161,7 @@ impl Target {
         // Known here a moment ago, so it was removed, and a peer that runs it has not heard of that.
         let found = by_id(held.all(), function.as_str());
         let (app, function) = found.map_err(CallRefused::not_found)?;
-        if placed_elsewhere(held, function).is_some() {
+        if !placement::serves_itself(held, function) {
             return Err(CallRefused::busy());
         }
         Ok(Self::new(way, app, function))
@@ -239,15 +240,23 @@ impl Gateway {
             Ok(found) => found,
             Err(message) => return Found::Refused(CallRefused::unknown(message)),
         };
-        if let Some(peers) = placed_elsewhere(held, function) {
-            return Found::Elsewhere {
-                redirect: self.redirect(held, app, function, way, head, host),
-                peers,
+        if placement::serves_itself(held, function) {
+            return Found::Here {
+                way,
+                function: function.id.clone(),
             };
         }
-        Found::Here {
-            way,
-            function: function.id.clone(),
+        let peers = placement::peers(held, function);
+        // A redirect to a name without a region that serves would leave its caller with nothing.
+        let redirect = match peers.why {
+            Why::AllDown | Why::Nowhere => None,
+            Why::Placed | Why::FunctionYields | Why::AppYields => {
+                self.redirect(held, app, function, way, head, host)
+            }
+        };
+        Found::Elsewhere {
+            redirect,
+            peers: peers.regions,
         }
     }
 
@@ -300,10 +309,7 @@ impl Gateway {
             return (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, location)]).into_response();
         }
         if peers.is_empty() {
-            return CallRefused::not_found(
-                "the function is not placed in this region, and no region that has it serves",
-            )
-            .respond(None);
+            return CallRefused::nowhere().respond(None);
         }
         let held = match self.bodies.receive(&call.headers, body).await {
             Ok(held) => held,
@@ -312,7 +318,7 @@ impl Gateway {
         call.body = held.bytes.clone();
         match self.spill.send(&call, peers).await {
             Ok(Some(response)) => response,
-            Ok(None) => CallRefused::busy().respond(None),
+            Ok(None) => CallRefused::nowhere().respond(None),
             Err(refused) => refused.respond(None),
         }
     }
@@ -459,27 +465,11 @@ impl Gateway {
     fn peers_for(&self, function: &FnId) -> Vec<Region> {
         self.replica.read(|held| {
             let function = held.all().function(function);
-            function.map_or_else(Vec::new, |function| peers(held, function))
+            function.map_or_else(Vec::new, |function| {
+                placement::peers(held, function).regions
+            })
         })
     }
-}
-
-/// The regions that may run a function instead of this one.
-fn peers(held: &Held, function: &Fn) -> Vec<Region> {
-    spill::peers(held.me(), held.regions(), |region| {
-        placement::admits(held.all(), function, region)
-    })
-}
-
-/// Where a function is instead of here; `None` if it runs here.
-fn placed_elsewhere(held: &Held, function: &Fn) -> Option<Vec<Region>> {
-    if placement::admits(held.all(), function, held.me()) {
-        return None;
-    }
-    let peers = peers(held, function);
-    // A preference that no region can honour any more is better broken than kept.
-    let stays_away = !peers.is_empty() || !placement::yields(held.all(), function);
-    stays_away.then_some(peers)
 }
 
 /// A gateway that handed the call on is told if it may try another.

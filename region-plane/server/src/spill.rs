@@ -10,7 +10,6 @@ use api_wire::call_headers::{BY_GATEWAY, FORWARDED_BY, NOT_STARTED};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use dns_steering::distance;
 use http::header::{EXPECT, HOST, HeaderValue};
 use http::{Method, Request, StatusCode, Uri, Version};
 use http_body_util::Full;
@@ -21,9 +20,6 @@ use region_plane_runtime::call::without_framing;
 use tracing::{debug, info};
 
 use crate::gateway::error::CallRefused;
-
-/// More would keep a caller waiting through a federation that is full.
-const PEERS_MAX: usize = 2;
 
 /// A gateway that does not accept a connection in this time is as good as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -144,67 +140,4 @@ fn count(region: &RegionName, outcome: &'static str) {
         "outcome" => outcome
     )
     .increment(1);
-}
-
-/// The peers to try, best first: those that serve and are admitted, by `rtt + price`.
-#[must_use]
-pub fn peers<'a>(
-    me: &Region,
-    regions: impl Iterator<Item = &'a Region>,
-    admitted: impl Fn(&Region) -> bool,
-) -> Vec<Region> {
-    let cost = |region: &Region| {
-        distance::rtt_ms(me.location, region.location).saturating_add(region.price_ms)
-    };
-    let mut peers: Vec<&Region> = regions
-        .filter(|region| region.name != me.name)
-        .filter(|region| region.verdict.serves() && !region.drained && admitted(region))
-        .collect();
-    peers.sort_by(|a, b| cost(a).cmp(&cost(b)).then_with(|| a.name.cmp(&b.name)));
-    peers.into_iter().take(PEERS_MAX).cloned().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use api_types::{Location, Revision, Timestamp, Verdict};
-
-    use super::*;
-
-    #[test]
-    fn the_best_serving_peers_come_first() {
-        let at =
-            |name: &str, longitude: f64, price_ms: u32, verdict: Verdict, drained: bool| Region {
-                name: name.parse().expect("a region's name"),
-                ipv4: None,
-                ipv6: None,
-                gateway: format!("{name}:8080"),
-                admin: format!("{name}:8081"),
-                location: Location {
-                    latitude: 50.0,
-                    longitude,
-                },
-                labels: BTreeMap::new(),
-                drained,
-                verdict,
-                price_ms,
-                registered_at: Timestamp(0),
-                revision: Revision(1),
-            };
-        let me = at("fra", 8.0, 0, Verdict::Healthy, false);
-        let near = at("ams", 5.0, 0, Verdict::Healthy, false);
-        let far = at("nrt", 139.0, 0, Verdict::Recovering, false);
-        let priced = at("lhr", 0.0, 400, Verdict::Healthy, false);
-        let down = at("cdg", 2.0, 0, Verdict::Down, false);
-        let drained = at("bru", 4.0, 0, Verdict::Healthy, true);
-        let all = [me.clone(), priced, far, down, drained, near];
-        let names = |admitted: &dyn Fn(&Region) -> bool| -> Vec<String> {
-            let peers = peers(&me, all.iter(), admitted);
-            peers.iter().map(|peer| peer.name.to_string()).collect()
-        };
-        assert_eq!(names(&|_| true), ["ams", "nrt"]);
-        assert_eq!(names(&|peer| peer.name.as_str() != "ams"), ["nrt", "lhr"]);
-        assert!(names(&|_| false).is_empty());
-    }
 }

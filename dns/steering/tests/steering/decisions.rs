@@ -162,6 +162,13 @@ fn placement_masks_and_only_a_preference_is_served_elsewhere() {
             vec!["fra"],
         ),
         (
+            "and within its app's preference, before that yields too",
+            narrowed(false, &["lhr"], false),
+            &["lhr"],
+            Elsewhere,
+            vec!["fra"],
+        ),
+        (
             "a function's residency does not fall back",
             narrowed(true, &["lhr"], true),
             &["lhr"],

@@ -8,13 +8,13 @@ use api_types::FnId;
 use api_wire::call_headers::{CLIENT, FORWARDED_BY};
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::{IntoResponse as _, Response};
+use dns_steering::Target;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderMap, RETRY_AFTER};
 
 use super::error;
 use crate::node::{Consistency, Node};
 use crate::relay::RelayError;
-use crate::steering::Called;
 
 pub async fn invoke(
     State(node): State<Arc<Node>>,
@@ -26,7 +26,7 @@ pub async fn invoke(
     let find = |state: &global_plane_state::State| {
         let catalog = state.catalog();
         let function = catalog.function(&id).ok_or("Fn not found")?;
-        Ok(Called::function(catalog, function))
+        Ok(Target::function(catalog, function))
     };
     call(&node, peer, request, find).await
 }
@@ -56,21 +56,21 @@ fn by_source(
     state: &global_plane_state::State,
     app: &str,
     source: &str,
-) -> Result<Called, &'static str> {
+) -> Result<Target, &'static str> {
     let catalog = state.catalog();
     let app = catalog.app_named(app).ok_or("App not found")?;
     let trigger = catalog
         .trigger_by_source(&app.id, source)
         .ok_or("Trigger not found")?;
     let function = catalog.function(&trigger.fn_id).ok_or("Fn not found")?;
-    Ok(Called::trigger(catalog, &app.name, function))
+    Ok(Target::trigger(catalog, &app.name, function))
 }
 
 async fn call(
     node: &Node,
     peer: SocketAddr,
     mut request: Request,
-    find: impl Fn(&global_plane_state::State) -> Result<Called, &'static str> + Send,
+    find: impl Fn(&global_plane_state::State) -> Result<Target, &'static str> + Send,
 ) -> Response {
     let called = match node.replica.read(&find) {
         Ok(called) => called,

@@ -1,11 +1,10 @@
-//! Regions, drains, verdicts, bundles and placement.
+//! Regions, drains, verdicts and bundles.
 
 use api_types::RefusalKind::{Conflict, Invalid, NotFound};
-use api_types::fns::PLACEMENT_ANNOTATION;
-use api_types::{AppId, Digest, RegionName, Verdict};
-use global_plane_state::{AppDraft, Command, FnDraft, RegionDraft, Reply};
+use api_types::{Digest, RegionName, Verdict};
+use global_plane_state::{Command, RegionDraft, Reply};
 
-use super::{Log, fn_draft, map, region_draft, region_of, text};
+use super::{Log, region_draft, region_of};
 
 fn drain(region: &RegionName, drained: bool) -> Command {
     Command::SetDrained {
@@ -135,48 +134,4 @@ fn a_bundle_is_known_once_and_by_one_size() {
         log.state.bundles().collect::<Vec<_>>(),
         [(Digest([1; 32]), 10)]
     );
-}
-
-#[test]
-fn a_function_is_placed_where_its_app_and_it_admit() {
-    let mut log = Log::new();
-    for name in ["fra", "iad"] {
-        log.region(name);
-    }
-    let us = RegionDraft {
-        labels: map([("geo", "us".to_owned())]).unwrap(),
-        ..region_draft("pdx")
-    };
-    log.write(Command::RegisterRegion { region: us }).unwrap();
-    let placement = |json: &str| map([(PLACEMENT_ANNOTATION, text(json))]);
-    let draft = AppDraft {
-        name: text("shop"),
-        annotations: placement(r#"{"regions":["geo=eu"]}"#),
-        ..AppDraft::default()
-    };
-    let app = AppId::new("shop");
-    log.write(Command::CreateApp {
-        id: app.clone(),
-        draft,
-    })
-    .unwrap();
-    let wide = log.function(&app, "wide");
-    let narrow = api_types::FnId::new("narrow");
-    let draft = FnDraft {
-        annotations: placement(r#"{"regions":["fra","pdx"]}"#),
-        ..fn_draft(&app, "narrow")
-    };
-    log.write(Command::CreateFn {
-        id: narrow.clone(),
-        draft,
-    })
-    .unwrap();
-    let catalog = log.state.catalog();
-    let names =
-        |regions: Vec<RegionName>| regions.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let of = |id| names(log.state.placed_in(catalog.function(id).unwrap()));
-    assert_eq!(of(&wide), ["fra", "iad"]);
-    assert_eq!(of(&narrow), ["fra"]);
-    let app = catalog.app(&app).unwrap();
-    assert_eq!(names(log.state.app_placed_in(app)), ["fra", "iad"]);
 }

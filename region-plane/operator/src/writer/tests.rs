@@ -4,6 +4,8 @@ use api_types::{Annotations, AppId, FnId, Location, Revision, Timestamp, Verdict
 
 use super::*;
 
+mod agreement;
+
 fn app(config: &[(&str, &str)], annotations: &[(&str, &str)]) -> App {
     App {
         id: AppId::new("A"),

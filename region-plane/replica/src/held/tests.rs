@@ -108,6 +108,17 @@ pub fn held(revision: u64, apps: &[App], fns: &[Fn]) -> Held {
     held
 }
 
+/// As the watch would tell of them.
+pub fn put_regions(held: &mut Held, regions: Vec<Region>) {
+    let meta = held.meta().unwrap().clone();
+    held.take(Step {
+        meta,
+        puts: regions.into_iter().map(Object::Region).collect(),
+        deletes: Vec::new(),
+        sync: false,
+    });
+}
+
 fn apps(count: usize) -> Vec<App> {
     (0..count)
         .map(|n| app(&format!("A{n:02}"), None, 5))

@@ -72,6 +72,15 @@ impl CallRefused {
         }
     }
 
+    /// The function exists, and no region that may run it can be reached.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no region that may run this function serves at the moment",
+        )
+    }
+
     /// The function has run, and there is no memory for its answer. Not a 503: that asks its caller
     /// to have it run again.
     #[must_use]

@@ -194,6 +194,10 @@ impl Plane {
                 .find(|region| region.name == name)
                 .unwrap();
             region.drained = drained;
+            region.verdict = match drained {
+                true => VerdictBody::Draining,
+                false => VerdictBody::Healthy,
+            };
             region.tradewind_revision = revision;
             WatchLine::Region {
                 revision,

@@ -175,7 +175,7 @@ async fn a_call_for_another_region_is_redirected_by_name_or_handed_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_preference_is_broken_when_none_of_its_regions_serves_and_residency_never_is() {
-    let (plane, _dir, fra, _nrt) = two("12").await;
+    let (plane, _dir, fra, nrt) = two("12").await;
     plane.put_app("A", "shop", Some(r#"{"regions":["nrt"]}"#));
     fra.applied(plane.set_drained("nrt", true)).await;
     let answer = fra.post("/invoke/F", "anywhere").await;
@@ -190,8 +190,18 @@ async fn a_preference_is_broken_when_none_of_its_regions_serves_and_residency_ne
 
     let strict = Some(r#"{"regions":["nrt"],"strict":true}"#);
     fra.applied(plane.put_app("A", "shop", strict)).await;
-    let by_name = client()
-        .post(format!("{}/a", fra.gateway))
-        .header("host", "shop.fn.test:8080");
-    assert_eq!(fra.send(by_name).await.status, 404);
+    let call = async || fra.post("/invoke/F", "only there").await;
+    // No region inside serves, but a region that drains is better asked than nobody.
+    let answer = call().await;
+    assert_eq!(
+        (answer.status, answer.region.as_deref()),
+        (200, Some("nrt"))
+    );
+    nrt.kill();
+    let refused = call().await;
+    assert_eq!(
+        (refused.status, refused.retry_after.as_deref()),
+        (503, Some("15")),
+        "it exists: {refused:?}"
+    );
 }
