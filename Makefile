@@ -9,6 +9,7 @@ DEMO_DIR ?= $(HOME)/.cache/tradewind/demo
 # What `tradewind up` starts, and the CLI.
 FEDERATION := -p cli -p dns-server -p global-plane-server -p region-plane-server
 DAEMONS := $(FEDERATION) -p hello-rust -p region-plane-operator -p region-plane-runner
+WITH_SKIPS := scripts/with-skips .ci/skips-allowed
 CORES := dns-steering global-plane-state region-plane-dispatch
 
 .PHONY: help
@@ -42,7 +43,7 @@ check: ## The quick half of what CI runs: format, lints, core dependencies, docs
 .PHONY: test
 test: build check helm ## Set up, then run every test that CI runs.
 # What KUBECONFIG names may be somebody's cluster; tests of one are asked for by name.
-	env -u KUBECONFIG -u KUBEBUILDER_ASSETS cargo test --locked --workspace
+	env -u KUBECONFIG -u KUBEBUILDER_ASSETS $(WITH_SKIPS) cargo test --locked --workspace
 
 .PHONY: helm
 helm:
@@ -50,11 +51,11 @@ helm:
 
 .PHONY: test-kubernetes
 test-kubernetes: build helm ## Test a region on the cluster of KUBECONFIG, or on KUBEBUILDER_ASSETS's API server.
-	cargo test --locked --no-fail-fast -p chaos-tests-kubernetes -- --nocapture --test-threads=1
+	$(WITH_SKIPS) cargo test --locked --no-fail-fast -p chaos-tests-kubernetes -- --nocapture --test-threads=1
 
 .PHONY: test-kubernetes-install
 test-kubernetes-install: build helm ## Install the charts into the cluster of KUBECONFIG and call a function through them.
-	cargo test --locked -p chaos-tests-kubernetes --test in_cluster -- --ignored --nocapture
+	$(WITH_SKIPS) cargo test --locked -p chaos-tests-kubernetes --test in_cluster -- --ignored --nocapture
 
 .PHONY: images
 images: setup ## Write dist/images/NAME.tar: our images, runtimes and a test function.

@@ -16,7 +16,7 @@ use chaos_tests_cluster::Federation;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
-    let federation = Federation::start("127.60")
+    let federation = Federation::start()
         .await
         .context("start a federation")?;
     if std::env::args().nth(1).as_deref() == Some("replication") {

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use chaos_tests_machine::Network;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -50,24 +51,27 @@ const START_PATIENCE: Duration = Duration::from_secs(90);
 pub struct Federation {
     dir: TempDir,
     up: Child,
+    /// Given up last, when nothing listens there any more.
+    network: Network,
 }
 
 impl Federation {
-    /// Starts three regions, three global nodes and two DNS servers on `net` (two octets, as in
-    /// `127.51`) and waits until they are ready.
-    pub async fn start(net: &str) -> anyhow::Result<Self> {
-        Self::start_of(net, 3, 2).await
+    /// Starts three regions, three global nodes and two DNS servers on a network of their own and
+    /// waits until they are ready.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_of(3, 2).await
     }
 
     /// The same with as many regions and DNS servers as are asked for.
-    pub async fn start_of(net: &str, regions: u8, dns: u8) -> anyhow::Result<Self> {
+    pub async fn start_of(regions: u8, dns: u8) -> anyhow::Result<Self> {
+        let network = Network::claim();
         let dir = tempfile::tempdir().context("make a folder for the federation")?;
         let log = std::fs::File::create(dir.path().join("up.log")).context("create the log")?;
         let up = Command::new(binary("tradewind")?)
             .args([
                 "up",
                 "--net",
-                net,
+                &network.to_string(),
                 "--regions",
                 &regions.to_string(),
                 "--globals",
@@ -84,7 +88,7 @@ impl Federation {
             .stderr(log)
             .spawn()
             .context("start tradewind up")?;
-        let mut federation = Self { dir, up };
+        let mut federation = Self { dir, up, network };
         eventually("the ready file", START_PATIENCE, async || {
             if let Some(status) = federation.up.try_wait()? {
                 bail!("tradewind up ended with {status}: {}", federation.log());
@@ -106,6 +110,12 @@ impl Federation {
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("up.log")).unwrap_or_default()
+    }
+
+    /// Where it is, and where nothing else on the machine is.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// A scratch folder that lives as long as the federation.

@@ -5,10 +5,11 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use chaos_tests_cluster::Federation;
 use chaos_tests_cluster::federation::binary;
+use chaos_tests_machine::Network;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_is_refused_clearly_and_nothing_is_lost() -> anyhow::Result<()> {
-    let federation = Federation::start("127.58").await?;
+    let federation = Federation::start().await?;
     federation.deploy_hello("shop")?;
     let ready = federation.ready()?;
     let api = &ready.globals.first().context("three nodes run")?.api;
@@ -126,10 +127,11 @@ async fn bad_input_is_refused_clearly_and_nothing_is_lost() -> anyhow::Result<()
         "{complaint}"
     );
 
+    let elsewhere = Network::claim();
     let second = federation.tradewind([
         "up",
         "--net",
-        "127.59",
+        &elsewhere.to_string(),
         "--dir",
         &federation.up_dir().to_string_lossy(),
     ])?;
@@ -140,8 +142,8 @@ async fn bad_input_is_refused_clearly_and_nothing_is_lost() -> anyhow::Result<()
     );
 
     let other = federation.scratch().join("other");
-    let taken =
-        federation.tradewind(["up", "--net", "127.58", "--dir", &other.to_string_lossy()])?;
+    let here = federation.network().to_string();
+    let taken = federation.tradewind(["up", "--net", &here, "--dir", &other.to_string_lossy()])?;
     let complaint = String::from_utf8_lossy(&taken.stderr).into_owned();
     ensure!(
         !taken.status.success() && complaint.contains("in use"),

@@ -10,7 +10,7 @@ const HOST: &str = "shop.fn.test";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_other_dns_server_answers_and_the_killed_one_comes_back() -> anyhow::Result<()> {
-    let federation = Federation::start("127.54").await?;
+    let federation = Federation::start().await?;
     federation.deploy_hello("shop")?;
     let ready = federation.ready()?;
     let servers: Vec<String> = ready.dns.iter().map(|server| server.udp.clone()).collect();

@@ -23,7 +23,7 @@ async fn served_by(caller: &Caller, region: &str) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dns_and_calls_go_on_without_any_global_node() -> anyhow::Result<()> {
-    let federation = Federation::start("127.53").await?;
+    let federation = Federation::start().await?;
     federation.deploy_hello("shop")?;
     let ready = federation.ready()?;
     let servers: Vec<String> = ready.dns.iter().map(|server| server.udp.clone()).collect();

@@ -93,7 +93,7 @@ async fn apps_on(api: &str) -> anyhow::Result<BTreeMap<String, usize>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_writes_survive_the_leader_and_none_happens_twice() -> anyhow::Result<()> {
-    let federation = Federation::start("127.52").await?;
+    let federation = Federation::start().await?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {

@@ -13,7 +13,7 @@ const HOST: &str = "hello--shop.fn.test";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_preference_yields_to_the_rest_of_its_apps_residency_at_every_door() -> anyhow::Result<()>
 {
-    let federation = Federation::start("127.59").await?;
+    let federation = Federation::start().await?;
     federation.deploy_hello("shop")?;
     let update = |args: &[&str]| federation.tradewind_ok(args);
     update(&[

@@ -38,7 +38,7 @@ async fn keep_calling(caller: Caller, stop: Arc<AtomicBool>) -> Vec<Call> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_a_killed_region_are_served_elsewhere_and_get_it_back() -> anyhow::Result<()> {
-    let federation = Federation::start("127.51").await?;
+    let federation = Federation::start().await?;
     federation.deploy_hello("shop")?;
     let ready = federation.ready()?;
     let servers: Vec<String> = ready.dns.iter().map(|server| server.udp.clone()).collect();

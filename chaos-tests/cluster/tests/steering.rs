@@ -8,7 +8,7 @@ use hickory_proto::rr::RecordType;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_are_given_their_nearest_region_and_told_why() -> anyhow::Result<()> {
-    let federation = Federation::start("127.56").await?;
+    let federation = Federation::start().await?;
     federation.deploy_hello("shop")?;
     let ready = federation.ready()?;
 
@@ -82,7 +82,7 @@ async fn clients_are_given_their_nearest_region_and_told_why() -> anyhow::Result
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_exist_have_nodata_and_names_that_do_not_nxdomain() -> anyhow::Result<()> {
-    let federation = Federation::start("127.57").await?;
+    let federation = Federation::start().await?;
     let ready = federation.ready()?;
     let server = &ready.dns.first().context("two servers run")?.udp;
     for (name, record_type, code, has_answer) in [

@@ -8,7 +8,7 @@ use chaos_tests_cluster::{Federation, dns, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_federation_killed_whole_comes_back_with_everything() -> anyhow::Result<()> {
-    let federation = Federation::start("127.55").await?;
+    let federation = Federation::start().await?;
     federation.deploy_hello("shop")?;
     let listed = |federation: &Federation| -> anyhow::Result<(String, String)> {
         let fns = federation.tradewind_ok(["fns", "list", "shop", "--json"])?;

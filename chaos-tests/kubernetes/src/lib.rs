@@ -22,7 +22,6 @@ pub mod region;
 pub mod servers;
 pub mod writes;
 
-use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 
 use anyhow::Context as _;
@@ -42,19 +41,18 @@ pub enum Needs {
     OwnApiServer,
 }
 
-/// Runs `body` in a region of its own on `net`, then removes the region, whatever became of it.
+/// Runs `body` in a region of its own, then removes the region, whatever became of it.
 ///
 /// Says so and does nothing where the cluster that it needs is not to be had.
 pub async fn scenario(
     name: &str,
-    net: &str,
     needs: Needs,
     body: impl AsyncFnOnce(&mut Region) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let Some(cluster) = cluster_for(name, needs).await? else {
         return Ok(());
     };
-    let mut region = Region::prepare(cluster, &namespace(name), net).await?;
+    let mut region = Region::prepare(cluster, &namespace(name)).await?;
     let ended = Ended::of(async {
         region.install().await?;
         body(&mut region).await
@@ -136,11 +134,7 @@ pub async fn cluster_for(name: &str, needs: Needs) -> anyhow::Result<Option<Clus
     Ok(None)
 }
 
-/// Says that a test does nothing, past the capture of a passing one, so that nobody takes it for
-/// that.
+/// Says that a scenario does nothing on this machine.
 pub fn skip(name: &str, why: &str) {
-    // In one piece, since tests that run beside it write too. Nothing can be done for a stream that
-    // is closed.
-    let line = format!("SKIPPED {name}: {why}\n");
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    chaos_tests_machine::skip(&format!("kubernetes/{name}"), why);
 }

@@ -43,7 +43,6 @@ pub struct Region {
     pub federation: Federation,
     /// Of operators that are started from now on.
     pub lease_ttl: Duration,
-    net: String,
     dir: tempfile::TempDir,
     operators: Vec<Option<Daemon>>,
     gateway: Option<Daemon>,
@@ -60,14 +59,13 @@ pub enum Rights {
 }
 
 impl Region {
-    /// Starts a federation on `net`, and nothing in the cluster yet.
-    pub async fn prepare(cluster: Cluster, namespace: &str, net: &str) -> anyhow::Result<Self> {
+    /// Starts a federation, and nothing in the cluster yet.
+    pub async fn prepare(cluster: Cluster, namespace: &str) -> anyhow::Result<Self> {
         Ok(Self {
             cluster,
             namespace: namespace.to_owned(),
-            federation: Federation::start_of(net, 1, 1).await?,
+            federation: Federation::start_of(1, 1).await?,
             lease_ttl: LEASE_TTL,
-            net: net.to_owned(),
             dir: tempfile::tempdir().context("make a folder for the region")?,
             operators: vec![None, None],
             gateway: None,
@@ -131,7 +129,7 @@ impl Region {
     }
 
     fn operator_listen(&self, number: usize) -> String {
-        format!("{}.30.{}:8082", self.net, number + 1)
+        format!("{}.30.{}:8082", self.federation.network(), number + 1)
     }
 
     /// Starts an operator and waits until it serves. Number 0 is the one there is usually.
@@ -232,7 +230,8 @@ impl Region {
     /// folder of its own, and known to others by the same addresses. Waits until it is ready.
     pub async fn start_second_gateway(&mut self) -> anyhow::Result<()> {
         let RegionProcess { gateway, admin, .. } = self.process()?;
-        let own = |port: u16| format!("{}.31.1:{port}", self.net);
+        let address = self.federation.network().address(31, 1);
+        let own = |port: u16| format!("{address}:{port}");
         let own_lines = [
             (
                 "data_dir",
@@ -265,7 +264,7 @@ impl Region {
     /// Base URL for calls of the second gateway.
     #[must_use]
     pub fn second_url(&self) -> String {
-        format!("http://{}.31.1:8080", self.net)
+        format!("http://{}:8080", self.federation.network().address(31, 1))
     }
 
     /// What the region ran with on this machine.

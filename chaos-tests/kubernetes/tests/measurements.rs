@@ -28,7 +28,7 @@ const STEADY: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_and_writes_are_measured() -> anyhow::Result<()> {
-    scenario("measure", "127.91", Needs::Nodes, async |region| {
+    scenario("measure", Needs::Nodes, async |region| {
         region.start_operator(0, Rights::Granted).await?;
         region.leads(0).await?;
         region.start_gateway().await?;

@@ -26,7 +26,7 @@ const STILL: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_follow_the_metadata_and_drift_is_put_back() -> anyhow::Result<()> {
-    scenario("objects", "127.71", Needs::ApiServer, async |region| {
+    scenario("objects", Needs::ApiServer, async |region| {
         region.start_operator(0, Rights::Granted).await?;
         region.leads(0).await?;
         // An operator that hears no gateway deletes no object.
@@ -201,7 +201,7 @@ fn native(size: i32) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_of_a_pool_are_made_replaced_and_taken_away() -> anyhow::Result<()> {
-    scenario("pools", "127.72", Needs::ApiServer, async |region| {
+    scenario("pools", Needs::ApiServer, async |region| {
         region.start_operator(0, Rights::Granted).await?;
         region.leads(0).await?;
         // Until one is heard nothing is too many.
@@ -284,7 +284,7 @@ async fn pods_of_a_pool_are_made_replaced_and_taken_away() -> anyhow::Result<()>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_operator_is_replaced_and_nothing_is_made_twice() -> anyhow::Result<()> {
-    scenario("leader", "127.73", Needs::ApiServer, async |region| {
+    scenario("leader", Needs::ApiServer, async |region| {
         region.start_operator(0, Rights::Granted).await?;
         region.leads(0).await?;
         region.lease_ttl = LONG_LEASE_TTL;
@@ -315,7 +315,7 @@ async fn a_killed_operator_is_replaced_and_nothing_is_made_twice() -> anyhow::Re
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_quota_refuses_is_said_and_made_when_there_is_room() -> anyhow::Result<()> {
-    scenario("quota", "127.74", Needs::ApiServer, async |region| {
+    scenario("quota", Needs::ApiServer, async |region| {
         let hard = json!({"pods": "2"});
         let quotas = Api::<ResourceQuota>::namespaced(region.client(), &region.namespace);
         install::apply(&quotas, "small", json!({"spec": {"hard": hard}})).await?;
@@ -369,7 +369,7 @@ async fn what_a_quota_refuses_is_said_and_made_when_there_is_room() -> anyhow::R
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_rights_are_named_and_cured_without_a_restart() -> anyhow::Result<()> {
-    scenario("rights", "127.75", Needs::ApiServer, async |region| {
+    scenario("rights", Needs::ApiServer, async |region| {
         // A lease and no more: it leads, and may do nothing.
         let roles =
             Api::<k8s_openapi::api::rbac::v1::Role>::namespaced(region.client(), &region.namespace);
@@ -440,7 +440,7 @@ async fn missing_rights_are_named_and_cured_without_a_restart() -> anyhow::Resul
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_resource_definition_is_named_and_the_rest_is_served() -> anyhow::Result<()> {
-    scenario("older", "127.76", Needs::ApiServer, async |region| {
+    scenario("older", Needs::ApiServer, async |region| {
         let older = without_field(Function::crd(), "settings")?;
         install::definition(&region.client(), older).await?;
         let told = Ended::of(Box::pin(told_of_older(region))).await;
@@ -529,7 +529,7 @@ fn without_field(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_api_server_or_the_global_plane_away_nothing_is_deleted() -> anyhow::Result<()> {
-    scenario("outage", "127.77", Needs::OwnApiServer, async |region| {
+    scenario("outage", Needs::OwnApiServer, async |region| {
         region.start_operator(0, Rights::Granted).await?;
         region.leads(0).await?;
         region.start_gateway().await?;
@@ -607,7 +607,7 @@ async fn something_is_deleted(region: &Region) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_never_runs_is_named() -> anyhow::Result<()> {
     // Where a scheduler runs it has placed the pod before this can.
-    scenario("never", "127.78", Needs::OwnApiServer, async |region| {
+    scenario("never", Needs::OwnApiServer, async |region| {
         region.start_operator(0, Rights::Granted).await?;
         region.leads(0).await?;
         region.pool("native", native(1)).await?;

@@ -76,7 +76,7 @@ async fn running(region: &Region, function: &Made) -> anyhow::Result<Vec<Pod>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_is_called_from_zero_goes_back_to_zero_and_is_upgraded_without_a_failed_call()
 -> anyhow::Result<()> {
-    scenario("image", "127.81", Needs::Nodes, async |region| {
+    scenario("image", Needs::Nodes, async |region| {
         start(region).await?;
         let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 64, "idle_timeout": 2, "config": {"GREETING": "hello"}});
@@ -185,7 +185,7 @@ async fn resized(region: &Region, selector: &str, uid: &str, mb: u32) -> anyhow:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_that_nobody_has_are_resized_where_they_are() -> anyhow::Result<()> {
-    scenario("resize", "127.92", Needs::Nodes, async |region| {
+    scenario("resize", Needs::Nodes, async |region| {
         start(region).await?;
         region
             .pool("native", pool("executable", images::NATIVE, 1, 64))
@@ -276,7 +276,7 @@ async fn full(region: &Region, pool: &str, size: usize) -> anyhow::Result<Durati
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bundles_run_in_pods_that_wait_for_them() -> anyhow::Result<()> {
-    scenario("bundle", "127.82", Needs::Nodes, async |region| {
+    scenario("bundle", Needs::Nodes, async |region| {
         start(region).await?;
         region
             .pool("native", pool("executable", images::NATIVE, 2, 64))
@@ -375,7 +375,7 @@ async fn strike_all(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_killed_under_load_loses_at_most_what_it_was_doing() -> anyhow::Result<()> {
-    scenario("kills", "127.83", Needs::Nodes, async |region| {
+    scenario("kills", Needs::Nodes, async |region| {
         start(region).await?;
         let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 64, "idle_timeout": 60});
@@ -420,7 +420,7 @@ async fn strike(
     let (name, uid) = (pod.name_any(), pod.uid().context("a pod has a uid")?);
     let inside = matches!(blow, Blow::KillFunction | Blow::KillRunner);
     if inside && !process::visible(&uid, program) {
-        skip(&format!("kills, {blow:?}"), "pods run on another machine");
+        skip(&format!("kills/{blow:?}"), "pods run on another machine");
         return Ok(false);
     }
     match blow {
@@ -451,7 +451,7 @@ async fn strike(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_started_again_takes_over_the_pods_there_are() -> anyhow::Result<()> {
-    scenario("gateway", "127.84", Needs::Nodes, async |region| {
+    scenario("gateway", Needs::Nodes, async |region| {
         start(region).await?;
         let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 64, "idle_timeout": 60});
@@ -542,7 +542,7 @@ async fn grown(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_killed_under_load_goes_on_with_the_pods_there_are() -> anyhow::Result<()> {
-    scenario("killed", "127.88", Needs::Nodes, async |region| {
+    scenario("killed", Needs::Nodes, async |region| {
         start(region).await?;
         region
             .pool("python", pool("python", images::PYTHON, 1, 128))
@@ -623,7 +623,7 @@ async fn a_gateway_killed_under_load_goes_on_with_the_pods_there_are() -> anyhow
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_is_replaced_under_load_without_a_failed_call() -> anyhow::Result<()> {
-    scenario("replaced", "127.89", Needs::Nodes, async |region| {
+    scenario("replaced", Needs::Nodes, async |region| {
         start(region).await?;
         let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 64, "idle_timeout": 60});
@@ -668,7 +668,7 @@ async fn a_gateway_is_replaced_under_load_without_a_failed_call() -> anyhow::Res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gateways_call_one_function_and_each_pod_runs_one_call_at_a_time() -> anyhow::Result<()>
 {
-    scenario("two", "127.90", Needs::Nodes, async |region| {
+    scenario("two", Needs::Nodes, async |region| {
         start(region).await?;
         let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 64, "idle_timeout": 60});
@@ -700,7 +700,7 @@ async fn two_gateways_call_one_function_and_each_pod_runs_one_call_at_a_time() -
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_images_are_named_while_the_rest_is_served() -> anyhow::Result<()> {
-    scenario("bad", "127.85", Needs::Nodes, async |region| {
+    scenario("bad", Needs::Nodes, async |region| {
         start(region).await?;
         let functions = Functions::of(&region.federation)?;
         let small = |config: Value| json!({"memory": 64, "idle_timeout": 60, "timeout": 10, "config": config});
@@ -747,7 +747,7 @@ async fn bad_images_are_named_while_the_rest_is_served() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_function_that_takes_too_much_memory_is_ended_and_named() -> anyhow::Result<()> {
-    scenario("memory", "127.86", Needs::Nodes, async |region| {
+    scenario("memory", Needs::Nodes, async |region| {
         start(region).await?;
         let functions = Functions::of(&region.federation)?;
         let fields = json!({"memory": 64, "idle_timeout": 60, "timeout": 20});
@@ -777,7 +777,7 @@ async fn a_function_that_takes_too_much_memory_is_ended_and_named() -> anyhow::R
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn as_many_pods_run_as_a_function_may_have() -> anyhow::Result<()> {
-    scenario("scaling", "127.87", Needs::Nodes, async |region| {
+    scenario("scaling", Needs::Nodes, async |region| {
         start(region).await?;
         let functions = Functions::of(&region.federation)?;
         let scaling = json!({"tradewind.dev/scaling": {"min": 1, "max": 2}});
@@ -818,7 +818,7 @@ async fn as_many_pods_run_as_a_function_may_have() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_knows_which_one_it_is_and_refuses_what_is_for_another() -> anyhow::Result<()> {
-    scenario("identity", "127.94", Needs::Nodes, async |region| {
+    scenario("identity", Needs::Nodes, async |region| {
         start(region).await?;
         let functions = Functions::of(&region.federation)?;
         let scaling = json!({"tradewind.dev/scaling": {"min": 1, "max": 1}});

@@ -19,7 +19,7 @@ fn function(folder: &Path, more: &str) {
 
 #[test]
 fn what_is_said_to_the_global_plane_is_what_it_holds() {
-    let mut up = Up::new("127.46");
+    let mut up = Up::new();
     up.start();
     let folder = up.folder.path().join("odd");
     let at = folder.to_str().unwrap();
@@ -93,7 +93,8 @@ fn what_is_said_to_the_global_plane_is_what_it_holds() {
     up.tradewind_ok(&["regions", "undrain", "iad"]);
     until("iad is healthy", || verdict(&up) == "healthy");
     assert_eq!(up.json(&["members"])["items"][0]["role"], "leader");
-    for dns in [&[][..], &["--dns", "127.46.0.1:5380"]] {
+    let server = format!("{}:5380", up.network.address(0, 1));
+    for dns in [&[][..], &["--dns", &server]] {
         let ask = ["explain", "shop.fn.test", "--from", "46.4.0.1"];
         let explained = up.json(&[&ask[..], dns].concat());
         assert_eq!(explained["candidates"][0]["region"], "iad", "{explained}");

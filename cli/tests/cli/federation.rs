@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use chaos_tests_machine::Network;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -12,14 +13,13 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Up {
-    /// First two octets of its addresses: tests run side by side.
-    net: &'static str,
     pub folder: tempfile::TempDir,
     pub child: Option<Child>,
+    pub network: Network,
 }
 
 impl Up {
-    pub fn new(net: &'static str) -> Self {
+    pub fn new() -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_tradewind"));
         for daemon in ["tradewind-global", "tradewind-region", "tradewind-dns"] {
             let daemon = program.with_file_name(daemon);
@@ -30,9 +30,9 @@ impl Up {
             );
         }
         Self {
-            net,
             folder: tempfile::tempdir().unwrap(),
             child: None,
+            network: Network::claim(),
         }
     }
 
@@ -50,7 +50,7 @@ impl Up {
             .args([
                 "up",
                 "--net",
-                self.net,
+                &self.network.to_string(),
                 "--regions",
                 "1",
                 "--globals",
@@ -107,7 +107,10 @@ impl Up {
     pub fn tradewind(&self, args: &[&str], stdin: &str) -> Output {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tradewind"))
             .args(args)
-            .env("TRADEWIND_API", format!("http://{}.20.1:7400", self.net))
+            .env(
+                "TRADEWIND_API",
+                format!("http://{}:7400", self.network.address(20, 1)),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -6,11 +6,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::federation::{Up, lives, stderr};
 
-const NET: &str = "127.44";
-
 #[test]
 fn a_federation_is_started_mended_lost_and_found() {
-    let mut up = Up::new(NET);
+    let mut up = Up::new();
     let pids = up.start();
     assert_eq!(pids.len(), 3);
     assert!(up.run(&["--status"]).status.success());
@@ -76,7 +74,8 @@ fn a_federation_is_started_mended_lost_and_found() {
     assert!(up.log().contains("stopped in"), "{}", up.log());
 
     let larger = Command::new(env!("CARGO_BIN_EXE_tradewind"))
-        .args(["up", "--net", NET, "--globals", "3", "--dir"])
+        .args(["up", "--net", &up.network.to_string()])
+        .args(["--globals", "3", "--dir"])
         .arg(up.dir())
         .output()
         .unwrap();

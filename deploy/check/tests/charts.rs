@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -62,13 +61,8 @@ fn cases() -> Vec<(&'static str, Vec<&'static str>)> {
 fn helm(test: &str) -> Option<Helm> {
     let helm = Helm::find().unwrap();
     if helm.is_none() {
-        // Not `eprintln`, which is shown of tests that fail only.
-        let mut stderr = std::io::stderr().lock();
-        writeln!(
-            stderr,
-            "SKIPPED {test}: no helm; `scripts/install-helm ~/.cache/tradewind/tools` or HELM=PATH"
-        )
-        .unwrap();
+        let why = "no helm; `scripts/install-helm ~/.cache/tradewind/tools` or HELM=PATH";
+        chaos_tests_machine::skip(&format!("charts/{test}"), why);
     }
     helm
 }

@@ -1,8 +1,8 @@
 //! A function that does what it is told, for the tests: HTTP over a Unix socket (Fn contract 9)
 //! with nothing between.
 //!
-//! The body of a call is a command: `headers`, `sleep MILLIS`, `wire STATUS`, `http STATUS`,
-//! `large BYTES`, `exit`; anything else is echoed. Configuration `START` may be `exit` or `hang`.
+//! The body of a call is a command: `headers`, `sleep MILLIS`, `until FILE` (exists), `wire STATUS`,
+//! `http STATUS`, `large BYTES`, `exit`; anything else is echoed. Configuration `START` may be `exit` or `hang`.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -64,6 +64,12 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
             text = lines.join("\n").into();
         }
         "sleep" => tokio::time::sleep(Duration::from_millis(number.into())).await,
+        "until" => {
+            // Polls, so that a test has nothing to tell but a file.
+            while !Path::new(argument).exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
         "wire" => {
             response = response.status(StatusCode::from_u16(number).unwrap_or(StatusCode::OK));
         }

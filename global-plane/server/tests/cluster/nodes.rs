@@ -3,14 +3,19 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use chaos_tests_machine::Network;
 use reqwest::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Promises are asserted with this much slack: two cores run every test at once.
 pub const SLACK: u32 = 3;
+
+/// Of all tests in this process.
+pub static NETWORK: LazyLock<Network> = LazyLock::new(Network::claim);
 
 pub struct Nodes {
     dir: TempDir,
@@ -21,7 +26,7 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Three nodes at 127.41.20.(base + 1 …), ready to be asked.
+    /// Three nodes at (base + 1 …) of the network's 20, ready to be asked.
     pub async fn start(base: u8) -> Self {
         Self::start_with(base, 3, "").await
     }
@@ -55,7 +60,8 @@ impl Nodes {
     }
 
     pub fn ip(&self, node: usize) -> String {
-        format!("127.41.20.{}", usize::from(self.base) + node + 1)
+        let last = self.base + u8::try_from(node).unwrap() + 1;
+        NETWORK.address(20, last).to_string()
     }
 
     pub fn api(&self, node: usize) -> String {

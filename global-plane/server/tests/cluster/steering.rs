@@ -10,7 +10,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::fn_api::create;
-use crate::nodes::{Nodes, eventually};
+use crate::nodes::{NETWORK, Nodes, eventually};
+
+fn gateway_at(third: u8, fourth: u8) -> String {
+    format!("{}:8080", NETWORK.address(third, fourth))
+}
 
 fn report(sequence: u64) -> Value {
     json!({
@@ -51,9 +55,9 @@ async fn becomes(nodes: &Nodes, region: &str, want: &str) {
 async fn a_silent_region_is_down_and_every_view_says_so() {
     let nodes = Nodes::start(44).await;
     let apis: Vec<String> = (0..3).map(|node| nodes.api(node)).collect();
-    nodes.register("fra", "127.41.21.1:8080", 50.0, 8.6).await;
-    nodes.register("iad", "127.41.21.2:8080", 38.9, -77.4).await;
-    nodes.register("fra", "127.41.21.1:8080", 50.0, 8.6).await;
+    nodes.register("fra", &gateway_at(21, 1), 50.0, 8.6).await;
+    nodes.register("iad", &gateway_at(21, 2), 38.9, -77.4).await;
+    nodes.register("fra", &gateway_at(21, 1), 50.0, 8.6).await;
     let (status, answer) = nodes.post(0, "/v1/regions/mars/report", report(1)).await;
     assert!(
         status == 404 && answer["message"].as_str().unwrap().contains("mars"),
@@ -151,12 +155,12 @@ async fn gateway(tasks: &mut JoinSet<()>, name: &'static str, address: &str) {
 async fn calls_go_to_the_region_that_dns_would_name() {
     let nodes = Nodes::start(48).await;
     let mut tasks = JoinSet::new();
-    gateway(&mut tasks, "fra", "127.41.22.1:8080").await;
-    gateway(&mut tasks, "iad", "127.41.22.2:8080").await;
-    nodes.register("fra", "127.41.22.1:8080", 50.0, 8.6).await;
-    nodes.register("iad", "127.41.22.2:8080", 38.9, -77.4).await;
+    gateway(&mut tasks, "fra", &gateway_at(22, 1)).await;
+    gateway(&mut tasks, "iad", &gateway_at(22, 2)).await;
+    nodes.register("fra", &gateway_at(22, 1), 50.0, 8.6).await;
+    nodes.register("iad", &gateway_at(22, 2), 38.9, -77.4).await;
     // It reports, and nobody listens where it says its gateway is.
-    nodes.register("nrt", "127.41.22.3:8080", 35.8, 140.4).await;
+    nodes.register("nrt", &gateway_at(22, 3), 35.8, 140.4).await;
     let apis: Vec<String> = (0..3).map(|node| nodes.api(node)).collect();
     for region in ["fra", "iad", "nrt"] {
         tasks.spawn(keep_reporting(region, apis.clone()));

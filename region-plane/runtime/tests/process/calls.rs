@@ -142,6 +142,7 @@ async fn one_connection_serves_call_after_call_until_it_has_been_idle_for_a_seco
     // The function serves one connection at a time: were the first one still open, this would hang.
     let second = async {
         loop {
+            // The time that is promised, and some; no event tells that the connection is closed.
             tokio::time::sleep(Duration::from_millis(1_100)).await;
             if text(&instance, "").await == "002" {
                 break;

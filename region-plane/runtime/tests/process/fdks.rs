@@ -15,7 +15,8 @@ async fn the_python_fdk_runs_unchanged() {
             .arg("fdk==0.1.128");
         pip
     }) else {
-        eprintln!("SKIPPED the_python_fdk_runs_unchanged: the package fdk cannot be installed");
+        let why = "the package fdk cannot be installed";
+        chaos_tests_machine::skip("the_python_fdk_runs_unchanged", why);
         return;
     };
     greets("python", "fdk-python/", |bundle| {
@@ -33,9 +34,8 @@ async fn the_node_fdk_runs_unchanged() {
             .arg("@fnproject/fdk@0.0.76");
         npm
     }) else {
-        eprintln!(
-            "SKIPPED the_node_fdk_runs_unchanged: the package @fnproject/fdk cannot be installed"
-        );
+        let why = "the package @fnproject/fdk cannot be installed";
+        chaos_tests_machine::skip("the_node_fdk_runs_unchanged", why);
         return;
     };
     greets("node", "fdk-node/", |bundle| {

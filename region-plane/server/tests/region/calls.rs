@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::plane::{Plane, function};
-use crate::process::{Region, client, eventually, start};
+use crate::process::{Region, Until, at, client, eventually, start};
 
 /// A plane and a region that runs function `F` of app `shop`, with trigger `/a`.
 async fn serving(ip: &str, plane_ip: &str, settings: &str) -> (Plane, tempfile::TempDir, Region) {
@@ -24,7 +24,7 @@ async fn serving(ip: &str, plane_ip: &str, settings: &str) -> (Plane, tempfile::
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_function_runs_cold_then_hot_and_by_every_way_to_it() {
-    let (plane, _dir, region) = serving("127.43.1.1", "127.43.1.20", "").await;
+    let (plane, _dir, region) = serving(&at(1, 1), &at(1, 20), "").await;
 
     let cold = region.post("/invoke/F", "hello").await;
     assert_eq!(
@@ -114,7 +114,7 @@ async fn http2(address: &str) -> (u16, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_have_the_contracts_status_and_message() {
-    let (plane, _dir, region) = serving("127.43.2.1", "127.43.2.20", "").await;
+    let (plane, _dir, region) = serving(&at(2, 1), &at(2, 20), "").await;
     let image = plane.store_bundle();
     let with_config = |id: &str, start: &str| {
         let mut function = function(id, &image);
@@ -260,7 +260,7 @@ async fn failures_have_the_contracts_status_and_message() {
 async fn waiting_calls_are_served_in_turn_refused_in_time_and_forgotten_when_their_client_leaves() {
     // Memory for one instance; three may run or wait.
     let settings = "memory_budget_mb = 128\ncalls_max = 3\nwait_max_ms = 1500";
-    let (_plane, _dir, region) = serving("127.43.3.1", "127.43.3.20", settings).await;
+    let (_plane, dir, region) = serving(&at(3, 1), &at(3, 20), settings).await;
     assert_eq!(region.post("/invoke/F", "warm").await.status, 200);
 
     let load = async |current: u64| {
@@ -277,6 +277,7 @@ async fn waiting_calls_are_served_in_turn_refused_in_time_and_forgotten_when_the
     );
     assert_eq!((both.0.status, both.1.status), (200, 200), "{both:?}");
 
+    let until = Until::new(dir.path());
     let busy = async {
         load(1).await;
         let waited = Instant::now();
@@ -299,25 +300,32 @@ async fn waiting_calls_are_served_in_turn_refused_in_time_and_forgotten_when_the
         let (left, ()) = tokio::join!(left, load(2));
         assert!(left.unwrap_err().is_timeout());
         load(1).await;
+        until.now();
     };
-    let (running, ()) = tokio::join!(region.post("/invoke/F", "sleep 6000"), busy);
+    let (running, ()) = tokio::join!(region.post("/invoke/F", &until.body), busy);
     assert_eq!(running.status, 200, "{running:?}");
 
     // Three places and no more.
+    let until = Until::new(dir.path());
+    let fourth = async {
+        load(3).await;
+        let fourth = region.post("/invoke/F", "x").await;
+        until.now();
+        fourth
+    };
     let four = tokio::join!(
-        region.post("/invoke/F", "sleep 400"),
-        region.post("/invoke/F", "sleep 400"),
-        region.post("/invoke/F", "sleep 400"),
-        region.post("/invoke/F", "sleep 400"),
+        region.post("/invoke/F", &until.body),
+        region.post("/invoke/F", &until.body),
+        region.post("/invoke/F", &until.body),
+        fourth,
     );
-    let mut statuses = [four.0.status, four.1.status, four.2.status, four.3.status];
-    statuses.sort_unstable();
+    let statuses = [four.0.status, four.1.status, four.2.status, four.3.status];
     assert_eq!(statuses, [200, 200, 200, 503]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_function_gets_new_instances_and_a_deleted_one_is_gone() {
-    let (plane, _dir, region) = serving("127.43.4.1", "127.43.4.20", "").await;
+    let (plane, _dir, region) = serving(&at(4, 1), &at(4, 20), "").await;
     let before = region.post("/invoke/F", "x").await;
     let image = plane.store_bundle();
     let mut changed = function("F", &image);
@@ -341,7 +349,7 @@ async fn a_changed_function_gets_new_instances_and_a_deleted_one_is_gone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_whose_function_is_mended_while_it_starts_gets_the_mended_one() {
     let settings = "hot_start_timeout_ms = 60000";
-    let (plane, _dir, region) = serving("127.43.15.1", "127.43.15.20", settings).await;
+    let (plane, _dir, region) = serving(&at(15, 1), &at(15, 20), settings).await;
     let image = plane.store_bundle();
     // Here, and elsewhere with no region there that serves.
     for placement in [None, Some(r#"{"regions":["nrt"]}"#)] {
@@ -374,8 +382,10 @@ async fn a_call_whose_function_is_mended_while_it_starts_gets_the_mended_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_function_that_is_removed_while_a_calls_body_comes_is_not_started() {
-    let (plane, _dir, region) = serving("127.43.17.1", "127.43.17.20", "").await;
-    let mut caller = TcpStream::connect("127.43.17.1:8080").await.unwrap();
+    let (plane, _dir, region) = serving(&at(17, 1), &at(17, 20), "").await;
+    let mut caller = TcpStream::connect(format!("{}:8080", at(17, 1)))
+        .await
+        .unwrap();
     let head = "POST /invoke/F HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\
                 expect: 100-continue\r\nconnection: close\r\n\r\n";
     caller.write_all(head.as_bytes()).await.unwrap();
@@ -394,7 +404,7 @@ async fn a_function_that_is_removed_while_a_calls_body_comes_is_not_started() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_share_as_many_instances_as_their_function_may_have() {
-    let (plane, _dir, region) = serving("127.43.16.1", "127.43.16.20", "").await;
+    let (plane, _dir, region) = serving(&at(16, 1), &at(16, 20), "").await;
     let mut single = function("SINGLE", &plane.store_bundle());
     let scaling = serde_json::value::RawValue::from_string(r#"{"max":1}"#.to_owned()).unwrap();
     single.annotations = Some([("tradewind.dev/scaling".to_owned(), scaling)].into());

@@ -2,12 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use chaos_tests_machine::Network;
 use serde_json::Value;
 
 /// A cold start and a fetch on two busy cores; this only ends a hung test.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Of all tests in this process.
+static NETWORK: LazyLock<Network> = LazyLock::new(Network::claim);
+
+/// An address that is this process's own. Tests differ in the first number.
+pub fn at(third: u8, fourth: u8) -> String {
+    NETWORK.address(third, fourth).to_string()
+}
 
 /// Killed by its process id when dropped.
 pub struct Region {
@@ -151,6 +162,29 @@ impl Drop for Region {
             let said = std::fs::read_to_string(&self.log).unwrap_or_default();
             eprintln!("--- {} said:\n{said}", self.gateway);
         }
+    }
+}
+
+/// Until when calls of the answering function go on that are told so.
+pub struct Until {
+    file: PathBuf,
+    /// What to call the function with.
+    pub body: String,
+}
+
+impl Until {
+    /// One in this folder that was not used before.
+    pub fn new(folder: &Path) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let file = folder.join(format!("until-{number}"));
+        let body = format!("until {}", file.display());
+        Self { file, body }
+    }
+
+    /// Those calls are answered now.
+    pub fn now(&self) {
+        std::fs::write(&self.file, "").unwrap();
     }
 }
 

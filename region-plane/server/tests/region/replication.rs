@@ -1,16 +1,16 @@
 //! The region's copy of the metadata, with the global plane coming and going.
 
 use crate::plane::{Plane, Spoiled, function};
-use crate::process::{eventually, start};
+use crate::process::{at, eventually, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_restarted_with_the_global_plane_gone_serves_from_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start("127.43.5.20:7400");
+    let plane = Plane::start(&format!("{}:7400", at(5, 20)));
     let image = plane.store_bundle();
     plane.put_app("A", "shop", None);
     let revision = plane.put_fn(function("F", &image));
-    let region = start("fra", "127.43.5.1", dir.path(), &plane.url, "");
+    let region = start("fra", &at(5, 1), dir.path(), &plane.url, "");
     eventually("the region listens", async || region.status().await).await;
     region.applied(revision).await;
     eventually("the bundle is here before it is called", async || {
@@ -22,7 +22,7 @@ async fn a_region_restarted_with_the_global_plane_gone_serves_from_disk() {
     plane.stop();
     region.kill();
 
-    let region = start("fra", "127.43.5.1", dir.path(), &plane.url, "");
+    let region = start("fra", &at(5, 1), dir.path(), &plane.url, "");
     let status = eventually("the region listens", async || region.status().await).await;
     assert_eq!(status["hash"], hash.as_str());
     let ready = reqwest::get(format!("{}/readyz", region.admin))
@@ -36,10 +36,10 @@ async fn a_region_restarted_with_the_global_plane_gone_serves_from_disk() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_registers_again_when_it_is_not_known_and_snapshots_when_it_is_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start("127.43.6.20:7400");
+    let plane = Plane::start(&format!("{}:7400", at(6, 20)));
     let image = plane.store_bundle();
     plane.put_app("A", "shop", None);
-    let region = start("fra", "127.43.6.1", dir.path(), &plane.url, "");
+    let region = start("fra", &at(6, 1), dir.path(), &plane.url, "");
     eventually("the region reports", async || plane.report("fra")).await;
     plane.forget("fra");
     eventually("it is known again", async || {
@@ -50,7 +50,7 @@ async fn a_region_registers_again_when_it_is_not_known_and_snapshots_when_it_is_
 
     plane.put_fn(function("F", &image));
     plane.compact();
-    let region = start("fra", "127.43.6.1", dir.path(), &plane.url, "");
+    let region = start("fra", &at(6, 1), dir.path(), &plane.url, "");
     eventually("the region listens", async || region.status().await).await;
     region.applied(plane.revision()).await;
     assert_eq!(region.post("/invoke/F", "x").await.status, 200);
@@ -60,7 +60,7 @@ async fn a_region_registers_again_when_it_is_not_known_and_snapshots_when_it_is_
     region.kill();
     plane.become_another();
     plane.put_app("B", "other", None);
-    let region = start("fra", "127.43.6.1", dir.path(), &plane.url, "");
+    let region = start("fra", &at(6, 1), dir.path(), &plane.url, "");
     let refused = eventually("the snapshot is refused", async || {
         let status = region.status().await?;
         Some(status["snapshot_refused"].as_str()?.to_owned())
@@ -73,16 +73,16 @@ async fn a_region_registers_again_when_it_is_not_known_and_snapshots_when_it_is_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_gets_past_a_change_that_never_comes_through_and_says_so() {
     for (how, net) in [
-        (Spoiled::TooLong, "127.43.41"),
-        (Spoiled::Garbled, "127.43.42"),
-        (Spoiled::CutOff, "127.43.43"),
+        (Spoiled::TooLong, 41),
+        (Spoiled::Garbled, 42),
+        (Spoiled::CutOff, 43),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let plane = Plane::start(&format!("{net}.20:7400"));
+        let plane = Plane::start(&format!("{}:7400", at(net, 20)));
         let image = plane.store_bundle();
         plane.put_app("A", "shop", None);
         let settled = plane.put_fn(function("F", &image));
-        let region = start("fra", &format!("{net}.1"), dir.path(), &plane.url, "");
+        let region = start("fra", &at(net, 1), dir.path(), &plane.url, "");
         eventually("the region listens", async || region.status().await).await;
         region.applied(settled).await;
         let reported = eventually("it says that it follows", async || {
@@ -123,9 +123,9 @@ async fn a_region_gets_past_a_change_that_never_comes_through_and_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_that_gets_no_further_says_so_and_why() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start("127.43.44.20:7400");
+    let plane = Plane::start(&format!("{}:7400", at(44, 20)));
     plane.put_app("A", "shop", None);
-    let region = start("fra", "127.43.44.1", dir.path(), &plane.url, "");
+    let region = start("fra", &at(44, 1), dir.path(), &plane.url, "");
     eventually("the region listens", async || region.status().await).await;
     region.applied(plane.revision()).await;
     // Its watch breaks off, the next is of another cluster, and so is the snapshot.

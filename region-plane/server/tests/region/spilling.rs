@@ -1,30 +1,18 @@
 //! Two regions: calls that one does not run are run by the other.
 
 use crate::plane::{Plane, function};
-use crate::process::{Region, client, eventually, start};
+use crate::process::{Region, Until, at, client, eventually, start};
 
-async fn two(subnet: &str) -> (Plane, tempfile::TempDir, Region, Region) {
+async fn two(subnet: u8) -> (Plane, tempfile::TempDir, Region, Region) {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start(&format!("127.43.{subnet}.20:7400"));
+    let plane = Plane::start(&format!("{}:7400", at(subnet, 20)));
     let image = plane.store_bundle();
     plane.put_app("A", "shop", None);
     plane.put_fn(function("F", &image));
     plane.put_trigger("T", "A", "F", "/a");
     let small = "memory_budget_mb = 128\ncalls_max = 1\ndrain_pause_ms = 60000";
-    let fra = start(
-        "fra",
-        &format!("127.43.{subnet}.1"),
-        dir.path(),
-        &plane.url,
-        small,
-    );
-    let nrt = start(
-        "nrt",
-        &format!("127.43.{subnet}.2"),
-        dir.path(),
-        &plane.url,
-        small,
-    );
+    let fra = start("fra", &at(subnet, 1), dir.path(), &plane.url, small);
+    let nrt = start("nrt", &at(subnet, 2), dir.path(), &plane.url, small);
     for (name, region) in [("fra", &fra), ("nrt", &nrt)] {
         eventually("the region reports that it lacks nothing", async || {
             let report = plane.report(name)?;
@@ -43,7 +31,8 @@ async fn two(subnet: &str) -> (Plane, tempfile::TempDir, Region, Region) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_region_hands_calls_to_its_peer_and_a_full_federation_refuses() {
-    let (_plane, _dir, fra, nrt) = two("7").await;
+    let (_plane, dir, fra, nrt) = two(7).await;
+    let (until, until_here) = (Until::new(dir.path()), Until::new(dir.path()));
     let full = async |region: &Region| {
         eventually("the region is full", async || {
             let status = region.status().await?;
@@ -78,17 +67,19 @@ async fn a_full_region_hands_calls_to_its_peer_and_a_full_federation_refuses() {
                 (handed.status, handed.region.as_deref()),
                 (503, Some("nrt"))
             );
+            until.now();
         };
-        let (filler, ()) = tokio::join!(nrt.post("/invoke/F", "sleep 2000"), refused);
+        let (filler, ()) = tokio::join!(nrt.post("/invoke/F", &until.body), refused);
         assert_eq!(filler.region.as_deref(), Some("nrt"));
+        until_here.now();
     };
-    let (filler, ()) = tokio::join!(fra.post("/invoke/F", "sleep 5000"), spilled);
+    let (filler, ()) = tokio::join!(fra.post("/invoke/F", &until_here.body), spilled);
     assert_eq!(filler.region.as_deref(), Some("fra"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_draining_region_hands_calls_on_and_serves_them_when_nobody_else_does() {
-    let (plane, _dir, fra, nrt) = two("8").await;
+    let (plane, _dir, fra, nrt) = two(8).await;
     fra.applied(plane.set_drained("fra", true)).await;
     let answer = fra.post("/invoke/F", "x").await;
     assert_eq!(
@@ -105,7 +96,7 @@ async fn a_draining_region_hands_calls_on_and_serves_them_when_nobody_else_does(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopping_region_serves_with_the_instances_it_has() {
-    let (plane, _dir, fra, _nrt) = two("13").await;
+    let (plane, _dir, fra, _nrt) = two(13).await;
     fra.terminate();
     eventually("it asks for no more clients", async || {
         plane.report("fra").filter(|report| report.draining)
@@ -120,7 +111,7 @@ async fn a_stopping_region_serves_with_the_instances_it_has() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_for_another_region_is_redirected_by_name_or_handed_on() {
-    let (plane, _dir, fra, nrt) = two("9").await;
+    let (plane, _dir, fra, nrt) = two(9).await;
     let revision = plane.put_app("A", "shop", Some(r#"{"regions":["nrt"]}"#));
     fra.applied(revision).await;
     nrt.applied(revision).await;
@@ -175,7 +166,7 @@ async fn a_call_for_another_region_is_redirected_by_name_or_handed_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_preference_is_broken_when_none_of_its_regions_serves_and_residency_never_is() {
-    let (plane, _dir, fra, nrt) = two("12").await;
+    let (plane, _dir, fra, nrt) = two(12).await;
     plane.put_app("A", "shop", Some(r#"{"regions":["nrt"]}"#));
     fra.applied(plane.set_drained("nrt", true)).await;
     let answer = fra.post("/invoke/F", "anywhere").await;

@@ -3,7 +3,7 @@
 use std::process::Child;
 
 use crate::plane::{Plane, function};
-use crate::process::{eventually, spawn, start};
+use crate::process::{Until, at, eventually, spawn, start};
 
 fn output(child: Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().unwrap();
@@ -14,17 +14,17 @@ fn output(child: Child) -> (Option<i32>, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_region_on_the_same_folder_or_port_says_so() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start("127.43.10.20:7400");
-    let region = start("fra", "127.43.10.1", dir.path(), &plane.url, "");
+    let plane = Plane::start(&format!("{}:7400", at(10, 20)));
+    let region = start("fra", &at(10, 1), dir.path(), &plane.url, "");
     eventually("the region listens", async || region.status().await).await;
 
-    let (code, said) = output(spawn("fra", "127.43.10.2", dir.path(), &plane.url));
+    let (code, said) = output(spawn("fra", &at(10, 2), dir.path(), &plane.url));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("in use by another process"), "{said}");
-    let (code, said) = output(spawn("nrt", "127.43.10.1", dir.path(), &plane.url));
+    let (code, said) = output(spawn("nrt", &at(10, 1), dir.path(), &plane.url));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("port is in use"), "{said}");
-    let (code, said) = output(spawn("atlantis", "127.43.10.3", dir.path(), &plane.url));
+    let (code, said) = output(spawn("atlantis", &at(10, 3), dir.path(), &plane.url));
     assert_eq!(code, Some(78), "{said}");
     assert!(
         said.contains("`latitude` and `longitude` are needed"),
@@ -35,15 +35,16 @@ async fn a_second_region_on_the_same_folder_or_port_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_asked_to_stop_finishes_its_calls_and_leaves_no_instance() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start("127.43.11.20:7400");
+    let plane = Plane::start(&format!("{}:7400", at(11, 20)));
     let image = plane.store_bundle();
     plane.put_app("A", "shop", None);
     let revision = plane.put_fn(function("F", &image));
-    let mut region = start("fra", "127.43.11.1", dir.path(), &plane.url, "");
+    let mut region = start("fra", &at(11, 1), dir.path(), &plane.url, "");
     eventually("the region listens", async || region.status().await).await;
     region.applied(revision).await;
     let pid = region.post("/invoke/F", "x").await.pid.unwrap();
 
+    let until = Until::new(dir.path());
     let stop = async {
         eventually("the call runs", async || {
             let status = region.status().await?;
@@ -55,8 +56,9 @@ async fn a_region_asked_to_stop_finishes_its_calls_and_leaves_no_instance() {
             plane.report("fra").filter(|report| report.draining)
         })
         .await;
+        until.now();
     };
-    let (answer, _) = tokio::join!(region.post("/invoke/F", "sleep 1500"), stop);
+    let (answer, _) = tokio::join!(region.post("/invoke/F", &until.body), stop);
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(region.ended().await, Some(0));
     assert!(
@@ -68,12 +70,12 @@ async fn a_region_asked_to_stop_finishes_its_calls_and_leaves_no_instance() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_asked_to_stop_serves_on_and_closes_each_connection_after_its_call() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start("127.43.12.20:7400");
+    let plane = Plane::start(&format!("{}:7400", at(12, 20)));
     let image = plane.store_bundle();
     plane.put_app("A", "shop", None);
     let revision = plane.put_fn(function("F", &image));
     let pause = "drain_pause_ms = 60000";
-    let region = start("fra", "127.43.12.1", dir.path(), &plane.url, pause);
+    let region = start("fra", &at(12, 1), dir.path(), &plane.url, pause);
     eventually("the region listens", async || region.status().await).await;
     region.applied(revision).await;
     let before = region.post("/invoke/F", "x").await;
