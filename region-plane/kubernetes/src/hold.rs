@@ -123,6 +123,10 @@ impl Hold {
     pub async fn lost(&self) {
         self.lost.cancelled().await;
     }
+
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
 }
 
 impl Errors {
@@ -153,6 +157,7 @@ impl Keeper<'_> {
     ///
     /// A call that runs fails with its connection if the runner's process or pod goes, or its node is
     /// not heard any more; a runner that is stopping answers it first, for as long as its pod may take.
+    /// So what is over is lost only once its calls have ended by themselves.
     async fn keep(&self) {
         let mut heard = Instant::now();
         while !self.stop.is_cancelled() && heard.elapsed() < SILENCE_MAX {
@@ -181,7 +186,7 @@ impl Keeper<'_> {
                 );
                 self.over.cancel();
                 tokio::select! {
-                    () = self.runner.disconnected() => {}
+                    () = self.runner.calls_settled() => {}
                     () = self.stop.cancelled() => {}
                 }
                 return;

@@ -441,6 +441,10 @@ impl Instance for KubernetesInstance {
         request: CallRequest,
         deadline: Instant,
     ) -> Result<CallResponse, CallError> {
+        let source = Breach::PodLost;
+        if self.hold.is_lost() {
+            return Err(CallError::NotStarted { source });
+        }
         let calling = self.runner.call(
             self.hold.claim(),
             request,
@@ -450,9 +454,7 @@ impl Instance for KubernetesInstance {
         tokio::select! {
             biased;
             answer = calling => answer,
-            () = self.hold.lost() => Err(CallError::Broken {
-                source: Breach::PodLost,
-            }),
+            () = self.hold.lost() => Err(CallError::Broken { source }),
         }
     }
 

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::io::ReaderStream;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::launch::Packed;
@@ -107,16 +107,40 @@ pub enum ReadyAnswer {
 #[derive(Debug)]
 pub struct Runner {
     address: SocketAddr,
-    connected: watch::Sender<Option<Connected>>,
+    /// Of the connection there was last. It may take no requests any more, and still bring answers.
+    sender: watch::Sender<Option<SendRequest<Body>>>,
+    calls: CallsUnderWay,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
 
-#[derive(Debug, Clone)]
-struct Connected {
-    sender: SendRequest<Body>,
-    /// Cancelled once nothing can come over it any more. It takes no requests some time earlier.
-    ended: CancellationToken,
+/// How many calls have neither their answer nor an error yet.
+///
+/// Counted here because nobody else knows: hyper ends a client's connection task as soon as that meets
+/// the peer's GOAWAY, while a task that nobody can await still brings the answers; and an answer that
+/// comes with the connection's last bytes is handed on by a third task, which may run after all others.
+#[derive(Debug, Default)]
+struct CallsUnderWay(watch::Sender<usize>);
+
+struct CallUnderWay<'a>(&'a CallsUnderWay);
+
+impl CallsUnderWay {
+    fn begin(&self) -> CallUnderWay<'_> {
+        self.0.send_modify(|calls| *calls += 1);
+        CallUnderWay(self)
+    }
+
+    async fn none(&self) {
+        let mut calls = self.0.subscribe();
+        let none = calls.wait_for(|calls| *calls == 0);
+        none.await.expect("its sender is here");
+    }
+}
+
+impl Drop for CallUnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|calls| *calls -= 1);
+    }
 }
 
 impl Runner {
@@ -124,7 +148,8 @@ impl Runner {
     pub fn new(address: SocketAddr, tasks: TaskTracker, closing: CancellationToken) -> Self {
         Self {
             address,
-            connected: watch::Sender::new(None),
+            sender: watch::Sender::new(None),
+            calls: CallsUnderWay::default(),
             tasks,
             closing,
         }
@@ -132,8 +157,7 @@ impl Runner {
 
     /// Opens a connection unless there is one.
     pub async fn connect(&self) -> Result<(), RunnerError> {
-        let is_open = Connected::is_open;
-        if self.connected.borrow().as_ref().is_some_and(is_open) {
+        if self.sender.borrow().as_ref().is_some_and(is_open) {
             return Ok(());
         }
         let failed = |source| RunnerError::Connect {
@@ -155,32 +179,21 @@ impl Runner {
         let (sender, connection) = timeout(CONNECT_MAX, connecting)
             .await
             .map_err(|_| failed(io::ErrorKind::TimedOut.into()))??;
-        let (ended, closing) = (CancellationToken::new(), self.closing.clone());
-        let end: DropGuard = ended.clone().drop_guard();
+        let closing = self.closing.clone();
         self.tasks.spawn(async move {
-            let _end = end;
             tokio::select! {
                 // Its error, if any, has reached the requests it failed.
                 _ = connection => {}
                 () = closing.cancelled() => {}
             }
         });
-        self.connected
-            .send_replace(Some(Connected { sender, ended }));
+        self.sender.send_replace(Some(sender));
         Ok(())
     }
 
-    /// Returns once every request that was under way has its answer or none will come: the connection
-    /// there was last has ended.
-    pub async fn disconnected(&self) {
-        let ended = self
-            .connected
-            .borrow()
-            .as_ref()
-            .map(|connected| connected.ended.clone());
-        if let Some(ended) = ended {
-            ended.cancelled().await;
-        }
+    /// Returns once every call that was under way has its answer, or has failed with its connection.
+    pub async fn calls_settled(&self) {
+        self.calls.none().await;
     }
 
     pub async fn claim(&self, claim: &Claim) -> Result<ClaimAnswer, RunnerError> {
@@ -290,6 +303,7 @@ impl Runner {
         deadline: Instant,
         body_bytes_max: usize,
     ) -> Result<CallResponse, CallError> {
+        let _under_way = self.calls.begin();
         let left = deadline.saturating_duration_since(Instant::now());
         let request = compose_call(claim, request, left, body_bytes_max);
         timeout_at(deadline, self.exchange_call(request, body_bytes_max))
@@ -348,16 +362,11 @@ impl Runner {
 
     /// Waits for a connection as long as making one may take.
     async fn sender(&self) -> Result<SendRequest<Body>, RunnerError> {
-        let mut connected = self.connected.subscribe();
-        let opened = timeout(
-            CONNECT_MAX,
-            connected.wait_for(|connected| connected.as_ref().is_some_and(Connected::is_open)),
-        );
+        let mut sender = self.sender.subscribe();
+        let open = sender.wait_for(|sender| sender.as_ref().is_some_and(is_open));
+        let opened = timeout(CONNECT_MAX, open).await.ok().and_then(Result::ok);
         opened
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .and_then(|connected| Some(connected.as_ref()?.sender.clone()))
+            .and_then(|sender| sender.clone())
             .ok_or(RunnerError::TimedOut)
     }
 }
@@ -396,10 +405,8 @@ impl Events {
     }
 }
 
-impl Connected {
-    fn is_open(&self) -> bool {
-        !self.sender.is_closed()
-    }
+fn is_open(sender: &SendRequest<Body>) -> bool {
+    !sender.is_closed()
 }
 
 async fn within<T>(

@@ -1,9 +1,9 @@
 //! What a gateway leaves behind is found by the next.
 
 use region_plane_runtime::{CallError, CallResponse, Instance as _, Runtime as _};
-use tokio::time::timeout;
 
-use crate::cluster::{A_WHILE, Bundle, Cluster, image_spec};
+use crate::cluster::{Bundle, Cluster, image_spec};
+use crate::operator::Operator;
 use crate::{call, soon, text};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +74,8 @@ async fn a_gateway_started_again_has_its_pods_from_one_that_is_only_slow() {
         "F" => bundle.spec("F", 1),
         other => image_spec(other, 1),
     };
-    let before = cluster.driver();
+    let operator = Operator::start().await;
+    let before = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
     let after = cluster.driver_with(|settings| settings.gateway.boot += 1);
     for (function, pod) in ["F", "G"].into_iter().zip(&pods) {
         let old = soon("a start", before.start(spec(function))).await.unwrap();
@@ -83,7 +84,7 @@ async fn a_gateway_started_again_has_its_pods_from_one_that_is_only_slow() {
         // Begun before the other gateway is there; it is answered, and nothing comes between.
         let slow = async { call(&old, "sleep-ms 600").await.map(process) };
         let taking = async {
-            while !pod.calls().await.0 {}
+            pod.has_call().await;
             let new = soon("a start", after.start(spec(function))).await.unwrap();
             assert_eq!(pod.calls().await, (false, 2), "one call at a time");
             new
@@ -100,9 +101,16 @@ async fn a_gateway_started_again_has_its_pods_from_one_that_is_only_slow() {
         );
         drop(old);
         let mut again = Box::pin(before.start(spec(function)));
-        assert!(timeout(A_WHILE, &mut again).await.is_err(), "it is refused");
+        let wanted = format!("fn-{}", function.to_lowercase());
+        tokio::select! {
+            _ = &mut again => panic!("it is the other's"),
+            () = operator.answered_start(&wanted) => {}
+        }
         new.stop().await;
-        assert!(timeout(A_WHILE, &mut again).await.is_err(), "for good");
+        tokio::select! {
+            _ = &mut again => panic!("it is nobody's"),
+            () = operator.answered_start(&wanted) => {}
+        }
     }
     cluster.assert_no_writes();
 }

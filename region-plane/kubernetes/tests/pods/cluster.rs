@@ -3,24 +3,26 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use api_bundle::{Manifest, Tree};
 use api_types::{AppId, Config, FnId, Platform};
 use chaos_tests_kube_api::cluster::{Cluster as Kubelets, ClusterConfig};
 use chaos_tests_kube_api::{Calls, KubeApi, Verb};
+use chaos_tests_machine::Network;
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use region_plane_kubernetes::{Identity, KubernetesRuntime, KubernetesSettings};
-use region_plane_runner::protocol::State;
+use region_plane_runner::protocol::{LISTEN_PORT, State};
 use region_plane_runtime::{Code, InstanceSpec, PACKED};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::LONG;
+use crate::{LONG, soon};
 
 /// Who the driver is at the API server.
 pub const GATEWAY: &str = "gateway";
@@ -30,14 +32,12 @@ const ADDRESS: &str = "tests/address";
 pub struct Cluster {
     pub api: KubeApi,
     pub kubelets: Kubelets,
-    runner_port: u16,
     pods: Api<core::Pod>,
 }
 
 /// The processes of a pod. Dropped, they are killed.
 pub struct Pod {
     address: Ipv4Addr,
-    runner_port: u16,
     runner: Process,
     function: Process,
     _files: TempDir,
@@ -87,17 +87,24 @@ impl Pod {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Returns once a call is inside the function.
+    pub async fn has_call(&self) {
+        let has_call = async { while !self.calls().await.0 {} };
+        soon("a call", has_call).await;
+    }
+
     /// Whether a call is inside the function, and how many have been.
     pub async fn calls(&self) -> (bool, u64) {
-        let url = format!("http://{}:{}/v1/state", self.address, self.runner_port);
+        let url = format!("http://{}:{LISTEN_PORT}/v1/state", self.address);
         let state = reqwest::get(url).await.unwrap().bytes().await.unwrap();
         let state: State = serde_json::from_slice(&state).unwrap();
         (state.running, state.calls)
     }
 }
 
-/// Every pod has its own address in 127.77.0.0/16, and all of a test listen on a port that was free.
-static NUMBER: AtomicU8 = AtomicU8::new(1);
+/// Every pod of this process has its own address there.
+static NETWORK: LazyLock<Network> = LazyLock::new(Network::claim);
+static NUMBER: AtomicU16 = AtomicU16::new(1);
 
 impl Cluster {
     pub async fn start() -> Self {
@@ -107,13 +114,10 @@ impl Cluster {
             let address = pod["metadata"]["annotations"][ADDRESS].as_str()?;
             address.parse::<IpAddr>().ok()
         });
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let runner_port = free.local_addr().unwrap().port();
         let pods = Api::namespaced(api.client("operator"), "tradewind");
         Self {
             api,
             kubelets,
-            runner_port,
             pods,
         }
     }
@@ -127,7 +131,6 @@ impl Cluster {
             // The machine may be busy with other tests.
             hot_start_timeout: LONG,
             pod_start_timeout: LONG,
-            runner_port: self.runner_port,
             ..KubernetesSettings::default()
         }
     }
@@ -208,9 +211,8 @@ impl Cluster {
         for folder in ["sockets", "code"] {
             std::fs::create_dir(files.path().join(folder)).unwrap();
         }
-        let process = u8::try_from(std::process::id() % 256).unwrap();
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let address = Ipv4Addr::new(127, 77, process, number);
+        let [third, fourth] = NUMBER.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let address = NETWORK.address(third, fourth);
         let sockets = files.path().join("sockets");
         // One that said it is another pod than the cluster has would be claimed by nobody.
         let uid = self.create(name, labels, address).await;
@@ -219,7 +221,7 @@ impl Cluster {
             .env("TRADEWIND_POD_UID", uid)
             .env(
                 "TRADEWIND_RUNNER_LISTEN",
-                format!("{address}:{}", self.runner_port),
+                format!("{address}:{LISTEN_PORT}"),
             )
             .env("TRADEWIND_RUNNER_SOCKET_DIR", &sockets)
             .env("TRADEWIND_RUNNER_CODE_DIR", files.path().join("code"))
@@ -239,7 +241,6 @@ impl Cluster {
         let runner = Process(runner.spawn().unwrap());
         Pod {
             address,
-            runner_port: self.runner_port,
             runner,
             function,
             _files: files,
@@ -403,5 +404,10 @@ fn built(name: &str, by: &str) -> PathBuf {
     built
 }
 
-/// Much shorter than [`LONG`], and long enough to be sure that something does not happen.
+/// A URL at which nobody listens.
+pub fn nowhere() -> String {
+    format!("http://{}:9", NETWORK.address(255, 1))
+}
+
+/// A time limit that a test waits for the end of.
 pub const A_WHILE: Duration = Duration::from_millis(300);

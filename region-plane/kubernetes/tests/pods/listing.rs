@@ -1,18 +1,24 @@
 //! What the API server says of all pods at once, right or wrong.
 
+use std::time::Duration;
+
 use chaos_tests_kube_api::{Calls, Effect, Verb, WatchEnd};
+use futures_util::FutureExt as _;
 use http::{Request, Response, StatusCode};
 use kube::Client;
 use kube::client::Body;
 use region_plane_kubernetes::KubernetesRuntime;
 use region_plane_runtime::{Instance as _, Runtime as _};
-use tokio::time::timeout;
 
-use crate::cluster::{A_WHILE, Cluster, GATEWAY, image_spec};
+use crate::cluster::{Cluster, GATEWAY, image_spec};
+use crate::log::Said;
 use crate::{soon, text};
 
-#[tokio::test(flavor = "multi_thread")]
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+#[tokio::test]
 async fn lists_that_break_off_or_lack_pods_take_no_instance_away() {
+    let said = Said::from_now_on();
     let cluster = Cluster::start().await;
     let driver = cluster.driver();
     let _pods = (
@@ -26,26 +32,29 @@ async fn lists_that_break_off_or_lack_pods_take_no_instance_away() {
         .await
         .unwrap();
     let watches = Calls::all().user(GATEWAY).verbs(&[Verb::Watch]);
-    for effect in [Effect::BreakList { after: 1 }, Effect::EmptyList] {
+    // What is said of a list that was taken, and how often a list is asked for.
+    for (effect, taken, asked) in [
+        // Each is the last only once there is another.
+        (Effect::BreakList { after: 1 }, None, 2),
+        (Effect::EmptyList, Some("the pods are known pods=0"), 1),
+    ] {
         let fault = cluster.api.faults().begin(watches.clone(), effect.clone());
         let before = cluster.api.counts();
         cluster.api.compact();
         cluster.api.end_watches(&watches, WatchEnd::Expired);
         let asked_anew = async {
             // Polls, since nothing announces what the driver asks.
-            while cluster.api.counts().since(&before).of(&watches).requests == 0 {
-                tokio::time::sleep(A_WHILE / 10).await;
+            while cluster.api.counts().since(&before).of(&watches).requests < asked {
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         };
         soon("another list", asked_anew).await;
-        let gone = async {
-            tokio::select! {
-                () = one.exited() => {}
-                () = two.exited() => {}
-            }
-        };
-        let is_gone = timeout(A_WHILE, gone).await.is_ok();
-        assert!(!is_gone, "{effect:?}");
+        if let Some(taken) = taken {
+            said.until(taken, 1).await;
+        }
+        for instance in [&one, &two] {
+            assert_eq!(instance.exited().now_or_never(), None, "{effect:?}");
+        }
         cluster.api.faults().end(fault);
     }
     assert_eq!(text(&one, "").await, "ping");

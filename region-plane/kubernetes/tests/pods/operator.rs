@@ -72,6 +72,15 @@ impl Operator {
         }));
     }
 
+    /// Returns once the driver was told of a start, and has read what was answered: it tells again only
+    /// then.
+    pub async fn answered_start(&self, function: &str) {
+        let start = |demand: &Demand| demand.functions.iter().any(|it| it.function == function);
+        let told = self.told("the start", start).await;
+        self.told("what is next", |demand| demand.sequence > told.sequence)
+            .await;
+    }
+
     /// The first demand from now on for which this holds.
     pub async fn told(&self, what: &str, holds: impl Fn(&Demand) -> bool) -> Demand {
         let mut told = self.shared.told.subscribe();

@@ -2,9 +2,9 @@
 
 use region_plane_resources::demand::{Code, Sizing};
 use region_plane_runtime::{Instance as _, NotRunnable, Runtime as _, StartError};
-use tokio::time::timeout;
 
-use crate::cluster::{A_WHILE, Bundle, Cluster, image_spec};
+use crate::cluster::{A_WHILE, Bundle, Cluster, image_spec, nowhere};
+use crate::log::{REFUSED, Said};
 use crate::operator::Operator;
 use crate::{soon, text};
 
@@ -63,7 +63,7 @@ async fn an_image_starts_once_the_operator_has_made_a_pod() {
     operator.report(3, &[], 5);
     let driver = cluster.driver_with(|settings| {
         // The first does not answer, as one that is gone.
-        settings.operators = vec!["http://127.0.0.1:9".to_owned(), operator.url()];
+        settings.operators = vec![nowhere(), operator.url()];
     });
     let making = async {
         let told = operator
@@ -84,15 +84,19 @@ async fn an_image_starts_once_the_operator_has_made_a_pod() {
     cluster.assert_no_writes();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_pod_at_the_address_of_one_that_is_gone_does_not_run_that_ones_function() {
+    let said = Said::from_now_on();
     let cluster = Cluster::start().await;
     let operator = Operator::start().await;
     let driver = cluster.driver_with(|settings| settings.operators = vec![operator.url()]);
     let b = cluster.image_pod("b", "fn-b", 1).await;
     cluster.image_pod_before(&b, "a", "fn-a", 1).await;
     let mut of_a = Box::pin(driver.start(image_spec("A", 1)));
-    assert!(timeout(A_WHILE, &mut of_a).await.is_err(), "it is b's");
+    tokio::select! {
+        started = &mut of_a => panic!("it is b's: {:?}", started.err()),
+        () = said.until(REFUSED, 1) => {}
+    }
     let instance = soon("its own start", driver.start(image_spec("B", 1)))
         .await
         .unwrap();
@@ -106,8 +110,9 @@ async fn a_pod_at_the_address_of_one_that_is_gone_does_not_run_that_ones_functio
     assert_eq!(told.finished, [""; 0], "a itself was not asked");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn two_drivers_never_have_one_pod() {
+    let said = Said::from_now_on();
     let cluster = Cluster::start().await;
     let (one, two) = (
         cluster.driver(),
@@ -130,7 +135,10 @@ async fn two_drivers_never_have_one_pod() {
     let winner = winner.unwrap();
     let pid = text(&winner, "pid").await;
     let mut loser = loser;
-    assert!(timeout(A_WHILE, &mut loser).await.is_err(), "one has it");
+    tokio::select! {
+        started = &mut loser => panic!("one has it: {:?}", started.err()),
+        () = said.until(REFUSED, 1) => {}
+    }
     // What the winner gives back is hot for the other.
     drop(winner);
     let instance = soon("the other start", loser).await.unwrap();
@@ -195,7 +203,9 @@ async fn an_image_that_exits_fails_its_start_as_soon_as_the_cluster_knows() {
     let _pod = cluster.image_pod_that("a", "fn-f", 1, "exit").await;
     let starting = Box::pin(driver.start(image_spec("F", 1)));
     let ending = async {
-        tokio::time::sleep(A_WHILE).await;
+        operator
+            .told("the claim", |demand| !demand.claims.is_empty())
+            .await;
         let ended = chaos_tests_kube_api::cluster::Ending::Exited(1);
         cluster
             .kubelets
@@ -346,8 +356,10 @@ async fn a_problem_fails_the_starts_that_wait_and_nothing_else() {
         .await
         .unwrap_err();
     assert!(matches!(failed, StartError::Failed { .. }), "{failed:?}");
-    let mut other = Box::pin(driver.start(image_spec("G", 1)));
-    assert!(timeout(A_WHILE, &mut other).await.is_err());
+    tokio::select! {
+        started = driver.start(image_spec("G", 1)) => panic!("{:?}", started.err()),
+        () = operator.answered_start("fn-g") => {}
+    }
     assert_eq!(text(&serving, "").await, "ping");
 }
 
@@ -389,14 +401,9 @@ async fn an_operator_that_was_replaced_is_not_believed() {
         .unwrap();
     // It leads no longer, as it says; the other has not noticed yet that it does not either.
     new.set_reply(None);
-    let told = async {
-        old.told("the start", |demand| !demand.functions.is_empty())
-            .await;
-        tokio::time::sleep(A_WHILE).await;
-    };
     tokio::select! {
         started = driver.start(image_spec("F", 1)) => panic!("{:?}", started.err()),
-        () = told => {}
+        () = old.answered_start("fn-f") => {}
     }
     assert_eq!(sizing.borrow().nodes, 2);
     cluster.assert_no_writes();
