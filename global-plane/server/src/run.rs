@@ -151,6 +151,8 @@ async fn serve(
     info!(api = %node.config.api_listen, raft = %node.config.raft_listen, "serving");
 
     let unasked = tokio::select! {
+        // First: tasks that end because of it were asked to.
+        biased;
         () = shutdown.cancelled() => None,
         ended = tasks.join_next() => ended,
     };

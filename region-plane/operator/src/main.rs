@@ -61,6 +61,8 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     operating.spawn(operator.run(shutdown.child_token()));
 
     let unasked = tokio::select! {
+        // First: what ends because of it was asked to.
+        biased;
         () = shutdown.cancelled() => None,
         Some(ended) = tasks.join_next() => Some(format!("{ended:?}")),
         Some(ended) = operating.join_next() => Some(format!("{ended:?}")),
