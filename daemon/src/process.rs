@@ -182,7 +182,8 @@ fn command<C: Config>(name: &'static str) -> Command {
             "Keys of FILE:\n\n{keys}\n\n\
              Environment:\n\
              \x20 TRADEWIND_KEY, TRADEWIND_TABLE__KEY   override a key; values are TOML, or else text\n\
-             \x20 {LOG_VARIABLE}   what to log, as `info` or `warn,{crate_name}=debug` (default info)\n\n\
+             \x20 {LOG_VARIABLE}   what to log, as `info` or `warn,{crate_name}=debug` (default info)\n\
+             \x20                 `info,hickory_server=info` also logs each DNS query\n\n\
              Exit codes: 0 stopped when asked; 1 failed; 78 bad configuration, every problem listed.",
             keys = indented(C::KEYS),
             crate_name = name.replace('-', "_"),
@@ -197,10 +198,12 @@ fn indented(text: &str) -> String {
         .join("\n")
 }
 
-/// Always in front of what is asked for, which may name it again. An error is something a person
-/// must act on; that client calls each try so that fails while the API server is away. Whoever asked
-/// says it once.
-const LOG_QUIET: &str = "kube_client::client::builder=off";
+/// Always in front of what is asked for, which may name these again.
+///
+/// An error is something a person must act on; `kube_client` calls each try so that fails while the API
+/// server is away, and whoever asked says it once. `hickory_server` logs two lines of each query at
+/// `info`: writing them took a quarter of a DNS server's speed, and filled 6 MB a second.
+const LOG_QUIET: &str = "kube_client::client::builder=off,hickory_server=warn";
 
 fn log_filter() -> Result<EnvFilter, String> {
     let text = std::env::var(LOG_VARIABLE).unwrap_or_default();
@@ -220,19 +223,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_calls_every_try_an_error_is_heard_only_when_asked_for() {
-        for (asked, heard) in [
-            ("", false),
-            ("info", false),
-            ("debug", false),
-            ("info,kube_client=debug", false),
-            ("info,kube_client::client::builder=error", true),
+    fn libraries_that_say_too_much_are_heard_only_when_asked_for() {
+        for (asked, tries, queries) in [
+            ("", false, false),
+            ("info", false, false),
+            ("debug", false, false),
+            ("info,kube_client=debug,hickory=info", false, false),
+            ("info,kube_client::client::builder=error", true, false),
+            ("info,hickory_server=info", false, true),
+            ("warn,hickory_server=debug", false, true),
+            ("info,hickory_server::server=info", false, true),
         ] {
             let subscriber = tracing_subscriber::registry().with(filter(asked).unwrap());
             tracing::subscriber::with_default(subscriber, || {
                 let said = tracing::enabled!(target: "kube_client::client::builder", tracing::Level::ERROR);
-                assert_eq!(said, heard, "{asked}");
+                assert_eq!(said, tries, "{asked}");
+                let said =
+                    tracing::enabled!(target: "hickory_server::server", tracing::Level::INFO);
+                assert_eq!(said, queries, "{asked}");
                 assert!(tracing::enabled!(target: "kube_client::other", tracing::Level::WARN));
+                assert!(tracing::enabled!(target: "hickory_server::server", tracing::Level::WARN));
             });
         }
         filter("info,=nonsense=").unwrap_err();

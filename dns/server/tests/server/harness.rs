@@ -3,8 +3,9 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use api_wire::planes::{RegionBody, VerdictBody};
@@ -160,6 +161,7 @@ pub struct Server {
     pub dns: SocketAddr,
     pub http: SocketAddr,
     lines: Arc<Mutex<Vec<String>>>,
+    reading: Option<JoinHandle<()>>,
 }
 
 /// The configuration of a server on `ip`, which no other test uses.
@@ -203,12 +205,16 @@ pub fn command(dir: &Path, config: &str) -> Command {
 impl Server {
     /// Starts and waits until it listens.
     pub fn start(ip: &str, dir: &Path, globals: &[&str]) -> Self {
-        let mut child = command(dir, &config(ip, dir, globals)).spawn().unwrap();
+        Self::start_by(command(dir, &config(ip, dir, globals)))
+    }
+
+    pub fn start_by(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (tell, told) = std::sync::mpsc::channel();
         let kept = Arc::clone(&lines);
-        std::thread::spawn(move || {
+        let reading = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 if line.contains("answering") {
                     let _test_gone = tell.send(line.clone());
@@ -221,6 +227,7 @@ impl Server {
             dns: "0.0.0.0:0".parse().unwrap(),
             http: "0.0.0.0:0".parse().unwrap(),
             lines,
+            reading: Some(reading),
         };
         let Ok(line) = told.recv_timeout(PATIENCE) else {
             panic!("it does not listen: {:?}", server.log());
@@ -321,8 +328,21 @@ impl Server {
         self.child.wait().unwrap();
     }
 
-    pub fn child(&mut self) -> &mut Child {
-        &mut self.child
+    /// Asks it to stop. How it ended, and all that it logged.
+    pub fn stop(mut self) -> (ExitStatus, Vec<String>) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        assert!(sent.success());
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "{:?}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        self.reading.take().unwrap().join().unwrap();
+        (status, self.log())
     }
 }
 

@@ -1,11 +1,11 @@
 //! Starting wrongly and stopping well.
 
 use std::process::Stdio;
-use std::time::Instant;
 
+use hickory_proto::rr::RecordType;
 use tempfile::tempdir;
 
-use crate::harness::{Global, PATIENCE, Server, command, config};
+use crate::harness::{Global, Server, command, config, query};
 
 #[test]
 fn a_bad_configuration_exits_78_with_every_problem_and_binds_nothing() {
@@ -78,20 +78,26 @@ fn help_and_version_are_worth_reading() {
 #[test]
 fn sigterm_stops_it_with_success() {
     let (dir, global) = (tempdir().unwrap(), Global::start());
-    let mut server = Server::with_regions("127.42.3.3", &dir, &global);
-    let pid = server.child().id().to_string();
-    let sent = std::process::Command::new("kill")
-        .args(["-TERM", &pid])
-        .status()
-        .unwrap();
-    assert!(sent.success());
-    let deadline = Instant::now() + PATIENCE;
-    let status = loop {
-        if let Some(status) = server.child().try_wait().unwrap() {
-            break status;
+    let server = Server::with_regions("127.42.3.3", &dir, &global);
+    let (status, log) = server.stop();
+    assert_eq!(status.code(), Some(0), "{log:?}");
+}
+
+#[test]
+fn a_query_is_not_logged_unless_that_is_asked_for() {
+    for (ip, log, logged) in [
+        ("127.42.3.4", "info", false),
+        ("127.42.3.5", "info,hickory_server=info", true),
+    ] {
+        let (dir, global) = (tempdir().unwrap(), Global::start());
+        let mut command = command(dir.path(), &config(ip, dir.path(), &[&global.url]));
+        command.env("TRADEWIND_LOG", log);
+        let server = Server::start_by(command);
+        for _ in 0..3 {
+            server.ask(&query("app.fn.test", RecordType::A));
         }
-        assert!(Instant::now() < deadline, "{:?}", server.log());
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    };
-    assert_eq!(status.code(), Some(0), "{:?}", server.log());
+        let (_, lines) = server.stop();
+        let of_queries = lines.iter().any(|line| line.contains("hickory_server"));
+        assert_eq!(of_queries, logged, "{log}: {lines:#?}");
+    }
 }
