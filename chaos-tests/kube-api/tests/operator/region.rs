@@ -323,7 +323,8 @@ impl Region {
         status
     }
 
-    /// Waits until `user` has written nothing but its lease for this long.
+    /// Waits until `user` has written nothing but its lease for this long: that it stops is what is promised,
+    /// and it writes from timers too, of which no event tells that they did nothing.
     pub async fn quiet(&self, user: &str, long: Duration) {
         let start = Instant::now();
         let mut counted = self.writes_of(user);

@@ -26,10 +26,19 @@ async fn instances_come_with_demand_and_go_when_they_are_given_back() {
 
     // Whatever is told again and again, nothing is written.
     let before = region.writes();
+    let mut decided = operator.handle.watch();
     for _ in 0..50 {
         operator.demand(vec![wants("fn-a", 3)], &claims, &[]).await;
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    // The last is told with a reason to decide, and is decided on after all before it.
+    decided.mark_unchanged();
+    let finished = ["not-there"];
+    operator
+        .demand(vec![wants("fn-a", 3)], &claims, &finished)
+        .await;
+    decided.changed().await.unwrap();
+    let over = decided.wait_for(|status| status.writes_in_flight == 0);
+    over.await.unwrap();
     assert_eq!(region.writes(), before, "{:?}", region.api.writes());
 
     operator
@@ -130,7 +139,7 @@ async fn a_container_that_ends_is_replaced_and_a_second_time_told() {
     region.function("fn-a", |spec| spec.scaling.min = 1).await;
     for failure in 1..=2 {
         let pod = region.until_running(1).await.remove(0);
-        // So that it is another failure and not part of the last.
+        // So that it is another failure and not part of the last: the cluster's times are whole seconds.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         region
             .cluster

@@ -349,7 +349,8 @@ pub fn wants_bundle(function: &str, wanted: u32) -> FunctionDemand {
     }
 }
 
-/// Looks for a second how often it comes to a decision, which is seldom with nothing to do.
+/// Looks for a second how often it comes to a decision, which is seldom with nothing to do. A rate is what
+/// is promised, so this is a real second.
 pub async fn decides_rarely(decided: &mut watch::Receiver<Status>) {
     let mut times = 0;
     let counting = async {
