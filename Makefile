@@ -76,11 +76,15 @@ worldmap: ## Refresh the built-in world map (see docs/operating/world-map.md).
 	dns/worldmap/refresh.sh
 
 .PHONY: bench
-bench: setup ## Measure call overhead, cold starts, committed writes and DNS; prints a page of docs/measurements.
-	@scripts/progress cargo build --locked --release $(FEDERATION) -p hello-rust -p chaos-tests-bench
-	$(CARGO_TARGET_DIR)/release/tradewind-bench
+bench: ## Measure calls beside nginx, cold starts, committed writes and DNS; prints a page of docs/measurements.
 
 .PHONY: bench-replication
-bench-replication: setup ## Measure how changes of functions reach the regions, with few and with many functions.
+bench-replication: ## Measure how changes of functions reach the regions, with few and with many functions.
+
+# And bench-calls, bench-cold, bench-writes, bench-dns: a part of the page each.
+BENCHES := bench $(addprefix bench-,calls cold writes dns replication)
+.PHONY: $(BENCHES)
+$(BENCHES): setup
+	@scripts/install-rivals $(TOOLS)
 	@scripts/progress cargo build --locked --release $(FEDERATION) -p hello-rust -p chaos-tests-bench
-	$(CARGO_TARGET_DIR)/release/tradewind-bench replication
+	$(CARGO_TARGET_DIR)/release/tradewind-bench $(patsubst bench-%,%,$(filter bench-%,$@))

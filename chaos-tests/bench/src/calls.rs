@@ -14,13 +14,24 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::cpu::{self, Cpu, HEADINGS};
 use crate::function::{self, ByHand, Program};
+use crate::nginx::Nginx;
 use crate::spread::Spread;
 
-const CALLS_PER_CONNECTION: usize = 2_000;
+/// Of all connections together: enough for times on a processor, which are counted in hundredths of a second.
+const CALLS: usize = 40_000;
 const COLD_STARTS: usize = 10;
 
-/// Warm call overhead at concurrency 1 and 20.
+/// What calls on some connections took.
+struct Hammered {
+    spread: Spread,
+    calls: usize,
+    took: Duration,
+    used: Cpu,
+}
+
+/// Warm calls at concurrency 1 and 20: by the function's own socket, through nginx and through a gateway.
 pub async fn warm(federation: &Federation) -> anyhow::Result<()> {
     federation.deploy_hello("bench")?;
     let region = first_region(federation)?;
@@ -29,73 +40,148 @@ pub async fn warm(federation: &Federation) -> anyhow::Result<()> {
         folder: PathBuf::from("/"),
         python_path: None,
     };
-    println!("## Warm calls\n");
     println!(
-        "The Rust example, empty body, {CALLS_PER_CONNECTION} calls on each kept connection; milliseconds.\n"
+        "The Rust example, empty body, {CALLS} calls on kept connections. Latency in milliseconds; time on a"
     );
-    println!("| concurrency | | p50 | p99 |");
-    println!("|---|---|---|---|");
+    println!(
+        "processor is that of what is between caller and function alone, for each call. nginx is a reverse"
+    );
+    println!(
+        "proxy of as many instances as there are callers, over kept connections to their sockets.\n"
+    );
+    println!("| callers | | calls/s | p50 | p99 | {HEADINGS} |");
+    println!("|---|---|---|---|---|---|---|---|");
     for concurrency in [1, 20] {
         let mut instances = Vec::new();
+        for _ in 0..concurrency {
+            instances.push(ByHand::start(&program).await?);
+        }
         let mut direct = Vec::new();
-        for _ in 0..concurrency {
-            let instance = ByHand::start(&program).await?;
-            direct.push((instance.connect().await?, function::call as fn() -> _));
-            instances.push(instance);
+        for instance in &instances {
+            direct.push((instance.connect().await?, function::call as Build));
         }
-        let direct = hammer(direct).await?;
-        drop(instances);
+        let direct = hammer(direct, &[]).await?;
 
-        let mut gateway = Vec::new();
-        for _ in 0..concurrency {
-            gateway.push((connect(&region.gateway).await?, gateway_call as fn() -> _));
-        }
-        let gateway = hammer(gateway).await?;
+        let nginx = Nginx::start(&instances).await?;
+        let callers = connections(&nginx.listen.to_string(), concurrency).await?;
+        let proxied = hammer(callers, &nginx.workers()?).await?;
+        drop((nginx, instances));
 
-        for (what, spread) in [("function's socket", &direct), ("gateway", &gateway)] {
+        let callers = connections(&region.gateway, concurrency).await?;
+        let gateway = hammer(callers, &[region.pid]).await?;
+
+        for (what, hammered, cells) in [
+            ("function's socket", &direct, "| | ".to_owned()),
+            ("nginx", &proxied, proxied.used.cells(proxied.calls)?),
+            ("gateway", &gateway, gateway.used.cells(gateway.calls)?),
+        ] {
             println!(
-                "| {concurrency} | {what} | {} | {} |",
-                spread.percentile(50),
-                spread.percentile(99)
+                "| {concurrency} | {what} | {:.0} | {} | {} | {cells} |",
+                hammered.rate(),
+                hammered.spread.percentile(50),
+                hammered.spread.percentile(99)
             );
         }
         println!(
-            "| {concurrency} | **overhead** | **{}** ({:.1}x) | **{}** ({:.1}x) |",
-            gateway.percentile(50).minus(direct.percentile(50)),
-            gateway.percentile(50).ratio(direct.percentile(50)),
-            gateway.percentile(99).minus(direct.percentile(99)),
-            gateway.percentile(99).ratio(direct.percentile(99)),
+            "| {concurrency} | **gateway's overhead** | | **{}** ({:.1}x) | **{}** ({:.1}x) | | | |",
+            gateway
+                .spread
+                .percentile(50)
+                .minus(direct.spread.percentile(50)),
+            gateway
+                .spread
+                .percentile(50)
+                .ratio(direct.spread.percentile(50)),
+            gateway
+                .spread
+                .percentile(99)
+                .minus(direct.spread.percentile(99)),
+            gateway
+                .spread
+                .percentile(99)
+                .ratio(direct.spread.percentile(99)),
+        );
+        let ratio = |of: fn(Cpu) -> Duration| {
+            of(gateway.used).as_secs_f64() / of(proxied.used).as_secs_f64()
+        };
+        println!(
+            "| {concurrency} | **gateway to nginx** | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | **{:.2}** |",
+            gateway.rate() / proxied.rate(),
+            gateway
+                .spread
+                .percentile(50)
+                .ratio(proxied.spread.percentile(50)),
+            gateway
+                .spread
+                .percentile(99)
+                .ratio(proxied.spread.percentile(99)),
+            ratio(|used| used.user),
+            ratio(|used| used.system),
+            gateway.used.per_second(gateway.calls) / proxied.used.per_second(proxied.calls),
         );
     }
     println!();
     Ok(())
 }
 
-type Build = fn() -> anyhow::Result<Request<Full<Bytes>>>;
+impl Hammered {
+    /// Calls a second.
+    fn rate(&self) -> f64 {
+        self.calls as f64 / self.took.as_secs_f64()
+    }
+}
 
-/// Every connection calls as fast as it is answered; the first calls, which start instances, are
-/// not counted.
-async fn hammer(connections: Vec<(SendRequest<Full<Bytes>>, Build)>) -> anyhow::Result<Spread> {
+type Build = fn() -> anyhow::Result<Request<Full<Bytes>>>;
+type Connection = (SendRequest<Full<Bytes>>, Build);
+
+async fn connections(address: &str, count: usize) -> anyhow::Result<Vec<Connection>> {
+    let mut connections = Vec::new();
+    for _ in 0..count {
+        connections.push((connect(address).await?, gateway_call as Build));
+    }
+    Ok(connections)
+}
+
+/// Every connection calls as fast as it is answered. What the processes `between` use meanwhile is counted;
+/// the first calls, which start instances, are not.
+async fn hammer(connections: Vec<Connection>, between: &[i32]) -> anyhow::Result<Hammered> {
+    let each = CALLS / connections.len();
+    let (connections, _) = call(connections, each / 10).await?;
+    let (before, start) = (cpu::used(between)?, Instant::now());
+    let (_, samples) = call(connections, each).await?;
+    Ok(Hammered {
+        took: start.elapsed(),
+        used: cpu::used(between)?.since(before),
+        calls: samples.len(),
+        spread: Spread::new(samples),
+    })
+}
+
+/// So many calls on each connection, at once.
+async fn call(
+    connections: Vec<Connection>,
+    each: usize,
+) -> anyhow::Result<(Vec<Connection>, Vec<Duration>)> {
     let mut callers = JoinSet::new();
     for (mut sender, build) in connections {
         callers.spawn(async move {
-            let mut samples = Vec::with_capacity(CALLS_PER_CONNECTION);
-            for call in 0..CALLS_PER_CONNECTION + CALLS_PER_CONNECTION / 10 {
+            let mut samples = Vec::with_capacity(each);
+            for _ in 0..each {
                 let request = build()?;
                 let start = Instant::now();
                 function::send(&mut sender, request).await?;
-                if call >= CALLS_PER_CONNECTION / 10 {
-                    samples.push(start.elapsed());
-                }
+                samples.push(start.elapsed());
             }
-            anyhow::Ok(samples)
+            anyhow::Ok(((sender, build), samples))
         });
     }
-    let mut samples = Vec::new();
-    for caller in callers.join_all().await {
-        samples.extend(caller?);
+    let (mut connections, mut samples) = (Vec::new(), Vec::new());
+    for called in callers.join_all().await {
+        let (connection, times) = called?;
+        connections.push(connection);
+        samples.extend(times);
     }
-    Ok(Spread::new(samples))
+    Ok((connections, samples))
 }
 
 fn gateway_call() -> anyhow::Result<Request<Full<Bytes>>> {
@@ -122,10 +208,12 @@ async fn connect(address: &str) -> anyhow::Result<SendRequest<Full<Bytes>>> {
 /// Time to the first answer of each example when no instance runs.
 pub async fn cold(federation: &Federation) -> anyhow::Result<()> {
     let region = first_region(federation)?;
-    println!("## Cold starts\n");
-    println!("Time to the first answer, {COLD_STARTS} starts each; milliseconds.\n");
-    println!("| example | | p50 | p90 |");
-    println!("|---|---|---|---|");
+    println!(
+        "Time to the first answer, {COLD_STARTS} starts each; milliseconds. Time on a processor is the region's own,"
+    );
+    println!("its instances not counted, for each start.\n");
+    println!("| example | | p50 | p90 | user ms | system ms |");
+    println!("|---|---|---|---|---|---|");
     for example in ["rust", "python", "node"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../../examples")
@@ -143,27 +231,32 @@ pub async fn cold(federation: &Federation) -> anyhow::Result<()> {
             function::send(&mut instance.connect().await?, function::call()?).await?;
             by_hand.push(start.elapsed());
         }
-        let mut gateway = Vec::new();
+        let (mut gateway, mut used) = (Vec::new(), Cpu::default());
         for _ in 0..COLD_STARTS {
             instances(&region, &name, false).await?;
             let mut connection = connect(&region.gateway).await?;
-            let start = Instant::now();
+            let (before, start) = (cpu::used(&[region.pid])?, Instant::now());
             function::send(&mut connection, trigger_call("cold", &format!("/{name}"))?).await?;
             gateway.push(start.elapsed());
+            let taken = cpu::used(&[region.pid])?.since(before);
+            used.user += taken.user;
+            used.system += taken.system;
             // What a region says of its instances is a moment old: it must have seen this one
             // before it can be believed that there is none.
             instances(&region, &name, true).await?;
         }
         let (by_hand, gateway) = (Spread::new(by_hand), Spread::new(gateway));
-        for (what, spread) in [("by hand", &by_hand), ("gateway", &gateway)] {
+        let each = |time: Duration| time.as_secs_f64() * 1e3 / COLD_STARTS as f64;
+        let cells = format!("{:.1} | {:.1}", each(used.user), each(used.system));
+        for (what, spread, cells) in [("by hand", &by_hand, "|"), ("gateway", &gateway, &cells)] {
             println!(
-                "| {example} | {what} | {} | {} |",
+                "| {example} | {what} | {} | {} | {cells} |",
                 spread.percentile(50),
                 spread.percentile(90)
             );
         }
         println!(
-            "| {example} | **overhead** | **{}** ({:.2}x) | **{}** |",
+            "| {example} | **overhead** | **{}** ({:.2}x) | **{}** | | |",
             gateway.percentile(50).minus(by_hand.percentile(50)),
             gateway.percentile(50).ratio(by_hand.percentile(50)),
             gateway.percentile(90).minus(by_hand.percentile(90)),

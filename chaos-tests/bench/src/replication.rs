@@ -8,6 +8,8 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::cpu::{self, Cpu, HEADINGS};
+use crate::heading;
 use crate::spread::Spread;
 use crate::writes::leader;
 
@@ -43,36 +45,46 @@ struct Functions<'a> {
 
 pub async fn measured(federation: &Federation) -> anyhow::Result<()> {
     let mut functions = Functions::new(federation).await?;
-    println!("## One more function\n");
+    heading("One more function")?;
     println!(
         "Time from `POST /v2/fns` until all three regions have applied it, {CREATES} creates one after the \
-         other; milliseconds.\n"
+         other; milliseconds. Time on a processor is all global nodes' and regions' for each create, with \
+         their answers to this bench, which asks the regions all the time.\n"
     );
-    println!("| functions | p50 | p99 |");
-    println!("|---|---|---|");
+    println!("| functions | p50 | p99 | {HEADINGS} |");
+    println!("|---|---|---|---|---|---|");
+    let ready = federation.ready()?;
+    let globals = ready.globals.iter().map(|node| node.pid);
+    let regions = ready.regions.iter().map(|region| region.pid);
+    let pids: Vec<i32> = globals.chain(regions).collect();
     for count in COUNTS {
         functions.fill(count).await?;
+        let before = cpu::used(&pids)?;
         let mut samples = Vec::new();
         for _ in 0..CREATES {
             samples.push(functions.one_more().await?);
         }
+        let cells = cpu::used(&pids)?.since(before).cells(CREATES)?;
         let spread = Spread::new(samples);
         println!(
-            "| {count} | {} | {} |",
+            "| {count} | {} | {} | {cells} |",
             spread.percentile(50),
             spread.percentile(99)
         );
     }
     println!();
 
-    println!("## Catching up\n");
+    heading("Catching up")?;
     functions.fill(HELD).await?;
-    let (changes, took) = functions.catch_up("fra").await?;
+    let (changes, took, used) = functions.catch_up("fra").await?;
     println!(
         "A region with {HELD} functions, started again after {MISSED} changes of functions: the last \
-         {changes} of them in {:.2} s, {:.0} revisions a second.\n",
+         {changes} of them in {:.2} s, {:.0} revisions a second. It used {:.2} s of a processor as itself \
+         and {:.2} s in the kernel.\n",
         took.as_secs_f64(),
-        changes as f64 / took.as_secs_f64()
+        changes as f64 / took.as_secs_f64(),
+        used.user.as_secs_f64(),
+        used.system.as_secs_f64()
     );
     Ok(())
 }
@@ -169,8 +181,8 @@ impl<'a> Functions<'a> {
     }
 
     /// Changes functions while a region is gone; how many of the changes it was seen to take, and the
-    /// time that took.
-    async fn catch_up(&self, name: &str) -> anyhow::Result<(u64, Duration)> {
+    /// time and the processor's time that took.
+    async fn catch_up(&self, name: &str) -> anyhow::Result<(u64, Duration, Cpu)> {
         self.federation.kill(name).await?;
         let fns = self
             .http
@@ -191,10 +203,11 @@ impl<'a> Functions<'a> {
         self.federation.start_again(name).await?;
         let regions = self.federation.ready()?.regions;
         let region = regions.iter().find(|region| region.name == name);
-        let admin = &region.context("the region")?.admin;
+        let region = region.context("the region")?;
+        let (admin, pid) = (&region.admin, [region.pid]);
         // It listens before it follows.
         let begin = Instant::now();
-        let (mut first, mut since) = (None, begin);
+        let (mut first, mut since, mut before) = (None, begin, cpu::used(&pid)?);
         loop {
             ensure!(begin.elapsed() < PATIENCE, "{name} does not follow");
             let Ok(revision) = self.applied(admin).await else {
@@ -203,10 +216,11 @@ impl<'a> Functions<'a> {
             // The clock starts where it was last seen to have applied nothing.
             let first = *first.get_or_insert(revision);
             if revision == first {
-                since = Instant::now();
+                (since, before) = (Instant::now(), cpu::used(&pid)?);
             }
             if revision >= newest {
-                return Ok((revision - first, since.elapsed()));
+                let used = cpu::used(&pid)?.since(before);
+                return Ok((revision - first, since.elapsed(), used));
             }
         }
     }

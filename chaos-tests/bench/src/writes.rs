@@ -6,20 +6,26 @@ use anyhow::{Context as _, ensure};
 use chaos_tests_cluster::Federation;
 use tokio::task::JoinSet;
 
+use crate::cpu::{self, HEADINGS};
 use crate::spread::Spread;
 
 const WRITE_FOR: Duration = Duration::from_secs(5);
 
 pub async fn committed(federation: &Federation) -> anyhow::Result<()> {
     let api = leader(federation).await?;
-    println!("## Committed writes\n");
     println!(
         "Apps created one after the other by each writer for {WRITE_FOR:?} at the leader: one entry each,"
     );
-    println!("on three nodes, fsynced. Latency in milliseconds.\n");
-    println!("| writers | writes/s | p50 | p99 |");
-    println!("|---|---|---|---|");
+    println!(
+        "on three nodes, fsynced. Latency in milliseconds; time on a processor is all three nodes', for each"
+    );
+    println!("write.\n");
+    println!("| writers | writes/s | p50 | p99 | {HEADINGS} |");
+    println!("|---|---|---|---|---|---|---|");
+    let ready = federation.ready()?;
+    let nodes: Vec<i32> = ready.globals.iter().map(|node| node.pid).collect();
     for writers in [1, 16, 64] {
+        let before = cpu::used(&nodes)?;
         let mut tasks = JoinSet::new();
         for writer in 0..writers {
             let api = api.clone();
@@ -29,10 +35,12 @@ pub async fn committed(federation: &Federation) -> anyhow::Result<()> {
         for task in tasks.join_all().await {
             samples.extend(task?);
         }
+        let used = cpu::used(&nodes)?.since(before);
         let rate = samples.len() as f64 / WRITE_FOR.as_secs_f64();
+        let cells = used.cells(samples.len())?;
         let spread = Spread::new(samples);
         println!(
-            "| {writers} | {rate:.0} | {} | {} |",
+            "| {writers} | {rate:.0} | {} | {} | {cells} |",
             spread.percentile(50),
             spread.percentile(99)
         );
