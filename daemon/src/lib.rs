@@ -21,11 +21,13 @@
 
 pub mod clock;
 pub mod config;
+pub mod errors;
 pub mod http;
 pub mod operations;
 pub mod process;
 
 pub use config::Config;
+pub use errors::json_errors;
 pub use http::{BindError, HttpLimits, bind, serve};
 pub use operations::operations;
 pub use process::{Shutdown, main};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api_types::Revision;
+use api_wire::bounds::LINE_BYTES_MAX;
 use api_wire::planes::{Compacted, WatchLine};
 use http::StatusCode;
 use reqwest::Response;
@@ -13,9 +14,6 @@ use crate::{Client, Error};
 
 /// Five missed progress lines, one a second: the node is gone or has stalled.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-
-/// An object's body is 1 MiB at most; its line has names and escapes around that.
-const LINE_BYTES_MAX: usize = 4 << 20;
 
 /// Changes of the global plane in order. Dropping it ends the stream.
 #[derive(Debug)]

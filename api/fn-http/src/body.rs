@@ -1,35 +1,61 @@
 //! JSON in and out (Fn contract 1.2).
 
-use axum::body::Bytes;
+use api_wire::bounds::REQUEST_BYTES_MAX;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ApiError;
 
 /// A JSON body. As a request's its content type is not checked, and whatever is wrong with it is
-/// 400 `Invalid JSON`, or 413 if it is larger than the router's `DefaultBodyLimit`.
+/// 400 `Invalid JSON`, or 413 if it has more than [`REQUEST_BYTES_MAX`].
 #[derive(Debug, Clone)]
 pub struct Json<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|error| {
-            if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                ApiError::new(error.status(), "Request body too large for this server")
-            } else {
-                invalid_json()
-            }
-        })?;
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|_| invalid_json())
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        let (head, body) = request.into_parts();
+        object(&whole(&head.headers, body).await?).map(Self)
     }
+}
+
+/// A request's whole body.
+///
+/// # Errors
+/// 413 with the bound if it is larger, before any of it is read if its length says so; 400 if it
+/// breaks off.
+pub async fn whole(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    let length = headers.get(CONTENT_LENGTH);
+    let declared = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if let Some(bytes) = declared.filter(|bytes| *bytes > REQUEST_BYTES_MAX as u64) {
+        return Err(too_large(&format!("{bytes} > ")));
+    }
+    match Limited::new(body, REQUEST_BYTES_MAX).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large("")),
+        Err(_) => Err(ApiError::invalid("the request body broke off")),
+    }
+}
+
+fn too_large(size: &str) -> ApiError {
+    let message =
+        format!("Request body too large for this server, {size}max {REQUEST_BYTES_MAX} bytes");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+}
+
+/// Reads a body with [`api_wire::json::object`].
+///
+/// # Errors
+/// 400 `Invalid JSON`.
+pub fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    api_wire::json::object(body).map_err(|_| ApiError::invalid("Invalid JSON"))
 }
 
 impl<T: Serialize> IntoResponse for Json<T> {
@@ -49,8 +75,4 @@ pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
     text.push(b'\n');
     let json = HeaderValue::from_static("application/json; charset=utf-8");
     (status, [(CONTENT_TYPE, json)], text).into_response()
-}
-
-fn invalid_json() -> ApiError {
-    ApiError::invalid("Invalid JSON")
 }

@@ -43,9 +43,11 @@ impl From<Refusal> for ApiError {
         let status = match refusal.kind {
             RefusalKind::Invalid => StatusCode::BAD_REQUEST,
             RefusalKind::NotFound => StatusCode::NOT_FOUND,
-            RefusalKind::Conflict => StatusCode::CONFLICT,
+            // A bound of the store is met by deleting something; 507 is for disks.
+            RefusalKind::Conflict | RefusalKind::Full => StatusCode::CONFLICT,
             RefusalKind::Precondition => StatusCode::PRECONDITION_FAILED,
-            RefusalKind::Full => StatusCode::INSUFFICIENT_STORAGE,
+            // draft-ietf-httpapi-idempotency-key-header-07, section 2.7.
+            RefusalKind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Self::new(status, refusal.message)
     }

@@ -15,6 +15,7 @@ use std::fmt;
 use api_types::{App, Catalog, Revision};
 
 pub use error::ApiError;
+pub use reads::asked::Id;
 pub use reads::reads;
 
 /// On every answer: the revision of the state that was asked.

@@ -1,7 +1,7 @@
 //! The routes that read (Fn contract 1.1).
 
 mod apps;
-mod asked;
+pub(crate) mod asked;
 mod fns;
 mod triggers;
 

@@ -11,9 +11,9 @@ use api_types::{
     TriggerId,
 };
 use api_wire::AppBody;
+use api_wire::bounds::REQUEST_BYTES_MAX;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::post;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -117,9 +117,7 @@ fn router(leader: bool) -> Router {
         leader,
     };
     let echo = async |Json(body): Json<AppBody>| Json(body);
-    let writes = Router::new()
-        .route("/v2/apps", post(echo))
-        .layer(DefaultBodyLimit::max(100));
+    let writes = Router::new().route("/v2/apps", post(echo));
     conventional(reads(node).merge(writes))
 }
 
@@ -358,11 +356,14 @@ async fn bodies_that_are_not_the_json_asked_for_are_400() {
             "{\"message\":\"Invalid JSON\"}\n",
         ),
         (
-            &"x".repeat(101),
+            &"x".repeat(REQUEST_BYTES_MAX + 1),
             413,
-            "{\"message\":\"Request body too large for this server\"}\n",
+            "{\"message\":\"Request body too large for this server, max 3211264 bytes\"}\n",
         ),
+        ("[\"\",\"x\"]", 400, "{\"message\":\"Invalid JSON\"}\n"),
         ("{\"name\":\"a\",\"unknown\":1}", 200, "{\"name\":\"a\"}\n"),
+        ("{\"name\":\"a\",\"Name\":\"b\"}", 200, "{\"name\":\"b\"}\n"),
+        ("null", 200, "{}\n"),
     ] {
         let request = Request::post("/v2/apps").body(Body::from(body.to_owned()));
         let (response, text) = send(router(true), request.unwrap()).await;
@@ -377,7 +378,8 @@ fn refusals_have_one_status_each() {
         (Refusal::not_found("x"), 404),
         (Refusal::conflict("x"), 409),
         (Refusal::precondition("x"), 412),
-        (Refusal::full("x"), 507),
+        (Refusal::full("x"), 409),
+        (Refusal::key_reused("x"), 422),
     ] {
         assert_eq!(ApiError::from(refusal).status.as_u16(), status);
     }

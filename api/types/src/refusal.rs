@@ -15,6 +15,8 @@ pub enum RefusalKind {
     Precondition,
     /// A bound of the store would be exceeded.
     Full,
+    /// The idempotency key belongs to another request.
+    KeyReused,
 }
 
 /// A deterministic "no", the same on every replica. The message is the one the Fn contract fixes
@@ -50,6 +52,13 @@ impl Refusal {
     pub fn precondition(message: impl Into<String>) -> Self {
         Self {
             kind: RefusalKind::Precondition,
+            message: message.into(),
+        }
+    }
+
+    pub fn key_reused(message: impl Into<String>) -> Self {
+        Self {
+            kind: RefusalKind::KeyReused,
             message: message.into(),
         }
     }

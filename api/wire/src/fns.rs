@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use api_types::{Annotations, App, AppId, Fn, FnId, Revision, Trigger, TriggerId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{json, time};
@@ -22,7 +22,7 @@ pub struct AppBody {
     pub id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "config", skip_serializing_if = "Option::is_none")]
     pub config: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub annotations: Option<AnnotationsBody>,
@@ -55,7 +55,7 @@ pub struct FnBody {
     pub timeout: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "config", skip_serializing_if = "Option::is_none")]
     pub config: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub annotations: Option<AnnotationsBody>,
@@ -92,6 +92,15 @@ pub struct TriggerBody {
     pub updated_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tradewind_revision: Option<u64>,
+}
+
+/// A value of `null` is the empty text, as Go reads it.
+fn config<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    let config = Option::<BTreeMap<String, Option<String>>>::deserialize(deserializer)?;
+    let text = |(key, value): (String, Option<String>)| (key, value.unwrap_or_default());
+    Ok(config.map(|config| config.into_iter().map(text).collect()))
 }
 
 /// `{"message":"…"}`, the body of every error (Fn contract 1.2).

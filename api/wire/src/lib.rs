@@ -3,6 +3,7 @@
 //! Forms are lenient where the Fn contract is (unknown members are ignored) and strict on what the
 //! planes say to each other. Nothing here does IO.
 
+pub mod bounds;
 pub mod call_headers;
 pub mod fns;
 pub mod json;

@@ -52,12 +52,13 @@ pub fn routes(status: Status) -> Router {
                 .to_owned(),
         ),
     });
-    Router::new()
+    let routes = Router::new()
         .route("/v1/status", get(show))
         .route("/v1/explain", get(explain))
         .with_state(status)
         .merge(operations)
-        .fallback(async || refusal(StatusCode::NOT_FOUND, "Path not found".to_owned()))
+        .fallback(async || refusal(StatusCode::NOT_FOUND, "Path not found".to_owned()));
+    daemon::json_errors(routes)
 }
 
 async fn show(State(status): State<Status>) -> Json<StatusBody> {

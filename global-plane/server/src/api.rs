@@ -15,11 +15,10 @@ pub mod write;
 
 use std::sync::Arc;
 
+use api_fn_http::REVISION;
 use api_fn_http::conventions::conventional;
-use api_fn_http::{ApiError, REVISION};
-use api_types::Refusal;
 use api_wire::fns::ErrorBody;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
@@ -61,11 +60,6 @@ pub fn no_leader(none: NoLeader) -> Response {
     response
 }
 
-/// A status from what the core refused; `api-fn-http` chooses it.
-pub fn refused(refusal: Refusal) -> Response {
-    ApiError::from(refusal).into_response()
-}
-
 /// A command was answered by the reply of another.
 pub fn unexpected(reply: &Reply) -> Response {
     tracing::error!(?reply, "a command got the reply of another");
@@ -74,10 +68,7 @@ pub fn unexpected(reply: &Reply) -> Response {
 
 /// Everything this node serves.
 pub fn router(node: &Arc<Node>) -> Router {
-    let admin_limit = DefaultBodyLimit::max(node.config.limits.admin_body_bytes_max);
-    let fn_api = api_fn_http::reads(Reader(Arc::clone(node)))
-        .merge(fns::writes(Arc::clone(node)))
-        .layer(admin_limit);
+    let fn_api = api_fn_http::reads(Reader(Arc::clone(node))).merge(fns::writes(Arc::clone(node)));
     let here = conventional(fn_api.clone());
     let prefixed = Router::new()
         .route("/regions/{name}/{*rest}", any(proxy::region))
@@ -94,16 +85,14 @@ pub fn router(node: &Arc<Node>) -> Router {
         .route("/v1/snapshot", get(views::snapshot))
         .route("/v1/views/steering", get(views::steering))
         .route("/v1/explain", get(explain::explain))
-        .layer(admin_limit)
-        .with_state(Arc::clone(node));
-    // These bound and stream their bodies themselves.
-    let streaming = Router::new()
         .route("/v1/bundles/{hex}", put(bundles::put).get(bundles::get))
+        .with_state(Arc::clone(node));
+    // These answer what functions answered.
+    let calls = Router::new()
         .route("/invoke/{fn_id}", post(invoke::invoke))
         .route("/t/{app}", any(invoke::trigger_root))
         .route("/t/{app}/", any(invoke::trigger_root))
         .route("/t/{app}/{*source}", any(invoke::trigger))
-        .layer(DefaultBodyLimit::disable())
         .with_state(Arc::clone(node));
     let ready = {
         let node = Arc::clone(node);
@@ -112,13 +101,12 @@ pub fn router(node: &Arc<Node>) -> Router {
             None => Err("no leader is known".to_owned()),
         }
     };
-    let all = fn_api
+    let ours = fn_api
         .merge(planes)
         .merge(prefixed)
-        .merge(streaming)
         .merge(internal::routes(Arc::clone(node)))
         .merge(daemon::operations(ready));
-    conventional(all)
+    conventional(daemon::json_errors(ours).merge(calls))
         .layer(middleware::from_fn_with_state(Arc::clone(node), revision))
         .layer(middleware::from_fn(unread::discard))
 }

@@ -60,7 +60,6 @@ pub struct Worldmap {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     pub invoke_body_bytes_max: u64,
-    pub admin_body_bytes_max: usize,
     pub watch_revisions_max: usize,
 }
 
@@ -69,8 +68,6 @@ impl Default for Limits {
         Self {
             // Fn's own tests and Oracle's service use 6 MiB (Fn contract 6.4).
             invoke_body_bytes_max: 6 << 20,
-            // A fn with a hundred annotations of 512 bytes and a large config stays far below.
-            admin_body_bytes_max: 1 << 20,
             // At a sustained 1,000 writes a second a watcher may be away for ten seconds, at the
             // usual few for hours.
             watch_revisions_max: 10_000,
@@ -169,7 +166,6 @@ path = ""                              # MaxMind-format database; empty: built i
 
 [limits]
 invoke_body_bytes_max = 6291456        # of calls that this node forwards
-admin_body_bytes_max = 1048576         # of /v2 and /v1 requests
 watch_revisions_max = 10000            # changes kept for watches; who is farther behind takes a snapshot
 "#;
 
@@ -219,10 +215,6 @@ watch_revisions_max = 10000            # changes kept for watches; who is farthe
         check(
             (1000..=600_000).contains(&self.report_lease_ms),
             "`report_lease_ms` must be 1000 to 600000: regions report every second".to_owned(),
-        );
-        check(
-            self.limits.admin_body_bytes_max >= 1024,
-            "`limits.admin_body_bytes_max` must be at least 1024".to_owned(),
         );
         check(
             (1..=1_000_000).contains(&self.limits.watch_revisions_max),

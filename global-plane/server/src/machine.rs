@@ -352,6 +352,7 @@ fn id_key(object: &ObjectId) -> String {
         ObjectId::App(_) => 'a',
         ObjectId::Fn(_) => 'f',
         ObjectId::Trigger(_) => 't',
+        ObjectId::Region(_) => 'r',
     };
     key(kind, object.as_str())
 }

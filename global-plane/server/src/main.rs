@@ -3,6 +3,7 @@
 //! Holds the desired state by Raft, judges the regions, and serves Fn's v2 API, `/v1` and the views
 //! of the other planes. Any node takes any request.
 
+mod admission;
 mod api;
 mod bundles;
 mod config;

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::admission;
 use crate::api::write::Terms;
 use crate::bundles::BundleStore;
 use crate::config::{Config, Member};
@@ -104,6 +105,7 @@ impl Node {
         let envelope = Envelope {
             format: disk::FORMAT,
             request: terms.request,
+            fingerprint: terms.fingerprint,
             log_time: clock::now(),
             preconditions: terms.preconditions,
             command,
@@ -149,7 +151,13 @@ impl Node {
     /// [`Again`]: it may be repeated under the same request id, and only so.
     pub async fn propose_here(&self, envelope: &Envelope) -> Result<Outcome, Again> {
         metrics::counter!("tradewind_proposals_total").increment(1);
-        let payload = disk::encode_envelope(envelope);
+        let before = self
+            .replica
+            .read(|state| admission::excerpt(state, envelope));
+        let payload = match admission::admit(before, envelope) {
+            Ok(payload) => payload,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let proposed = self.consensus.propose(payload).await;
         let (_, outcome) = proposed.map_err(Again::Consensus)?;
         Ok(outcome)

@@ -38,13 +38,13 @@ pub const BUNDLE_BYTES_MAX: u64 = 64 << 20;
 pub const CONFIG_BYTES_MAX: usize = 1 << 20;
 
 /// Requests whose outcome is remembered: 16 writes a second for all of [`SESSION_MILLIS_MAX`], and in
-/// a burst of a thousand a second still every retry of the last ten seconds.
+/// a burst of a thousand a second still every retry of the last ten seconds. A session has 1.2 KiB at
+/// most, so all of them have 12 MiB.
 pub const SESSIONS_MAX: usize = 10_000;
 
 /// How long an outcome is remembered, in milliseconds of log time. Clients give a write up within
 /// seconds; ten minutes covers one who waits out an outage and asks again.
 pub const SESSION_MILLIS_MAX: u64 = 10 * 60 * 1000;
 
-/// Text held by remembered outcomes. Objects can be a MiB each, so a count alone does not bound
-/// memory.
-pub const SESSION_BYTES_MAX: usize = 64 << 20;
+/// Of a remembered refusal's message, which may quote what was sent.
+pub const SESSION_MESSAGE_BYTES_MAX: usize = 512;

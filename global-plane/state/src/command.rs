@@ -14,6 +14,10 @@ pub struct Envelope {
     /// stops before it gets here.
     pub format: u16,
     pub request: RequestId,
+    /// SHA-256 of the request under a key that its client chose: method, path, preconditions and
+    /// body. `None` for a request whose id the server minted. One id with two fingerprints is a
+    /// mistake of the client, and its second request is refused.
+    pub fingerprint: Option<Digest>,
     /// When the proposer made it. The state's own time never goes back for it.
     pub log_time: Timestamp,
     pub preconditions: Preconditions,

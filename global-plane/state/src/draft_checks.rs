@@ -322,10 +322,10 @@ fn config(config: &Config) -> Checked {
         .map(|(key, value)| key.len() + value.len())
         .sum();
     if bytes > bounds::CONFIG_BYTES_MAX {
-        return Err(Refusal::full(format!(
-            "config may not be larger than {} bytes together",
+        return invalid(format!(
+            "config has {bytes} bytes together, at most {} are possible",
             bounds::CONFIG_BYTES_MAX
-        )));
+        ));
     }
     Ok(())
 }

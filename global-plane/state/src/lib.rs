@@ -23,4 +23,4 @@ pub use command::{
     TriggerDraft,
 };
 pub use outcome::{Applied, Change, Object, ObjectId, Outcome, Reply};
-pub use state::{Session, State, StateParts};
+pub use state::{Remembered, Session, State, StateParts};

@@ -1,7 +1,8 @@
 //! What comes of a command.
 
 use api_types::{
-    App, AppId, Digest, Fn, FnId, Refusal, Region, Revision, Timestamp, Trigger, TriggerId,
+    App, AppId, Digest, Fn, FnId, Refusal, Region, RegionName, Revision, Timestamp, Trigger,
+    TriggerId,
 };
 
 use crate::state::Session;
@@ -10,8 +11,8 @@ use crate::state::Session;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
     pub outcome: Outcome,
-    /// The request had been applied before: the outcome is that of the first time, and nothing
-    /// changed.
+    /// The request had been applied before: the outcome is that of the first time, with the object
+    /// as it is now, and nothing changed.
     pub replayed: bool,
     /// Everything that must be kept, in the order in which it happened. Objects come before the
     /// session and the counters that belong to them; all of it is one atomic write.
@@ -84,6 +85,7 @@ pub enum ObjectId {
     App(AppId),
     Fn(FnId),
     Trigger(TriggerId),
+    Region(RegionName),
 }
 
 impl Object {
@@ -107,6 +109,7 @@ impl ObjectId {
             Self::App(_) => "app",
             Self::Fn(_) => "fn",
             Self::Trigger(_) => "trigger",
+            Self::Region(_) => "region",
         }
     }
 
@@ -116,6 +119,7 @@ impl ObjectId {
             Self::App(id) => id.as_str(),
             Self::Fn(id) => id.as_str(),
             Self::Trigger(id) => id.as_str(),
+            Self::Region(name) => name.as_str(),
         }
     }
 }

@@ -14,10 +14,10 @@ use api_types::{
     Timestamp, Trigger,
 };
 
-pub use sessions::Session;
+pub use sessions::{Remembered, Session};
 
 use crate::bounds;
-use crate::command::{AnnotationChanges, Command, Envelope, Preconditions};
+use crate::command::{AnnotationChanges, Command, Envelope, Preconditions, RequestId};
 use crate::draft_checks::{is_no_value, is_server_set};
 use crate::outcome::{Applied, Change, ObjectId, Outcome, Reply};
 use sessions::Sessions;
@@ -105,9 +105,9 @@ impl State {
     /// Applies the log entry at `index`. Indexes must grow from call to call.
     pub fn apply(&mut self, index: u64, envelope: &Envelope) -> Applied {
         // Before anything else, time included: a replay changes nothing.
-        if let Some(first) = self.sessions.outcome(&envelope.request) {
+        if let Some(first) = self.sessions.of(&envelope.request) {
             return Applied {
-                outcome: first.clone(),
+                outcome: self.replay(first, envelope),
                 replayed: true,
                 changes: Vec::new(),
             };
@@ -123,8 +123,9 @@ impl State {
         let session = Session {
             index,
             request: envelope.request.clone(),
+            fingerprint: envelope.fingerprint,
             at: self.log_time,
-            outcome: outcome.clone(),
+            outcome: Remembered::of(&outcome),
         };
         changes.push(Change::Session(session.clone()));
         self.sessions.add(session);
@@ -141,6 +142,41 @@ impl State {
             replayed: false,
             changes,
         }
+    }
+
+    /// The outcome of a request that was applied before, with the object as it is now.
+    fn replay(&self, first: &Session, envelope: &Envelope) -> Outcome {
+        if first.fingerprint != envelope.fingerprint {
+            return Err(Refusal::key_reused(
+                "this Idempotency-Key was used for another request; \
+                 use a new key for each request, and the same request for each retry",
+            ));
+        }
+        let (id, revision) = match &first.outcome {
+            Remembered::Wrote { id, revision } => (id, revision),
+            Remembered::Deleted(revision) => return Ok(Reply::Deleted(*revision)),
+            Remembered::Done(revision) => return Ok(Reply::Done(*revision)),
+            Remembered::Refused(refusal) => return Err(refusal.clone()),
+        };
+        let object = match id {
+            ObjectId::App(id) => self.catalog.app(id).cloned().map(Reply::App),
+            ObjectId::Fn(id) => self.catalog.function(id).cloned().map(Reply::Fn),
+            ObjectId::Trigger(id) => self.catalog.trigger(id).cloned().map(Reply::Trigger),
+            ObjectId::Region(name) => self.regions.get(name).cloned().map(Reply::Region),
+        };
+        object.ok_or_else(|| {
+            Refusal::not_found(format!(
+                "this request wrote the {} {} at revision {revision}, which has been deleted since",
+                id.kind(),
+                id.as_str()
+            ))
+        })
+    }
+
+    /// Whether the request has been applied, so that another try changes nothing.
+    #[must_use]
+    pub fn answered(&self, request: &RequestId) -> bool {
+        self.sessions.of(request).is_some()
     }
 
     #[must_use]

@@ -49,7 +49,7 @@ pub fn router(admin: Admin) -> Router {
         .with_state(Arc::new(admin))
         .merge(daemon::operations(ready))
         .merge(reads);
-    api_fn_http::conventions::conventional(router)
+    daemon::json_errors(api_fn_http::conventions::conventional(router))
 }
 
 /// What is placed here, as this region has applied it.

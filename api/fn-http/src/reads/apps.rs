@@ -5,7 +5,7 @@ use api_wire::Cursor;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::asked::{Asked, Id, id};
+use super::asked::{Asked, Id};
 use super::{answer, page};
 use crate::{ApiError, Source, decorate};
 
@@ -27,9 +27,9 @@ pub async fn list<S: Source>(State(source): State<S>, asked: Asked) -> Response 
     .await
 }
 
-pub async fn inspect<S: Source>(State(source): State<S>, asked: Asked, path: Id) -> Response {
+pub async fn inspect<S: Source>(State(source): State<S>, asked: Asked, Id(id): Id) -> Response {
     answer(&source, &asked, |catalog| {
-        let found = catalog.app(&AppId::new(id(path)));
+        let found = catalog.app(&AppId::new(id));
         found
             .map(decorate::app)
             .ok_or_else(|| ApiError::not_found("App not found"))

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 
 use api_wire::{Cursor, page};
-use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, Query};
 use http::header::HOST;
 use http::request::Parts;
@@ -17,11 +16,18 @@ pub struct Asked {
     pub host: Option<String>,
 }
 
-/// The id in a path. One that is not even text names nothing that is stored.
-pub type Id = Result<Path<String>, PathRejection>;
+/// The id in a path. One that is not even text names nothing that is stored, as no stored id is empty
+/// (Fn contract 1.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Id(pub String);
 
-pub fn id(path: Id) -> String {
-    path.map(|Path(id)| id).unwrap_or_default()
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(path.map(|Path(id)| id).unwrap_or_default()))
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Asked {

@@ -5,7 +5,7 @@ use api_wire::Cursor;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::asked::{Asked, Id, id};
+use super::asked::{Asked, Id};
 use super::{answer, page};
 use crate::{ApiError, Source, decorate};
 
@@ -36,9 +36,9 @@ pub async fn list<S: Source>(State(source): State<S>, asked: Asked) -> Response 
     .await
 }
 
-pub async fn inspect<S: Source>(State(source): State<S>, asked: Asked, path: Id) -> Response {
+pub async fn inspect<S: Source>(State(source): State<S>, asked: Asked, Id(id): Id) -> Response {
     answer(&source, &asked, |catalog| {
-        let found = catalog.function(&FnId::new(id(path)));
+        let found = catalog.function(&FnId::new(id));
         let function = found.ok_or_else(|| ApiError::not_found("Fn not found"))?;
         let owner = catalog.app(&function.app_id);
         let base = source.base_url(owner, asked.host.as_deref());

@@ -6,7 +6,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 
-use super::asked::{Asked, Id, id};
+use super::asked::{Asked, Id};
 use super::{answer, page};
 use crate::{ApiError, Source, decorate};
 
@@ -33,9 +33,9 @@ pub async fn list<S: Source>(State(source): State<S>, asked: Asked) -> Response 
     .await
 }
 
-pub async fn inspect<S: Source>(State(source): State<S>, asked: Asked, path: Id) -> Response {
+pub async fn inspect<S: Source>(State(source): State<S>, asked: Asked, Id(id): Id) -> Response {
     answer(&source, &asked, |catalog| {
-        let found = catalog.trigger(&TriggerId::new(id(path)));
+        let found = catalog.trigger(&TriggerId::new(id));
         shown(&source, &asked, catalog, found)
     })
     .await

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_fn_http::ApiError;
+use api_fn_http::{ApiError, Id};
 use api_types::Digest;
 use api_wire::planes::BUNDLE_BYTES_MAX;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -35,7 +35,7 @@ pub struct Stored {
 /// `PUT /v1/bundles/HEX`.
 pub async fn put(
     State(node): State<Arc<Node>>,
-    Path(hex): Path<String>,
+    Id(hex): Id,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -56,7 +56,7 @@ pub async fn put(
     let key = write::Terms::minted();
     match node.write(Command::AddBundle { digest, size }, key).await {
         Ok(Ok(_)) => Json(Stored { digest: hex, size }).into_response(),
-        Ok(Err(refusal)) => super::refused(refusal),
+        Ok(Err(refusal)) => ApiError::from(refusal).into_response(),
         Err(no_leader) => super::no_leader(no_leader),
     }
 }
@@ -64,7 +64,7 @@ pub async fn put(
 /// `PUT /internal/bundles/HEX`: another node copies one here.
 pub async fn put_copy(
     State(node): State<Arc<Node>>,
-    Path(hex): Path<String>,
+    Id(hex): Id,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -151,11 +151,7 @@ async fn copy(node: &Node, member: &Member, digest: Digest, size: u64) -> bool {
 }
 
 /// `GET` and `HEAD /v1/bundles/HEX`: from disk, else from a member that has it.
-pub async fn get(
-    State(node): State<Arc<Node>>,
-    Path(hex): Path<String>,
-    method: Method,
-) -> Response {
+pub async fn get(State(node): State<Arc<Node>>, Id(hex): Id, method: Method) -> Response {
     let digest = match parse(&hex) {
         Ok(digest) => digest,
         Err(refused) => return refused.into_response(),
@@ -164,7 +160,7 @@ pub async fn get(
     if method == Method::HEAD {
         return match known {
             Some(size) => head(size).into_response(),
-            None => StatusCode::NOT_FOUND.into_response(),
+            None => unknown(&hex),
         };
     }
     if node.bundles.size(digest).await.is_none() && known.is_some() {
@@ -174,7 +170,7 @@ pub async fn get(
 }
 
 /// `GET /internal/bundles/HEX`: from this node's disk only.
-pub async fn get_copy(State(node): State<Arc<Node>>, Path(hex): Path<String>) -> Response {
+pub async fn get_copy(State(node): State<Arc<Node>>, Id(hex): Id) -> Response {
     match parse(&hex) {
         Ok(digest) => send(&node, digest, &hex).await,
         Err(refused) => refused.into_response(),

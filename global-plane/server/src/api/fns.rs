@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use api_fn_http::body::{Json, json};
-use api_fn_http::{REVISION, decorate};
+use api_fn_http::body::json;
+use api_fn_http::{ApiError, Id, REVISION, decorate};
 use api_types::{AppId, FnId, TriggerId};
-use api_wire::{AppBody, FnBody, TriggerBody};
+use api_wire::{FnBody, TriggerBody};
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{post, put};
 use global_plane_state::{Command, Reply};
-use http::header::{HOST, HeaderMap};
 use http::{HeaderValue, StatusCode};
 
-use super::write::{self, Terms};
-use super::{no_leader, refused, unexpected};
+use super::write::{self, Received};
+use super::{no_leader, unexpected};
 use crate::node::Node;
 use daemon::clock;
 
@@ -33,131 +32,83 @@ pub fn writes(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
-async fn create_app(
-    State(node): State<Arc<Node>>,
-    headers: HeaderMap,
-    Json(body): Json<AppBody>,
-) -> Response {
+type Answered = Result<Response, ApiError>;
+
+async fn create_app(State(node): State<Arc<Node>>, received: Received) -> Answered {
     let command = Command::CreateApp {
         id: AppId::new(clock::mint()),
-        draft: write::app(body),
+        draft: write::app(received.object()?),
     };
-    change(&node, command, "POST /v2/apps", &headers).await
+    change(&node, command, received).await
 }
 
-async fn update_app(
-    State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    Json(body): Json<AppBody>,
-) -> Response {
-    let place = format!("PUT /v2/apps/{id}");
+async fn update_app(State(node): State<Arc<Node>>, Id(id): Id, received: Received) -> Answered {
     let command = Command::UpdateApp {
         id: AppId::new(id),
-        change: write::app(body),
+        change: write::app(received.object()?),
     };
-    change(&node, command, &place, &headers).await
+    change(&node, command, received).await
 }
 
-async fn delete_app(
-    State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let place = format!("DELETE /v2/apps/{id}");
+async fn delete_app(State(node): State<Arc<Node>>, Id(id): Id, received: Received) -> Answered {
     let command = Command::DeleteApp { id: AppId::new(id) };
-    change(&node, command, &place, &headers).await
+    change(&node, command, received).await
 }
 
-async fn create_fn(
-    State(node): State<Arc<Node>>,
-    headers: HeaderMap,
-    Json(body): Json<FnBody>,
-) -> Response {
+async fn create_fn(State(node): State<Arc<Node>>, received: Received) -> Answered {
     let command = Command::CreateFn {
         id: FnId::new(clock::mint()),
-        draft: write::function(body),
+        draft: write::function(received.object()?),
     };
-    change(&node, command, "POST /v2/fns", &headers).await
+    change(&node, command, received).await
 }
 
-async fn update_fn(
-    State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    Json(body): Json<FnBody>,
-) -> Response {
-    let place = format!("PUT /v2/fns/{id}");
+async fn update_fn(State(node): State<Arc<Node>>, Id(id): Id, received: Received) -> Answered {
     let command = Command::UpdateFn {
         id: FnId::new(id),
-        change: write::function(body),
+        change: write::function(received.object()?),
     };
-    change(&node, command, &place, &headers).await
+    change(&node, command, received).await
 }
 
-async fn delete_fn(
-    State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let place = format!("DELETE /v2/fns/{id}");
+async fn delete_fn(State(node): State<Arc<Node>>, Id(id): Id, received: Received) -> Answered {
     let command = Command::DeleteFn { id: FnId::new(id) };
-    change(&node, command, &place, &headers).await
+    change(&node, command, received).await
 }
 
-async fn create_trigger(
-    State(node): State<Arc<Node>>,
-    headers: HeaderMap,
-    Json(body): Json<TriggerBody>,
-) -> Response {
+async fn create_trigger(State(node): State<Arc<Node>>, received: Received) -> Answered {
     let command = Command::CreateTrigger {
         id: TriggerId::new(clock::mint()),
-        draft: write::trigger(body),
+        draft: write::trigger(received.object()?),
     };
-    change(&node, command, "POST /v2/triggers", &headers).await
+    change(&node, command, received).await
 }
 
-async fn update_trigger(
-    State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    Json(body): Json<TriggerBody>,
-) -> Response {
-    let place = format!("PUT /v2/triggers/{id}");
+async fn update_trigger(State(node): State<Arc<Node>>, Id(id): Id, received: Received) -> Answered {
     let command = Command::UpdateTrigger {
         id: TriggerId::new(id),
-        change: write::trigger(body),
+        change: write::trigger(received.object()?),
     };
-    change(&node, command, &place, &headers).await
+    change(&node, command, received).await
 }
 
-async fn delete_trigger(
-    State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let place = format!("DELETE /v2/triggers/{id}");
+async fn delete_trigger(State(node): State<Arc<Node>>, Id(id): Id, received: Received) -> Answered {
     let command = Command::DeleteTrigger {
         id: TriggerId::new(id),
     };
-    change(&node, command, &place, &headers).await
+    change(&node, command, received).await
 }
 
-async fn change(node: &Node, command: Command, place: &str, headers: &HeaderMap) -> Response {
+async fn change(node: &Node, command: Command, received: Received) -> Answered {
     let is_create = matches!(
         command,
         Command::CreateApp { .. } | Command::CreateFn { .. } | Command::CreateTrigger { .. }
     );
-    let terms = match Terms::read(headers, place) {
-        Ok(terms) => terms,
-        Err(refusal) => return refused(refusal),
+    let reply = match node.write(command, received.terms).await {
+        Ok(outcome) => outcome?,
+        Err(none) => return Ok(no_leader(none)),
     };
-    let reply = match node.write(command, terms).await {
-        Ok(Ok(reply)) => reply,
-        Ok(Err(refusal)) => return refused(refusal),
-        Err(none) => return no_leader(none),
-    };
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = received.host.as_deref();
     let mut response = match &reply {
         Reply::App(app) => json(StatusCode::OK, &decorate::app(app)),
         // The answer to a PUT has no endpoint (Fn contract 3.3, 4.2).
@@ -178,10 +129,10 @@ async fn change(node: &Node, command: Command, place: &str, headers: &HeaderMap)
             json(StatusCode::OK, &body)
         }
         Reply::Deleted(_) => StatusCode::NO_CONTENT.into_response(),
-        Reply::Region(_) | Reply::Done(_) => return unexpected(&reply),
+        Reply::Region(_) | Reply::Done(_) => return Ok(unexpected(&reply)),
     };
     response
         .headers_mut()
         .insert(REVISION, HeaderValue::from(reply.revision().0));
-    response
+    Ok(response)
 }

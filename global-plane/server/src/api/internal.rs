@@ -8,6 +8,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
+use global_plane_consensus::driver::PAYLOAD_BYTES_MAX;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
@@ -16,21 +17,15 @@ use crate::machine::disk;
 use crate::node::Node;
 
 pub fn routes(node: Arc<Node>) -> Router {
-    let bundles = Router::new()
+    Router::new()
         .route(
             "/internal/bundles/{hex}",
             put(bundles::put_copy).get(bundles::get_copy),
         )
-        .layer(DefaultBodyLimit::disable());
-    Router::new()
         .route("/internal/propose", post(propose))
         .route("/internal/report", post(regions::forwarded_report))
         .route("/internal/leader-regions", get(regions::leader_rows))
-        // A command is no larger than twice the request it was made from: JSON escapes in JSON.
-        .layer(DefaultBodyLimit::max(
-            2 * node.config.limits.admin_body_bytes_max,
-        ))
-        .merge(bundles)
+        .layer(DefaultBodyLimit::max(PAYLOAD_BYTES_MAX))
         .with_state(node)
 }
 

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use api_fn_http::ApiError;
+use api_fn_http::{ApiError, Id};
 use api_types::FnId;
 use api_wire::call_headers::{CLIENT, FORWARDED_BY};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use dns_steering::Target;
@@ -18,7 +19,7 @@ use crate::relay::RelayError;
 
 pub async fn invoke(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
+    Id(id): Id,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
@@ -33,7 +34,7 @@ pub async fn invoke(
 
 pub async fn trigger_root(
     State(node): State<Arc<Node>>,
-    Path(app): Path<String>,
+    Id(app): Id,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
@@ -43,10 +44,12 @@ pub async fn trigger_root(
 
 pub async fn trigger(
     State(node): State<Arc<Node>>,
-    Path((app, source)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
+    // A path that is not text names nothing.
+    let (app, source) = path.map(|Path(parts)| parts).unwrap_or_default();
     let source = format!("/{source}");
     let find = |state: &_| by_source(state, &app, &source);
     call(&node, peer, request, find).await

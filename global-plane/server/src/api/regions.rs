@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_fn_http::body::Json as Body;
+use api_fn_http::{ApiError, Id};
 use api_types::{Region, RegionName, Revision};
 use api_wire::Page;
 use api_wire::planes::{
-    LoadBody, REPORT_ITEMS_MAX, RegionItem, RegisterRegion, Replication, ReplicationItem, Report,
+    LoadBody, REPORT_ITEMS_MAX, RegionItem, Replication, ReplicationItem, Report,
 };
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use global_plane_state::{Command, Reply};
 use http::StatusCode;
-use http::header::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use super::write::{self, Terms};
-use super::{Asked, error, no_leader, refused};
+use super::write::{self, Received, Terms};
+use super::{Asked, error, no_leader};
 use crate::leader::Row;
 use crate::node::Node;
 use crate::peers::PeerError;
@@ -132,55 +132,57 @@ pub async fn leader_rows(State(node): State<Arc<Node>>) -> Response {
 /// `POST /v1/regions`.
 pub async fn register(
     State(node): State<Arc<Node>>,
-    headers: HeaderMap,
-    body: Body<RegisterRegion>,
-) -> Response {
-    let command = match write::register(body.0) {
-        Ok(command) => command,
-        Err(refusal) => return refused(refusal),
-    };
-    change(&node, command, "POST /v1/regions", &headers).await
+    received: Received,
+) -> Result<Response, ApiError> {
+    let command = write::register(received.object()?)?;
+    change(&node, command, received.terms).await
 }
 
 /// `POST /v1/regions/NAME/drain`.
-pub async fn drain(node: State<Arc<Node>>, name: Path<String>, headers: HeaderMap) -> Response {
-    set_drained(node, name, headers, true).await
+pub async fn drain(
+    State(node): State<Arc<Node>>,
+    Id(name): Id,
+    received: Received,
+) -> Result<Response, ApiError> {
+    set_drained(&node, &name, received, true).await
 }
 
 /// `POST /v1/regions/NAME/undrain`.
-pub async fn undrain(node: State<Arc<Node>>, name: Path<String>, headers: HeaderMap) -> Response {
-    set_drained(node, name, headers, false).await
+pub async fn undrain(
+    State(node): State<Arc<Node>>,
+    Id(name): Id,
+    received: Received,
+) -> Result<Response, ApiError> {
+    set_drained(&node, &name, received, false).await
 }
 
 async fn set_drained(
-    State(node): State<Arc<Node>>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
+    node: &Node,
+    name: &str,
+    received: Received,
     drained: bool,
-) -> Response {
+) -> Result<Response, ApiError> {
     let Ok(region) = name.parse::<RegionName>() else {
-        return unknown(&name);
+        return Ok(unknown(name));
     };
-    let command = Command::SetDrained { region, drained };
-    let path = if drained { "drain" } else { "undrain" };
-    let place = format!("POST /v1/regions/{name}/{path}");
-    change(&node, command, &place, &headers).await
+    change(
+        node,
+        Command::SetDrained { region, drained },
+        received.terms,
+    )
+    .await
 }
 
-async fn change(node: &Node, command: Command, place: &str, headers: &HeaderMap) -> Response {
-    let terms = match Terms::read(headers, place) {
-        Ok(terms) => terms,
-        Err(refusal) => return refused(refusal),
+async fn change(node: &Node, command: Command, terms: Terms) -> Result<Response, ApiError> {
+    let reply = match node.write(command, terms).await {
+        Ok(outcome) => outcome?,
+        Err(none) => return Ok(no_leader(none)),
     };
-    match node.write(command, terms).await {
-        Err(none) => no_leader(none),
-        Ok(Err(refusal)) => refused(refusal),
-        Ok(Ok(Reply::Region(region))) => {
-            let rows = rows(node).await;
-            Json(item(node, &region, rows.get(region.name.as_str()))).into_response()
-        }
-        Ok(Ok(other)) => super::unexpected(&other),
-    }
+    let Reply::Region(region) = reply else {
+        return Ok(super::unexpected(&reply));
+    };
+    let rows = rows(node).await;
+    Ok(Json(item(node, &region, rows.get(region.name.as_str()))).into_response())
 }
 
 /// A report on its way from the node that took it to the leader.
@@ -193,7 +195,7 @@ pub struct Forwarded {
 /// `POST /v1/regions/NAME/report`.
 pub async fn report(
     State(node): State<Arc<Node>>,
-    Path(name): Path<String>,
+    Id(name): Id,
     mut body: Body<Report>,
 ) -> Response {
     body.0.bundles_missing.truncate(REPORT_ITEMS_MAX);

@@ -2,20 +2,65 @@
 
 use std::collections::BTreeMap;
 
-use api_types::{Refusal, Revision};
+use api_fn_http::ApiError;
+use api_fn_http::body;
+use api_types::{Digest, Refusal, Revision};
 use api_wire::fns::AnnotationsBody;
 use api_wire::planes::RegisterRegion;
 use api_wire::{AppBody, FnBody, TriggerBody, json, time};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
 use global_plane_state::{AppDraft, Command, FnDraft, Preconditions, RequestId, TriggerDraft};
-use http::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
+use http::header::{HOST, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
+use http::request::Parts;
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
 
 use crate::machine::disk;
 use daemon::clock;
 
-/// Under what a write may happen, from its headers.
+/// A write as it was sent.
+pub struct Received {
+    pub terms: Terms,
+    /// The request's `Host`.
+    pub host: Option<String>,
+    body: Bytes,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Received {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        let (head, sent) = request.into_parts();
+        let body = body::whole(&head.headers, sent).await?;
+        let terms = Terms::read(&head, &body)?;
+        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+        // HTTP/2 has the host in the target.
+        let host = host.or_else(|| Some(head.uri.authority()?.as_str()));
+        Ok(Self {
+            terms,
+            host: host.map(str::to_owned),
+            body,
+        })
+    }
+}
+
+impl Received {
+    /// The body, of a write that has one.
+    ///
+    /// # Errors
+    /// 400 `Invalid JSON`.
+    pub fn object<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        body::object(&self.body)
+    }
+}
+
+/// Under what a write may happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     pub request: RequestId,
+    /// See [`global_plane_state::Envelope::fingerprint`].
+    pub fingerprint: Option<Digest>,
     pub preconditions: Preconditions,
 }
 
@@ -28,19 +73,15 @@ impl Terms {
     pub fn minted() -> Self {
         Self {
             request: RequestId(clock::mint()),
+            fingerprint: None,
             preconditions: Preconditions::default(),
         }
     }
 
-    /// `place` is the method and path: one key used on two resources means two writes.
-    ///
     /// # Errors
     /// If a header says nothing that can be held to.
-    pub fn read(headers: &HeaderMap, place: &str) -> Result<Self, Refusal> {
-        let text = |name: &HeaderName| {
-            let value = headers.get(name)?;
-            Some(value.to_str().unwrap_or("\u{0}").trim())
-        };
+    fn read(head: &Parts, body: &[u8]) -> Result<Self, Refusal> {
+        let text = |name: &HeaderName| text_of(&head.headers, name);
         let mut terms = Self::minted();
         if let Some(key) = text(&HeaderName::from_static("idempotency-key")) {
             let printable = key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
@@ -49,7 +90,9 @@ impl Terms {
                     "Idempotency-Key must be 1 to 255 printable ASCII characters",
                 ));
             }
-            terms.request = RequestId(format!("{place} {key}"));
+            // Ids that are minted have no space.
+            terms.request = RequestId(format!("key {key}"));
+            terms.fingerprint = Some(fingerprint(head, body));
         }
         if let Some(value) = text(&IF_MATCH) {
             let revision = value.trim_matches('"').parse().map_err(|_| {
@@ -65,6 +108,31 @@ impl Terms {
         }
         Ok(terms)
     }
+}
+
+/// What is not text reads as no key, revision or `*` can.
+fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let value = headers.get(name)?;
+    Some(value.to_str().unwrap_or("\u{0}").trim())
+}
+
+/// What a retry must have in common with the first try
+/// (draft-ietf-httpapi-idempotency-key-header-07, section 2.4). Each part is preceded by its length, so
+/// that no two requests have one text.
+fn fingerprint(head: &Parts, body: &[u8]) -> Digest {
+    let condition = |name| text_of(&head.headers, &name).unwrap_or_default().as_bytes();
+    let mut hasher = Sha256::new();
+    for part in [
+        head.method.as_str().as_bytes(),
+        head.uri.path().as_bytes(),
+        condition(IF_MATCH),
+        condition(IF_NONE_MATCH),
+        body,
+    ] {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    Digest(hasher.finalize().into())
 }
 
 /// Annotations as sent: `""` and `null` are `None`, which deletes (Fn contract 5.1).
@@ -133,21 +201,27 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
-    fn read(headers: &[(&'static str, &str)]) -> Result<Terms, Refusal> {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
-            .collect();
-        Terms::read(&headers, "POST /v2/apps")
+    fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = http::Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn read(headers: &[(&str, &str)]) -> Result<Terms, Refusal> {
+        Terms::read(&head("POST", "/v2/apps", headers), b"{}")
     }
 
     #[test]
     fn headers_say_under_what_a_write_may_happen() {
         let keyed = read(&[("idempotency-key", "k 1")]).unwrap();
-        assert_eq!(keyed.request, RequestId("POST /v2/apps k 1".to_owned()));
+        assert_eq!(keyed.request, RequestId("key k 1".to_owned()));
+        assert!(keyed.fingerprint.is_some());
         for value in ["42", "\"42\""] {
             let terms = read(&[("if-match", value)]).unwrap();
             assert_eq!(terms.preconditions.if_match, Some(Revision(42)), "{value}");
+            assert_eq!(terms.fingerprint, None, "the server minted its id");
         }
         let terms = read(&[("if-none-match", "*")]).unwrap();
         assert!(terms.preconditions.if_none_match_any);
@@ -160,6 +234,36 @@ mod tests {
         ] {
             assert!(read(&[(name, value)]).is_err(), "{name}: {value}");
         }
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_everything_that_makes_the_write() {
+        let key = ("idempotency-key", "k");
+        let requests = [
+            (head("POST", "/v2/apps", &[key]), "{}"),
+            (head("POST", "/v2/apps", &[key]), "{ }"),
+            (head("POST", "/v2/fns", &[key]), "{}"),
+            (head("PUT", "/v2/apps", &[key]), "{}"),
+            (head("POST", "/v2/apps", &[key, ("if-match", "4")]), "{}"),
+            (head("POST", "/v2/apps", &[key, ("if-match", "42")]), "{}"),
+            (
+                head("POST", "/v2/apps", &[key, ("if-none-match", "*")]),
+                "{}",
+            ),
+        ];
+        let of = |(head, body): &(Parts, &str)| {
+            Terms::read(head, body.as_bytes())
+                .unwrap()
+                .fingerprint
+                .unwrap()
+        };
+        for (at, one) in requests.iter().enumerate() {
+            for (other_at, other) in requests.iter().enumerate() {
+                assert_eq!(of(one) == of(other), at == other_at, "{one:?}, {other:?}");
+            }
+        }
+        let same = head("POST", "/v2/apps", &[("user-agent", "x"), key]);
+        assert_eq!(of(&(same, "{}")), of(&requests[0]));
     }
 
     #[test]

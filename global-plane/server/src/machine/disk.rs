@@ -13,8 +13,8 @@ use api_wire::fns::StoredError;
 use api_wire::planes::{RegionBody, RegisterRegion, VerdictBody, WatchLine};
 use api_wire::{AppBody, FnBody, TriggerBody};
 use global_plane_state::{
-    AppDraft, Command, Envelope, FnDraft, Outcome, Preconditions, RegionDraft, Reply, RequestId,
-    Session, StateParts, TriggerDraft,
+    AppDraft, Command, Envelope, FnDraft, ObjectId, Outcome, Preconditions, RegionDraft,
+    Remembered, Reply, RequestId, Session, StateParts, TriggerDraft,
 };
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,8 @@ pub enum DecodeError {
 struct EnvelopeForm {
     format: u16,
     request: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
     log_time: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     if_match: Option<u64>,
@@ -176,7 +178,14 @@ struct TriggerDraftForm {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum OutcomeForm {
     Done(Box<ReplyForm>),
-    Refused { kind: RefusalForm, message: String },
+    Refused(RefusedForm),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefusedForm {
+    kind: RefusalForm,
+    message: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -198,6 +207,25 @@ enum RefusalForm {
     Conflict,
     Precondition,
     Full,
+    KeyReused,
+}
+
+impl From<&Refusal> for RefusedForm {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            kind: refusal.kind.into(),
+            message: refusal.message.clone(),
+        }
+    }
+}
+
+impl From<RefusedForm> for Refusal {
+    fn from(form: RefusedForm) -> Self {
+        Self {
+            kind: form.kind.into(),
+            message: form.message,
+        }
+    }
 }
 
 impl From<RefusalKind> for RefusalForm {
@@ -208,6 +236,7 @@ impl From<RefusalKind> for RefusalForm {
             RefusalKind::Conflict => Self::Conflict,
             RefusalKind::Precondition => Self::Precondition,
             RefusalKind::Full => Self::Full,
+            RefusalKind::KeyReused => Self::KeyReused,
         }
     }
 }
@@ -220,6 +249,7 @@ impl From<RefusalForm> for RefusalKind {
             RefusalForm::Conflict => Self::Conflict,
             RefusalForm::Precondition => Self::Precondition,
             RefusalForm::Full => Self::Full,
+            RefusalForm::KeyReused => Self::KeyReused,
         }
     }
 }
@@ -473,12 +503,17 @@ fn digest_of(text: &str) -> Result<Digest, DecodeError> {
     text.parse().map_err(|_| garbled("digest"))
 }
 
+fn fingerprint_of(text: Option<&str>) -> Result<Option<Digest>, DecodeError> {
+    text.map(digest_of).transpose()
+}
+
 /// An envelope for the log or for the leader.
 #[must_use]
 pub fn encode_envelope(envelope: &Envelope) -> Vec<u8> {
     encode(&EnvelopeForm {
         format: envelope.format,
         request: envelope.request.0.clone(),
+        fingerprint: envelope.fingerprint.map(|digest| digest.to_string()),
         log_time: envelope.log_time.0,
         if_match: envelope.preconditions.if_match.map(|revision| revision.0),
         if_none_match_any: envelope.preconditions.if_none_match_any,
@@ -501,6 +536,7 @@ pub fn decode_envelope(bytes: &[u8]) -> Result<Envelope, DecodeError> {
     Ok(Envelope {
         format: form.format,
         request: RequestId(form.request),
+        fingerprint: fingerprint_of(form.fingerprint.as_deref())?,
         log_time: Timestamp(form.log_time),
         preconditions: Preconditions {
             if_match: form.if_match.map(Revision),
@@ -546,12 +582,7 @@ impl OutcomeForm {
             Ok(Reply::Region(region)) => ReplyForm::Region(region.into()),
             Ok(Reply::Deleted(revision)) => ReplyForm::Deleted(revision.0),
             Ok(Reply::Done(revision)) => ReplyForm::Done(revision.0),
-            Err(refusal) => {
-                return Self::Refused {
-                    kind: refusal.kind.into(),
-                    message: refusal.message.clone(),
-                };
-            }
+            Err(refusal) => return Self::Refused(refusal.into()),
         };
         Self::Done(Box::new(reply))
     }
@@ -559,12 +590,7 @@ impl OutcomeForm {
     fn outcome(self) -> Result<Outcome, DecodeError> {
         let reply = match self {
             Self::Done(reply) => *reply,
-            Self::Refused { kind, message } => {
-                return Ok(Err(Refusal {
-                    kind: kind.into(),
-                    message,
-                }));
-            }
+            Self::Refused(refused) => return Ok(Err(refused.into())),
         };
         Ok(Ok(match reply {
             ReplyForm::App(app) => Reply::App(app.try_into()?),
@@ -593,8 +619,65 @@ pub fn decode_outcome(bytes: &[u8]) -> Result<Outcome, DecodeError> {
 struct SessionForm {
     index: u64,
     request: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
     at: i64,
-    outcome: OutcomeForm,
+    outcome: RememberedForm,
+}
+
+/// `id` is an object's id, or a region's name.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum RememberedForm {
+    App { id: String, revision: u64 },
+    Fn { id: String, revision: u64 },
+    Trigger { id: String, revision: u64 },
+    Region { id: String, revision: u64 },
+    Deleted(u64),
+    Done(u64),
+    Refused(RefusedForm),
+}
+
+impl From<&Remembered> for RememberedForm {
+    fn from(remembered: &Remembered) -> Self {
+        let (object, revision) = match remembered {
+            Remembered::Wrote { id, revision } => (id, revision.0),
+            Remembered::Deleted(revision) => return Self::Deleted(revision.0),
+            Remembered::Done(revision) => return Self::Done(revision.0),
+            Remembered::Refused(refusal) => return Self::Refused(refusal.into()),
+        };
+        let id = object.as_str().to_owned();
+        match object {
+            ObjectId::App(_) => Self::App { id, revision },
+            ObjectId::Fn(_) => Self::Fn { id, revision },
+            ObjectId::Trigger(_) => Self::Trigger { id, revision },
+            ObjectId::Region(_) => Self::Region { id, revision },
+        }
+    }
+}
+
+impl TryFrom<RememberedForm> for Remembered {
+    type Error = DecodeError;
+
+    fn try_from(form: RememberedForm) -> Result<Self, DecodeError> {
+        let (id, revision) = match form {
+            RememberedForm::App { id, revision } => (ObjectId::App(AppId::new(id)), revision),
+            RememberedForm::Fn { id, revision } => (ObjectId::Fn(FnId::new(id)), revision),
+            RememberedForm::Trigger { id, revision } => {
+                (ObjectId::Trigger(TriggerId::new(id)), revision)
+            }
+            RememberedForm::Region { id, revision } => {
+                (ObjectId::Region(region_name(&id)?), revision)
+            }
+            RememberedForm::Deleted(revision) => return Ok(Self::Deleted(Revision(revision))),
+            RememberedForm::Done(revision) => return Ok(Self::Done(Revision(revision))),
+            RememberedForm::Refused(refused) => return Ok(Self::Refused(refused.into())),
+        };
+        Ok(Self::Wrote {
+            id,
+            revision: Revision(revision),
+        })
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -612,8 +695,9 @@ fn session_form(session: &Session) -> SessionForm {
     SessionForm {
         index: session.index,
         request: session.request.0.clone(),
+        fingerprint: session.fingerprint.map(|digest| digest.to_string()),
         at: session.at.0,
-        outcome: OutcomeForm::of(&session.outcome),
+        outcome: (&session.outcome).into(),
     }
 }
 
@@ -621,8 +705,9 @@ fn session_of(form: SessionForm) -> Result<Session, DecodeError> {
     Ok(Session {
         index: form.index,
         request: RequestId(form.request),
+        fingerprint: fingerprint_of(form.fingerprint.as_deref())?,
         at: Timestamp(form.at),
-        outcome: form.outcome.outcome()?,
+        outcome: form.outcome.try_into()?,
     })
 }
 

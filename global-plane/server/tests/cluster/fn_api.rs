@@ -57,6 +57,15 @@ async fn the_api_answers_as_fns_contract_says() {
         ("POST", "/v2/apps", json!("{"), 400, "Invalid JSON"),
         ("POST", "/v2/apps", json!(""), 400, "Invalid JSON"),
         ("POST", "/v2/apps", json!({"name": 7}), 400, "Invalid JSON"),
+        ("POST", "/v2/apps", json!(["", "x"]), 400, "Invalid JSON"),
+        ("POST", "/v2/apps", json!("null"), 400, "Missing Name"),
+        (
+            "POST",
+            "/v2/apps",
+            json!(r#"{"name":"x","NAME":"shop"}"#),
+            409,
+            "App already exists",
+        ),
         (
             "POST",
             "/v2/apps",

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use api_types::Timestamp;
+use api_types::{Digest, Refusal, Revision, Timestamp};
 
 use crate::bounds;
 use crate::command::RequestId;
-use crate::outcome::{Outcome, Reply};
+use crate::outcome::{ObjectId, Outcome, Reply};
 
 /// The first outcome of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,22 +14,63 @@ pub struct Session {
     /// Of the log entry that was the first; sessions are forgotten in this order.
     pub index: u64,
     pub request: RequestId,
+    /// See [`crate::Envelope::fingerprint`].
+    pub fingerprint: Option<Digest>,
     pub at: Timestamp,
-    pub outcome: Outcome,
+    pub outcome: Remembered,
 }
 
-/// Invariant: both maps hold the same sessions, `bytes` is their weight.
+/// What is kept of an outcome: the object itself is in the catalog, and is read there again for a
+/// retry. A session is therefore small, and large writes push no others out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Remembered {
+    /// The object was written, at this revision.
+    Wrote {
+        id: ObjectId,
+        revision: Revision,
+    },
+    Deleted(Revision),
+    Done(Revision),
+    Refused(Refusal),
+}
+
+impl Remembered {
+    pub(super) fn of(outcome: &Outcome) -> Self {
+        let (id, revision) = match outcome {
+            Ok(Reply::App(app)) => (ObjectId::App(app.id.clone()), app.revision),
+            Ok(Reply::Fn(function)) => (ObjectId::Fn(function.id.clone()), function.revision),
+            Ok(Reply::Trigger(trigger)) => {
+                (ObjectId::Trigger(trigger.id.clone()), trigger.revision)
+            }
+            Ok(Reply::Region(region)) => (ObjectId::Region(region.name.clone()), region.revision),
+            Ok(Reply::Deleted(revision)) => return Self::Deleted(*revision),
+            Ok(Reply::Done(revision)) => return Self::Done(*revision),
+            Err(refusal) => return Self::Refused(shortened(refusal)),
+        };
+        Self::Wrote { id, revision }
+    }
+}
+
+/// A refusal may quote what was sent.
+fn shortened(refusal: &Refusal) -> Refusal {
+    let message = &refusal.message;
+    let end = message.floor_char_boundary(bounds::SESSION_MESSAGE_BYTES_MAX);
+    Refusal {
+        kind: refusal.kind,
+        message: message[..end].to_owned(),
+    }
+}
+
+/// Invariant: both maps hold the same sessions.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Sessions {
     by_index: BTreeMap<u64, Session>,
     by_request: BTreeMap<RequestId, u64>,
-    bytes: usize,
 }
 
 impl Sessions {
-    pub fn outcome(&self, request: &RequestId) -> Option<&Outcome> {
-        let index = self.by_request.get(request)?;
-        self.by_index.get(index).map(|session| &session.outcome)
+    pub fn of(&self, request: &RequestId) -> Option<&Session> {
+        self.by_index.get(self.by_request.get(request)?)
     }
 
     /// By index.
@@ -38,7 +79,6 @@ impl Sessions {
     }
 
     pub fn add(&mut self, session: Session) {
-        self.bytes += weight(&session);
         self.by_request
             .insert(session.request.clone(), session.index);
         self.by_index.insert(session.index, session);
@@ -49,13 +89,11 @@ impl Sessions {
         let mut gone = Vec::new();
         while let Some(oldest) = self.by_index.first_entry() {
             let expired = now.millis_since(oldest.get().at) > bounds::SESSION_MILLIS_MAX;
-            let many = self.by_request.len() > bounds::SESSIONS_MAX
-                || self.bytes > bounds::SESSION_BYTES_MAX;
+            let many = self.by_request.len() > bounds::SESSIONS_MAX;
             if !expired && !many {
                 break;
             }
             let session = oldest.remove();
-            self.bytes -= weight(&session);
             self.by_request.remove(&session.request);
             gone.push(session.index);
         }
@@ -71,27 +109,4 @@ impl FromIterator<Session> for Sessions {
         }
         all
     }
-}
-
-/// About what a session takes in memory, from nothing but its text: the same on every node.
-fn weight(session: &Session) -> usize {
-    const FIXED: usize = 512;
-    let text = match &session.outcome {
-        Err(refusal) => refusal.message.len(),
-        Ok(Reply::App(app)) => map_weight(&app.config) + map_weight(&app.annotations),
-        Ok(Reply::Fn(function)) => {
-            function.image.len() + map_weight(&function.config) + map_weight(&function.annotations)
-        }
-        Ok(Reply::Trigger(trigger)) => trigger.source.len() + map_weight(&trigger.annotations),
-        Ok(Reply::Region(region)) => map_weight(&region.labels),
-        Ok(Reply::Deleted(_) | Reply::Done(_)) => 0,
-    };
-    FIXED + session.request.0.len() + text
-}
-
-fn map_weight(map: &BTreeMap<String, String>) -> usize {
-    const ENTRY: usize = 64;
-    map.iter()
-        .map(|(key, value)| ENTRY + key.len() + value.len())
-        .sum()
 }

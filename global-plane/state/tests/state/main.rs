@@ -8,7 +8,7 @@ mod retries;
 
 use std::collections::BTreeMap;
 
-use api_types::{AppId, FnId, Location, RefusalKind, RegionName, Timestamp, TriggerId};
+use api_types::{AppId, Digest, FnId, Location, RefusalKind, RegionName, Timestamp, TriggerId};
 use global_plane_state::{
     AppDraft, Applied, Command, Envelope, FnDraft, Outcome, Preconditions, RegionDraft, Reply,
     RequestId, State, TriggerDraft,
@@ -20,6 +20,7 @@ struct Log {
     index: u64,
     time: i64,
     conditions: Preconditions,
+    fingerprint: Option<Digest>,
 }
 
 impl Log {
@@ -29,6 +30,7 @@ impl Log {
             index: 0,
             time: 1000,
             conditions: Preconditions::default(),
+            fingerprint: None,
         }
     }
 
@@ -37,6 +39,7 @@ impl Log {
         let envelope = Envelope {
             format: 1,
             request: RequestId(request.to_owned()),
+            fingerprint: self.fingerprint,
             log_time: Timestamp(self.time),
             preconditions: self.conditions.clone(),
             command,

@@ -43,6 +43,7 @@ impl Disk {
                 ObjectId::App(id) => drop(self.apps.remove(&id).unwrap()),
                 ObjectId::Fn(id) => drop(self.fns.remove(&id).unwrap()),
                 ObjectId::Trigger(id) => drop(self.triggers.remove(&id).unwrap()),
+                ObjectId::Region(name) => drop(self.regions.remove(&name).unwrap()),
             },
             Change::Bundle { digest, size } => drop(self.bundles.insert(digest, size)),
             Change::Session(session) => drop(self.sessions.insert(session.index, session)),
@@ -165,6 +166,7 @@ fn log() -> impl Strategy<Value = Vec<Envelope>> {
                 Some(Envelope {
                     format: 1,
                     request: RequestId(format!("r{request}")),
+                    fingerprint: None,
                     log_time: Timestamp(*minute * 60_000),
                     preconditions,
                     command,

@@ -1,7 +1,7 @@
 //! Sessions and preconditions.
 
-use api_types::RefusalKind::{Conflict, NotFound, Precondition};
-use api_types::{AppId, Revision, Timestamp};
+use api_types::RefusalKind::{Conflict, KeyReused, NotFound, Precondition};
+use api_types::{AppId, Digest, Revision, Timestamp};
 use global_plane_state::{AppDraft, Change, Command, Preconditions, bounds};
 
 use super::{Log, app_of, text};
@@ -70,9 +70,10 @@ fn sessions_are_forgotten_oldest_first_by_age_and_by_number() {
 }
 
 #[test]
-fn large_outcomes_are_forgotten_before_they_fill_the_memory() {
+fn large_writes_push_no_outcome_out() {
     let mut log = Log::new();
     let id = log.app("shop");
+    log.apply("kept", create("2", "other"));
     for n in 0..100 {
         let blob = format!("{n} {}", "x".repeat(1_000_000));
         let change = AppDraft {
@@ -82,8 +83,65 @@ fn large_outcomes_are_forgotten_before_they_fill_the_memory() {
         let id = id.clone();
         log.write(Command::UpdateApp { id, change }).unwrap();
     }
-    let held = log.state.parts().sessions.len();
-    assert!((60..=67).contains(&held), "{held} outcomes of a MB each");
+    assert!(log.apply("kept", create("2", "other")).replayed);
+    let sessions = log.state.parts().sessions;
+    assert_eq!(sessions.len(), 102);
+    let mut refused = create("3", "shop");
+    if let Command::CreateApp { draft, .. } = &mut refused {
+        draft.syslog_url = Some(format!("gopher:{}", "é".repeat(1_000_000)));
+    }
+    log.apply("refused", refused.clone());
+    let message = log.apply("refused", refused).outcome.unwrap_err().message;
+    assert!(
+        message.len() <= bounds::SESSION_MESSAGE_BYTES_MAX,
+        "{}",
+        message.len()
+    );
+    assert!(message.starts_with("invalid syslog url"), "{message}");
+}
+
+#[test]
+fn a_retry_gets_the_object_as_it_is_now_or_hears_that_it_is_gone() {
+    let mut log = Log::new();
+    log.apply("key", create("1", "shop"));
+    let change = AppDraft {
+        config: super::map([("A", "1".to_owned())]),
+        ..AppDraft::default()
+    };
+    let id = AppId::new("1");
+    let update = Command::UpdateApp {
+        id: id.clone(),
+        change,
+    };
+    let updated = app_of(log.apply("update", update).outcome);
+    assert_eq!(
+        app_of(log.apply("key", create("1", "shop")).outcome),
+        updated
+    );
+    log.apply("delete", Command::DeleteApp { id });
+    let refusal = log.apply("key", create("1", "shop")).outcome.unwrap_err();
+    assert_eq!(refusal.kind, NotFound);
+    assert!(refusal.message.contains("app 1 at revision 1"), "{refusal}");
+    assert!(log.state.catalog().apps().next().is_none());
+}
+
+#[test]
+fn one_request_id_with_another_fingerprint_is_refused() {
+    let mut log = Log::new();
+    log.fingerprint = Some(Digest([1; 32]));
+    let first = log.apply("key", create("1", "shop"));
+    log.apply("refused", create("2", "shop"));
+    let before = log.state.clone();
+    for fingerprint in [Some(Digest([2; 32])), None] {
+        log.fingerprint = fingerprint;
+        for request in ["key", "refused"] {
+            let refusal = log.apply(request, create("3", "new")).outcome.unwrap_err();
+            assert_eq!(refusal.kind, KeyReused, "{request}: {refusal}");
+        }
+    }
+    log.fingerprint = Some(Digest([1; 32]));
+    assert_eq!(log.apply("key", create("3", "new")).outcome, first.outcome);
+    assert_eq!(log.state, before);
 }
 
 #[test]

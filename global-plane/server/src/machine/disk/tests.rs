@@ -175,14 +175,41 @@ prop_compose! {
     }
 }
 
-fn outcome() -> impl Strategy<Value = Outcome> {
+fn remembered() -> impl Strategy<Value = Remembered> {
+    let id = prop_oneof![
+        text().prop_map(|id| ObjectId::App(AppId::new(id))),
+        text().prop_map(|id| ObjectId::Fn(FnId::new(id))),
+        text().prop_map(|id| ObjectId::Trigger(TriggerId::new(id))),
+        name().prop_map(ObjectId::Region),
+    ];
+    prop_oneof![
+        (id, any::<u64>()).prop_map(|(id, revision)| Remembered::Wrote {
+            id,
+            revision: Revision(revision)
+        }),
+        any::<u64>().prop_map(|revision| Remembered::Deleted(Revision(revision))),
+        any::<u64>().prop_map(|revision| Remembered::Done(Revision(revision))),
+        refusal().prop_map(Remembered::Refused),
+    ]
+}
+
+fn fingerprint() -> impl Strategy<Value = Option<Digest>> {
+    any::<Option<[u8; 32]>>().prop_map(|bytes| bytes.map(Digest))
+}
+
+fn refusal() -> impl Strategy<Value = Refusal> {
     let kind = prop_oneof![
         Just(RefusalKind::Invalid),
         Just(RefusalKind::NotFound),
         Just(RefusalKind::Conflict),
         Just(RefusalKind::Precondition),
         Just(RefusalKind::Full),
+        Just(RefusalKind::KeyReused),
     ];
+    (kind, text()).prop_map(|(kind, message)| Refusal { kind, message })
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         app().prop_map(|app| Ok(Reply::App(app))),
         function().prop_map(|function| Ok(Reply::Fn(function))),
@@ -190,19 +217,20 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         region().prop_map(|region| Ok(Reply::Region(region))),
         any::<u64>().prop_map(|revision| Ok(Reply::Deleted(Revision(revision)))),
         any::<u64>().prop_map(|revision| Ok(Reply::Done(Revision(revision)))),
-        (kind, text()).prop_map(|(kind, message)| Err(Refusal { kind, message })),
+        refusal().prop_map(Err),
     ]
 }
 
 proptest! {
     #[test]
     fn every_envelope_reads_back(
-        command in command(), request in text(), log_time in any::<i64>(),
+        command in command(), request in text(), fingerprint in fingerprint(), log_time in any::<i64>(),
         if_match in any::<Option<u64>>(), if_none_match_any in any::<bool>(),
     ) {
         let envelope = Envelope {
             format: FORMAT,
             request: RequestId(request),
+            fingerprint,
             log_time: Timestamp(log_time),
             preconditions: Preconditions { if_match: if_match.map(Revision), if_none_match_any },
             command,
@@ -220,7 +248,7 @@ proptest! {
         apps in proptest::collection::vec(app(), 0..3), fns in proptest::collection::vec(function(), 0..3),
         triggers in proptest::collection::vec(trigger(), 0..3), regions in proptest::collection::vec(region(), 0..3),
         bundles in proptest::collection::vec(any::<([u8; 32], u64)>(), 0..3),
-        outcomes in proptest::collection::vec((outcome(), text(), any::<u64>()), 0..3),
+        outcomes in proptest::collection::vec((remembered(), text(), fingerprint(), any::<u64>()), 0..3),
         revision in any::<u64>(), log_time in any::<i64>(), steering in any::<u64>(),
     ) {
         let parts = StateParts {
@@ -229,8 +257,8 @@ proptest! {
             bundles: bundles.into_iter().map(|(digest, size)| (Digest(digest), size)).collect(),
             sessions: outcomes
                 .into_iter()
-                .map(|(outcome, request, index)| Session {
-                    index, request: RequestId(request), at: Timestamp(log_time), outcome,
+                .map(|(outcome, request, fingerprint, index)| Session {
+                    index, request: RequestId(request), fingerprint, at: Timestamp(log_time), outcome,
                 })
                 .collect(),
             revision: Revision(revision),

@@ -1,0 +1,45 @@
+//! How large what crosses a socket may be. What one end admits the other end must take, so both ends
+//! read these.
+
+use std::io;
+
+use serde::Serialize;
+
+/// An object as JSON, as it is stored and watched. An app's and a function's configuration together
+/// become one environment, for which Linux has 2 MiB less a pointer for each variable (execve(2)),
+/// and on Kubernetes one Secret, of 1 MiB.
+pub const OBJECT_BYTES_MAX: usize = 512 << 10;
+
+/// The body of an admin request. What a `GET` gave can be put back by any client: JSON writes no byte
+/// of text with more than the six of `\u003c`, which Go writes for `<`. The rest is for what a `GET`
+/// adds.
+pub const REQUEST_BYTES_MAX: usize = 6 * OBJECT_BYTES_MAX + (64 << 10);
+
+/// A line of the watch. Two writes at once may each be within [`OBJECT_BYTES_MAX`] and make a larger
+/// object together. The state itself stops at a MiB of configuration, of six bytes each as above, and
+/// no request brings more than [`REQUEST_BYTES_MAX`] of anything else.
+pub const LINE_BYTES_MAX: usize = (6 << 20) + REQUEST_BYTES_MAX + (64 << 10);
+
+/// How long `value` is as JSON, without writing it anywhere.
+///
+/// # Panics
+/// If `value` has maps with other than text keys, which no wire form has.
+#[must_use]
+pub fn encoded_bytes<T: Serialize + ?Sized>(value: &T) -> usize {
+    let mut counter = Counter(0);
+    serde_json::to_writer(&mut counter, value).expect("wire forms are plain data");
+    counter.0
+}
+
+struct Counter(usize);
+
+impl io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

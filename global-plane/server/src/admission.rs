@@ -1,0 +1,162 @@
+//! Which writes may enter the log.
+//!
+//! Everything here is refused before it is proposed, never when it is applied: a rule of
+//! [`State::apply`] that differs between versions would let their states part, and the size of an
+//! object as JSON changes with its form. Only the leader asks, so that it knows the newest object that
+//! a change is merged into. Of writes that overtake each other here the state bounds what comes of
+//! them, see [`LINE_BYTES_MAX`](api_wire::bounds::LINE_BYTES_MAX).
+
+use api_types::{AppId, BundleRef, Config, FnId, Refusal};
+use api_wire::bounds::{OBJECT_BYTES_MAX, encoded_bytes};
+use api_wire::planes::RegionBody;
+use api_wire::{AppBody, FnBody, TriggerBody};
+use global_plane_consensus::driver::PAYLOAD_BYTES_MAX;
+use global_plane_state::{Command, Envelope, Reply, State, StateParts};
+
+use crate::machine::disk;
+
+/// The log entry of a write that may be proposed. `before` is its [`excerpt`].
+///
+/// A write that the state will refuse anyway is let through, so that the order of Fn's checks and
+/// their messages stand in one place.
+///
+/// # Errors
+/// If it is too large, or would make an object that is, or one with configuration that no environment
+/// can hold.
+pub fn admit(before: Option<StateParts>, envelope: &Envelope) -> Result<Vec<u8>, Refusal> {
+    let payload = disk::encode_envelope(envelope);
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        return Err(Refusal::invalid(format!(
+            "the change has {} bytes, at most {PAYLOAD_BYTES_MAX} can be made at once",
+            payload.len()
+        )));
+    }
+    let after = before.map(|parts| State::restore(parts).apply(1, envelope).outcome);
+    if let Some(Ok(reply)) = after {
+        check(&reply)?;
+    }
+    Ok(payload)
+}
+
+fn check(reply: &Reply) -> Result<(), Refusal> {
+    let (name, bytes) = match reply {
+        Reply::App(app) => {
+            environment(&app.config)?;
+            (&*app.name, encoded_bytes(&AppBody::stored(app)))
+        }
+        Reply::Fn(function) => {
+            environment(&function.config)?;
+            (&*function.name, encoded_bytes(&FnBody::stored(function)))
+        }
+        Reply::Trigger(trigger) => (&*trigger.name, encoded_bytes(&TriggerBody::stored(trigger))),
+        Reply::Region(region) => (
+            region.name.as_str(),
+            encoded_bytes(&RegionBody::from(region)),
+        ),
+        Reply::Deleted(_) | Reply::Done(_) => return Ok(()),
+    };
+    if bytes > OBJECT_BYTES_MAX {
+        return Err(Refusal::invalid(format!(
+            "{name} would have {bytes} bytes as JSON, at most {OBJECT_BYTES_MAX} are possible; \
+             configuration is the part that grows"
+        )));
+    }
+    Ok(())
+}
+
+/// Linux's MAX_ARG_STRLEN: what one `KEY=VALUE` may have, its NUL included (execve(2)).
+const VARIABLE_BYTES_MAX: usize = 128 << 10;
+
+/// Keys and values become a process's environment (Fn contract 5.2).
+fn environment(config: &Config) -> Result<(), Refusal> {
+    for (key, value) in config {
+        let problem = if key.is_empty() {
+            "a config key is empty; it becomes the name of an environment variable".to_owned()
+        } else if let Some(mark) = key.chars().find(|c| matches!(c, '=' | '\0')) {
+            format!(
+                "config key {key:?} has {mark:?}, which the name of an environment variable cannot have"
+            )
+        } else if value.contains('\0') {
+            format!(
+                "the config value of {key:?} has '\\0', which an environment variable cannot have"
+            )
+        } else if key.len() + value.len() + 2 > VARIABLE_BYTES_MAX {
+            format!(
+                "config key {key:?} and its value have {} bytes together, an environment variable has \
+                 at most {}",
+                key.len() + value.len(),
+                VARIABLE_BYTES_MAX - 2
+            )
+        } else {
+            continue;
+        };
+        return Err(Refusal::invalid(problem));
+    }
+    Ok(())
+}
+
+/// Of a state only the objects that the write reads or changes; nothing if it is a retry, which
+/// changes nothing any more.
+#[must_use]
+pub fn excerpt(state: &State, envelope: &Envelope) -> Option<StateParts> {
+    if state.answered(&envelope.request) {
+        return None;
+    }
+    let catalog = state.catalog();
+    let app = |id: &AppId| catalog.app(id).cloned();
+    let function = |id: &FnId| catalog.function(id).cloned();
+    let mut parts = StateParts {
+        cluster_id: state.cluster_id().to_owned(),
+        revision: state.revision(),
+        log_time: state.log_time(),
+        ..StateParts::default()
+    };
+    match &envelope.command {
+        Command::UpdateApp { id, .. } => parts.apps.extend(app(id)),
+        Command::CreateFn { draft, .. } => {
+            let owner = draft.app_id.clone().unwrap_or_default();
+            parts.apps.extend(app(&AppId::new(owner)));
+            parts.bundles.extend(bundle(state, draft.image.as_deref()));
+        }
+        Command::UpdateFn { id, change } => {
+            let stored = function(id);
+            let image = stored.as_ref().map(|function| function.image.as_str());
+            parts.bundles.extend(bundle(state, image));
+            parts.bundles.extend(bundle(state, change.image.as_deref()));
+            parts.fns.extend(stored);
+        }
+        Command::CreateTrigger { draft, .. } => {
+            let owner = draft.app_id.clone().unwrap_or_default();
+            let called = draft.fn_id.clone().unwrap_or_default();
+            parts.apps.extend(app(&AppId::new(owner)));
+            parts.fns.extend(function(&FnId::new(called)));
+        }
+        Command::UpdateTrigger { id, change } => {
+            let stored = catalog.trigger(id).cloned();
+            let called = change.fn_id.clone().filter(|id| !id.is_empty());
+            let called = called.map(FnId::new);
+            let called = called.or_else(|| Some(stored.as_ref()?.fn_id.clone()));
+            parts.fns.extend(called.as_ref().and_then(function));
+            parts.triggers.extend(stored);
+        }
+        Command::RegisterRegion { region } => {
+            parts.regions.extend(state.region(&region.name).cloned());
+        }
+        Command::CreateApp { .. }
+        | Command::DeleteApp { .. }
+        | Command::DeleteFn { .. }
+        | Command::DeleteTrigger { .. }
+        | Command::SetDrained { .. }
+        | Command::SetVerdicts { .. }
+        | Command::AddBundle { .. } => {}
+    }
+    Some(parts)
+}
+
+fn bundle(state: &State, image: Option<&str>) -> Option<(api_types::Digest, u64)> {
+    let digest = image?.parse::<BundleRef>().ok()?.digest;
+    Some((digest, state.bundle(&digest)?))
+}
+
+#[cfg(test)]
+mod tests;
