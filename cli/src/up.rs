@@ -702,7 +702,7 @@ async fn stop_survivors(
     output: Output,
 ) -> anyhow::Result<()> {
     for (signal, grace) in [
-        (Signal::TERM, STOP_GRACE),
+        (Signal::INT, STOP_GRACE),
         (Signal::KILL, Duration::from_secs(5)),
     ] {
         let living = || {

@@ -3,7 +3,10 @@
 use std::future::Future;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Arg, ArgAction, Command, value_parser};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,29 +20,50 @@ use crate::{VERSION, operations};
 /// `EX_CONFIG` of `sysexits.h`: started wrongly, and starting again would not help.
 const EXIT_CONFIG: u8 = 78;
 
+const INTERRUPT: &str = "SIGINT";
+
 /// Asks a daemon to stop: finish what is in flight, take nothing new, return.
 #[derive(Debug, Clone, Default)]
-pub struct Shutdown(CancellationToken);
+pub struct Shutdown {
+    begun: CancellationToken,
+    at_once: CancellationToken,
+    /// The daemon waits before it stops, and may be told not to.
+    pauses: Arc<AtomicBool>,
+}
 
 impl Shutdown {
     pub fn cancelled(&self) -> WaitForCancellationFuture<'_> {
-        self.0.cancelled()
+        self.begun.cancelled()
     }
 
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.is_cancelled()
+        self.begun.is_cancelled()
     }
 
     /// A token that is cancelled with this one, and can be cancelled alone.
     #[must_use]
     pub fn child_token(&self) -> CancellationToken {
-        self.0.child_token()
+        self.begun.child_token()
+    }
+
+    /// Cancelled when a daemon that goes on working for a while after SIGTERM, for clients that have
+    /// not heard of its end, is to leave that out: by SIGINT, or by a second signal. For a daemon that
+    /// has not asked for it a second signal ends the wait for what is in flight.
+    #[must_use]
+    pub fn at_once(&self) -> CancellationToken {
+        self.pauses.store(true, Ordering::Relaxed);
+        self.at_once.clone()
     }
 
     /// Begins the shutdown, as SIGTERM does.
     pub fn begin(&self) {
-        self.0.cancel();
+        self.begun.cancel();
+    }
+
+    /// Whether a second signal has nothing left to shorten.
+    fn hurries(&self) -> bool {
+        !self.pauses.load(Ordering::Relaxed) || self.at_once.is_cancelled()
     }
 }
 
@@ -47,7 +71,8 @@ impl Shutdown {
 ///
 /// Reads `--config FILE` and the environment, and exits 78 with every problem listed before `run`
 /// is called, so before any port is bound. SIGTERM and SIGINT begin the shutdown; `run` then has
-/// [`Config::drain_grace`] to return, and a second signal ends that wait. Exits 1 if `run` fails or is cut off.
+/// [`Config::drain_grace`] to return. A second signal ends that wait, or first the pause of a daemon
+/// that has one ([`Shutdown::at_once`]). Exits 1 if `run` fails or is cut off.
 pub fn main<C, Fut>(name: &'static str, run: impl FnOnce(C, Shutdown) -> Fut) -> ExitCode
 where
     C: Config,
@@ -116,7 +141,7 @@ where
     let mut signalled = async || {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            _ = interrupt.recv() => INTERRUPT,
         }
     };
     let grace = config.drain_grace();
@@ -130,14 +155,32 @@ where
     let mut running = Box::pin(run(config, shutdown.clone()));
     let asked = async {
         tokio::select! {
-            signal = signalled() => info!(signal, ?grace, "stopping"),
+            signal = signalled() => {
+                info!(signal, ?grace, "stopping");
+                if signal == INTERRUPT {
+                    shutdown.at_once.cancel();
+                }
+            }
             () = shutdown.cancelled() => info!(?grace, "stopping"),
             () = operations::upkeep() => {}
         }
         shutdown.begin();
-        tokio::select! {
-            () = tokio::time::sleep(grace) => warn!(?grace, "drain timed out"),
-            signal = signalled() => warn!(signal, "drain cut off"),
+        let mut over = pin!(tokio::time::sleep(grace));
+        loop {
+            tokio::select! {
+                () = &mut over => {
+                    warn!(?grace, "drain timed out");
+                    return;
+                }
+                signal = signalled() => {
+                    if shutdown.hurries() {
+                        warn!(signal, "drain cut off");
+                        return;
+                    }
+                    info!(signal, "stopping at once");
+                    shutdown.at_once.cancel();
+                }
+            }
         }
     };
     let ended = tokio::select! {

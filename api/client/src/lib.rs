@@ -21,6 +21,7 @@ use reqwest::Url;
 
 pub use bundle::{BundleSource, Download};
 pub use error::{Error, NewClientError, Tried};
+pub use planes::Heard;
 pub use watch::Watch;
 
 /// Header that makes a retried write happen once.

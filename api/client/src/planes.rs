@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use api_types::{RegionName, Revision};
 use api_wire::page::Page;
-use api_wire::planes::{Explanation, Member, RegionItem, RegisterRegion, Replication, Report};
+use api_wire::planes::{
+    DNS_TTL_SECS, Explanation, Member, RegionItem, RegisterRegion, Replication, Report,
+};
 use api_wire::view::Envelope;
 use http::{Method, StatusCode};
 
@@ -20,6 +22,13 @@ const LONG_POLL_SLACK: Duration = Duration::from_secs(3);
 
 /// The longest a node holds a long poll.
 pub(crate) const LONG_POLL_MAX: Duration = Duration::from_secs(10);
+
+/// What a region is told when its report was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// How long answers of the DNS servers may be kept; `None` if the node does not say.
+    pub dns_ttl: Option<Duration>,
+}
 
 impl Client {
     pub async fn regions(&self) -> Result<Vec<RegionItem>, Error> {
@@ -49,7 +58,7 @@ impl Client {
     ///
     /// # Errors
     /// 404 ([`Error::is_not_found`]) means the region must register again.
-    pub async fn report(&self, region: &RegionName, report: &Report) -> Result<(), Error> {
+    pub async fn report(&self, region: &RegionName, report: &Report) -> Result<Heard, Error> {
         let path = ["v1", "regions", region.as_str(), "report"];
         let mut ask = Ask::write(Method::POST, &path).json(report);
         ask.patience = Patience {
@@ -57,7 +66,12 @@ impl Client {
             total: REPORT_TRY * u32::try_from(self.nodes.urls.len()).unwrap_or(u32::MAX),
         };
         ask.again = false;
-        self.ask(ask).await.map(|_| ())
+        let answer = self.ask(ask).await?;
+        let secs = answer.response.headers().get(DNS_TTL_SECS);
+        let secs = secs.and_then(|secs| secs.to_str().ok()?.parse().ok());
+        Ok(Heard {
+            dns_ttl: secs.map(Duration::from_secs),
+        })
     }
 
     pub async fn replication(&self) -> Result<Replication, Error> {

@@ -307,6 +307,10 @@ impl TryFrom<ReceivedLine> for WatchLine {
     }
 }
 
+/// Header of the answer to a region's report: for how many seconds DNS answers may be kept. So long,
+/// and for the time in which its end gets known, a region that stops goes on taking calls.
+pub const DNS_TTL_SECS: &str = "tradewind-dns-ttl-secs";
+
 /// The body of 410 from `/v1/watch`: take `GET /v1/snapshot` and watch from its revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compacted {

@@ -159,6 +159,23 @@ impl Federation {
         Ok(())
     }
 
+    /// Sends a part a signal.
+    pub fn signal(&self, name: &str, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.pid(name)?;
+        kill_process(process(pid)?, signal).with_context(|| format!("{signal:?} to {name}"))
+    }
+
+    /// Waits until a part's process, as it is in the ready file, has ended.
+    pub async fn ended(&self, name: &str, patience: Duration) -> anyhow::Result<()> {
+        let pid = self.pid(name)?;
+        eventually(&format!("{name} ends"), patience, async || {
+            ensure!(!alive(pid), "process {pid} lives");
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
     /// Has the running `up` start a part again and waits until it has a new process.
     pub async fn start_again(&self, name: &str) -> anyhow::Result<()> {
         let before = self.pid(name)?;

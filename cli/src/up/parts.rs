@@ -105,7 +105,7 @@ impl Running {
         }
     }
 
-    /// Ends all: SIGTERM, the grace, then SIGKILL.
+    /// Ends all: SIGINT, at which a region does not wait for DNS, the grace, then SIGKILL.
     pub async fn stop_all(mut self) {
         self.stop.cancel();
         while self.waits.join_next().await.is_some() {}
@@ -121,7 +121,8 @@ async fn until_ended(mut child: Child, stop: CancellationToken) -> std::io::Resu
     }
     if let Some(pid) = child.id().and_then(process) {
         // It may have ended just now; then the wait below says so.
-        let _already_gone = kill_process(pid, Signal::TERM);
+        // Not SIGTERM: nobody resolves the names of a federation that ends.
+        let _already_gone = kill_process(pid, Signal::INT);
     }
     if let Ok(status) = tokio::time::timeout(STOP_GRACE, child.wait()).await {
         return status;

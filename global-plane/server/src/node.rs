@@ -5,21 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{App, Catalog, Digest, Revision, dns_label};
+use calls_forward::{Forwarder, Gateway};
 use dns_steering::Target;
 use global_plane_consensus::{Handle, NodeId};
 use global_plane_state::{Command, Envelope, Outcome, State};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission;
 use crate::api::write::Terms;
 use crate::bundles::BundleStore;
 use crate::config::{Config, Member};
+use crate::confirm::Shared;
 use crate::leader::Leader;
 use crate::machine::{Replica, disk};
 use crate::peers::{PeerError, Peers};
-use crate::relay::Relay;
 use crate::steering;
 use crate::views::Views;
 use daemon::clock;
@@ -35,7 +36,8 @@ pub struct Node {
     pub leader: Leader,
     pub views: Views,
     pub bundles: BundleStore,
-    pub relay: Relay,
+    pub forwarder: Forwarder,
+    pub confirming: Shared<NoLeader>,
     pub map: Arc<dns_worldmap::WorldMap>,
     /// Metadata snapshots built at once: each is a copy of the whole catalog in memory.
     pub snapshots: Semaphore,
@@ -55,6 +57,10 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a linearizable read waits for a leader to confirm itself.
 const READ_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a call waits for that before it is served from what is here: two rounds and a busy
+/// machine. A leader that has died is known to have for most of an election.
+const CALL_CONFIRM_MAX: Duration = Duration::from_secs(1);
 
 /// Between tries of a write while there is no leader; an election takes twenty times as long.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -163,6 +169,21 @@ impl Node {
         Ok(outcome)
     }
 
+    /// Makes sure that what is read here next is no older than now, with one question to the leader
+    /// for all calls that wait meanwhile.
+    ///
+    /// # Errors
+    /// If no leader is known, or it does not confirm in time.
+    pub async fn confirm_shared(&self) -> Result<(), NoLeader> {
+        if self.raft().leader.is_none() {
+            return Err(NoLeader);
+        }
+        let round = self.confirming.round(|| self.confirm());
+        timeout(CALL_CONFIRM_MAX, round)
+            .await
+            .unwrap_or(Err(NoLeader))
+    }
+
     async fn confirm(&self) -> Result<(), NoLeader> {
         match self.consensus.read_index(READ_DEADLINE).await {
             Ok(_) => Ok(()),
@@ -214,7 +235,7 @@ impl Node {
 
     /// Gateways that may serve a call, best first.
     #[must_use]
-    pub fn steer(&self, client: IpAddr, called: &Target) -> Vec<String> {
+    pub fn steer(&self, client: IpAddr, called: &Target) -> Vec<Gateway> {
         match &self.views.steering(&self.replica).view {
             Ok(view) => steering::gateways(view, &self.map, &self.config.policy(), client, called),
             Err(_) => Vec::new(),

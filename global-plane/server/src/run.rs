@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use api_wire::call_headers::BY_GLOBAL;
+use calls_forward::Forwarder;
 use daemon::{HttpLimits, Shutdown};
 use dns_worldmap::WorldMap;
 use global_plane_consensus::driver::{self, Handle};
@@ -22,11 +24,12 @@ use tracing::{info, warn};
 use crate::api;
 use crate::bundles::BundleStore;
 use crate::config::Config;
+use crate::confirm::Shared;
 use crate::leader::{self, Leader};
 use crate::machine::{FAMILIES, Machine, Replica};
 use crate::node::Node;
 use crate::peers::Peers;
-use crate::relay::Relay;
+
 use crate::views::{Site, Views};
 
 /// Applied entries after which the log is compacted, and what is kept for followers that were away
@@ -107,7 +110,8 @@ async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             map_sha256: map.sha256(),
         }),
         peers: Peers::new().context("start the HTTP client")?,
-        relay: Relay::new(),
+        forwarder: Forwarder::new(BY_GLOBAL),
+        confirming: Shared::default(),
         leader: Leader::new(),
         snapshots: Semaphore::new(SNAPSHOTS_MAX),
         shutdown: shutdown.child_token(),
@@ -141,6 +145,12 @@ async fn serve(
     let judging = Arc::clone(node);
     tasks.spawn(async move {
         leader::run(judging).await;
+        Ok(())
+    });
+    let forwarding = Arc::clone(node);
+    let tended = shutdown.child_token();
+    tasks.spawn(async move {
+        forwarding.forwarder.tend(tended).await;
         Ok(())
     });
     let counting = Arc::clone(node);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use calls_forward::Gateway;
 use dns_steering::{Policy, Target, View, steer};
 use dns_worldmap::WorldMap;
 use dns_worldmap::explain::site;
@@ -14,12 +15,15 @@ pub fn gateways(
     policy: &Policy,
     client: IpAddr,
     called: &Target,
-) -> Vec<String> {
+) -> Vec<Gateway> {
     let (client, _) = site(map, client);
     steer(&client, called, view, policy)
         .regions
         .iter()
         .filter_map(|region| view.region(region.as_str()))
-        .map(|region| region.gateway.clone())
+        .map(|region| Gateway {
+            region: region.name.to_string(),
+            address: region.gateway.clone(),
+        })
         .collect()
 }

@@ -93,10 +93,12 @@ struct Follower {
 impl Follower {
     /// Until something breaks.
     async fn once(&mut self) -> Broken {
-        match self.snapshot_then_watch().await {
+        let broken = match self.snapshot_then_watch().await {
             Ok(never) => match never {},
             Err(broken) => broken,
-        }
+        };
+        self.replica.set_following(false);
+        broken
     }
 
     async fn snapshot_then_watch(&mut self) -> Result<std::convert::Infallible, Broken> {
@@ -135,6 +137,9 @@ impl Follower {
                 self.backoff = BACKOFF_MIN;
                 self.last_problem.clear();
                 self.replica.note_moved();
+            }
+            if is_progress {
+                self.replica.mark();
             }
         }
     }

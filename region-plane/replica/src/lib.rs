@@ -34,6 +34,7 @@ struct Shared {
     held: RwLock<Held>,
     disk: Disk,
     position: watch::Sender<Position>,
+    marks: watch::Sender<Marks>,
     refused: RwLock<Option<String>>,
     progress: RwLock<Progress>,
 }
@@ -59,6 +60,15 @@ pub struct Position {
     pub functions: u64,
 }
 
+/// What the watch says besides changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// A watch is open.
+    pub is_following: bool,
+    /// Progress marks received: each says that nothing is missing that its node had applied.
+    pub count: u64,
+}
+
 impl Replica {
     /// Opens the copy on disk, so that the region serves with the global plane gone. Blocking.
     ///
@@ -76,6 +86,7 @@ impl Replica {
                 held: RwLock::new(held),
                 disk,
                 position,
+                marks: watch::channel(Marks::default()).0,
                 refused: RwLock::new(None),
                 progress: RwLock::new(Progress {
                     moved_at: Instant::now(),
@@ -100,6 +111,24 @@ impl Replica {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Position> {
         self.shared.position.subscribe()
+    }
+
+    #[must_use]
+    pub fn marks(&self) -> watch::Receiver<Marks> {
+        self.shared.marks.subscribe()
+    }
+
+    fn set_following(&self, is_following: bool) {
+        self.shared.marks.send_if_modified(|marks| {
+            std::mem::replace(&mut marks.is_following, is_following) != is_following
+        });
+    }
+
+    fn mark(&self) {
+        self.shared.marks.send_modify(|marks| {
+            marks.is_following = true;
+            marks.count += 1;
+        });
     }
 
     /// Why the last snapshot offered was refused, while that stands.

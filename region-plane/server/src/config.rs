@@ -40,8 +40,7 @@ pub struct Config {
     hot_start_timeout_ms: u64,
     #[serde(default = "default_wait_max_ms")]
     wait_max_ms: u64,
-    #[serde(default = "default_drain_pause_ms")]
-    drain_pause_ms: u64,
+    drain_pause_ms: Option<u64>,
     #[serde(default = "default_drain_grace_ms")]
     drain_grace_ms: u64,
     #[serde(default)]
@@ -106,14 +105,20 @@ fn default_wait_max_ms() -> u64 {
     10_000
 }
 
-/// One report, and the time DNS servers take to act on what it changes.
-fn default_drain_pause_ms() -> u64 {
-    1_500
-}
-
 fn default_drain_grace_ms() -> u64 {
     15_000
 }
+
+/// From the report that asks for no more clients until the last answer that names this region: the
+/// report, the verdict that is made of it, the view that carries the verdict, and a resolver that had
+/// asked just before. Each takes a fraction of a second unless something is busy.
+const PROPAGATION: Duration = Duration::from_secs(2);
+
+/// A longer TTL is not waited for: nobody restarts a region for hours.
+const DNS_TTL_MAX: Duration = Duration::from_secs(300);
+
+/// What global nodes give answers unless configured, for a region that stops before it has been told.
+pub const DNS_TTL_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Steering starts to shed here, in hundredths of the admission limit.
 const TARGET_PERCENT: u64 = 80;
@@ -149,10 +154,14 @@ impl Config {
         Duration::from_millis(self.wait_max_ms)
     }
 
-    /// From the report that asks for no more clients until the gateway stops accepting.
+    /// From the report that asks for no more clients until the gateway stops accepting: what is
+    /// configured, else for as long as answers of the DNS servers name this region.
     #[must_use]
-    pub fn drain_pause(&self) -> Duration {
-        Duration::from_millis(self.drain_pause_ms)
+    pub fn drain_pause(&self, dns_ttl: Duration) -> Duration {
+        match self.drain_pause_ms {
+            Some(millis) => Duration::from_millis(millis),
+            None => dns_ttl.min(DNS_TTL_MAX) + PROPAGATION,
+        }
     }
 
     /// How long calls under way may go on after that.
@@ -249,7 +258,7 @@ request_body_bytes_max = 6291456
 response_body_bytes_max = 6291456
 hot_start_timeout_ms = 5000              # for an instance to become ready
 wait_max_ms = 10000                      # for a call to wait for an instance
-drain_pause_ms = 1500                    # on SIGTERM: still accepting, while steering looks elsewhere
+drain_pause_ms = 7000                    # on SIGTERM: still accepting; default DNS's TTL and two seconds
 drain_grace_ms = 15000                   # on SIGTERM: for calls under way, after that pause
 socket_dir = ""                          # short path for functions' sockets; default below /tmp
 
@@ -368,7 +377,7 @@ pod_start_timeout_ms = 300000            # for a pod to be made, placed and its 
             );
         }
         for (key, value) in [
-            ("drain_pause_ms", self.drain_pause_ms),
+            ("drain_pause_ms", self.drain_pause_ms.unwrap_or_default()),
             ("drain_grace_ms", self.drain_grace_ms),
         ] {
             check(
@@ -385,7 +394,7 @@ pod_start_timeout_ms = 300000            # for a pod to be made, placed and its 
 
     fn drain_grace(&self) -> Duration {
         // Instances are killed and the replica is closed after the calls.
-        self.drain_pause() + self.calls_grace() + Duration::from_secs(5)
+        self.drain_pause(DNS_TTL_MAX) + self.calls_grace() + Duration::from_secs(5)
     }
 }
 

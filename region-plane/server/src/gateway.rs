@@ -5,6 +5,7 @@
 
 mod body;
 pub mod error;
+mod fresh;
 pub mod headers;
 mod memory;
 mod route;
@@ -14,15 +15,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::placement::Why;
-use api_types::{App, CallId, Catalog, Fn, FnId, Region};
-use api_wire::call_headers::BY_GATEWAY;
+use api_types::{App, CallId, Catalog, Fn, FnId, Revision};
+use api_wire::call_headers::{ALIVE_PATH, BY_GATEWAY, BY_GLOBAL, MIN_REVISION};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use calls_forward::Forwarder;
 use http::header::{CONNECTION, LOCATION};
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use region_plane_dispatch::{Key, Rejection, Spec};
 use region_plane_replica::{Held, Replica, placement};
 use region_plane_resources::Scaling;
@@ -32,10 +34,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bundles::Bundles;
 use crate::engine::{Engine, Failure, Work};
-use crate::spill::{Spill, Spilled};
+use crate::spill::{Onward, Spill, Spilled};
 use body::Bodies;
 use daemon::clock;
 use error::CallRefused;
+use fresh::Fresh;
 use headers::{FORWARDED_BY, INVOKE_TYPE, NOT_STARTED, REGION};
 use memory::NoRoom;
 use route::Route;
@@ -45,6 +48,7 @@ pub struct Gateway {
     pub bundles: Bundles,
     pub engine: Engine,
     spill: Spill,
+    fresh: Fresh,
     bodies: Bodies,
     region: HeaderValue,
     /// The port callers reach gateways on, before the first snapshot says it.
@@ -55,6 +59,7 @@ pub struct Gateway {
 impl Gateway {
     #[must_use]
     pub fn new(
+        forwarder: Arc<Forwarder>,
         replica: Replica,
         bundles: Bundles,
         engine: Engine,
@@ -64,10 +69,11 @@ impl Gateway {
     ) -> Self {
         let name = replica.read(|held| held.me().name.clone());
         Self {
+            fresh: Fresh::new(replica.clone()),
             replica,
             bundles,
             engine,
-            spill: Spill::new(),
+            spill: Spill::new(forwarder),
             bodies: Bodies::new(request_body_bytes_max),
             region: HeaderValue::from_str(name.as_str()).expect("a region name is a DNS label"),
             port,
@@ -125,9 +131,29 @@ enum Found {
     Elsewhere {
         /// Where it may be found by its own name, unless the call came by it.
         redirect: Option<String>,
-        peers: Vec<Region>,
+        onward: Onward,
     },
     Refused(CallRefused),
+}
+
+/// Who sent a call here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Caller,
+    /// A gateway without room; it is not handed on again.
+    Gateway,
+    /// A global node, which steered it.
+    Global,
+}
+
+impl By {
+    fn of(headers: &HeaderMap) -> Self {
+        match headers.get(FORWARDED_BY).map(HeaderValue::as_bytes) {
+            Some(by) if by == BY_GATEWAY.as_bytes() => Self::Gateway,
+            Some(by) if by == BY_GLOBAL.as_bytes() => Self::Global,
+            Some(_) | None => Self::Caller,
+        }
+    }
 }
 
 struct Target {
@@ -184,34 +210,47 @@ impl From<CallRefused> for NotAnswered {
 impl Gateway {
     async fn answer(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
+        let by = By::of(&head.headers);
+        if by != By::Caller {
+            if head.method == Method::GET && head.uri.path() == ALIVE_PATH {
+                return StatusCode::NO_CONTENT.into_response();
+            }
+            let revision = min_revision(&head.headers);
+            if self.fresh.reached(revision).await.is_err() {
+                return tell(&CallRefused::behind(), None, by);
+            }
+        }
         let host = route::host(&head.uri, &head.headers).map(str::to_owned);
-        let is_spilled = head
-            .headers
-            .get(FORWARDED_BY)
-            .is_some_and(|by| by == BY_GATEWAY);
-        let found = self.replica.read(|held| {
-            let route = route::route(&head.method, host.as_deref(), head.uri.path(), held.zone());
-            self.find(held, &route, &head, host.as_deref())
-        });
+        let find = || {
+            self.replica.read(|held| {
+                let path = head.uri.path();
+                let route = route::route(&head.method, host.as_deref(), path, held.zone());
+                self.find(held, &route, &head, host.as_deref())
+            })
+        };
+        let mut found = find();
+        if by == By::Caller && is_unknown(&found) {
+            // It may have been written a moment ago.
+            let again = self
+                .fresh
+                .look(|| Some(find()).filter(|found| !is_unknown(found)));
+            found = again.await.unwrap_or(found);
+        }
         let call = Spilled {
-            method: head.method,
-            uri: head.uri,
+            head,
             host,
-            headers: head.headers,
             body: Bytes::new(),
         };
         match found {
-            Found::Refused(refused) => tell(&refused, None, is_spilled),
-            Found::Elsewhere { .. } if is_spilled => {
+            Found::Refused(refused) => tell(&refused, None, by),
+            Found::Elsewhere { .. } if by != By::Caller => {
                 let refused = CallRefused::unknown("the function is not placed in this region");
-                tell(&refused, None, is_spilled)
+                tell(&refused, None, by)
             }
-            Found::Elsewhere { redirect, peers } => {
-                self.elsewhere(call, body, redirect, &peers).await
+            Found::Elsewhere { redirect, onward } => {
+                self.elsewhere(call, body, redirect, &onward).await
             }
-            Found::Here { way, function } => {
-                self.here(call, body, way, &function, is_spilled).await
-            }
+            Found::Here { way, function } => self.here(call, body, way, &function, by).await,
         }
     }
 
@@ -256,7 +295,7 @@ impl Gateway {
         };
         Found::Elsewhere {
             redirect,
-            peers: peers.regions,
+            onward: Onward::new(peers.regions, app, function),
         }
     }
 
@@ -303,20 +342,20 @@ impl Gateway {
         mut call: Spilled,
         body: Body,
         redirect: Option<String>,
-        peers: &[Region],
+        onward: &Onward,
     ) -> Response {
         if let Some(location) = redirect.and_then(|url| HeaderValue::from_str(&url).ok()) {
             return (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, location)]).into_response();
         }
-        if peers.is_empty() {
+        if onward.regions.is_empty() {
             return CallRefused::nowhere().respond(None);
         }
-        let held = match self.bodies.receive(&call.headers, body).await {
+        let held = match self.bodies.receive(&call.head.headers, body).await {
             Ok(held) => held,
             Err(refused) => return refused.respond(None),
         };
         call.body = held.bytes.clone();
-        match self.spill.send(&call, peers).await {
+        match self.spill.send(&call, onward).await {
             Ok(Some(response)) => response,
             Ok(None) => CallRefused::nowhere().respond(None),
             Err(refused) => refused.respond(None),
@@ -329,14 +368,14 @@ impl Gateway {
         body: Body,
         way: Way,
         function: &FnId,
-        is_spilled: bool,
+        by: By,
     ) -> Response {
         let id = CallId::new(clock::mint());
-        let refuse = |refused: &CallRefused| tell(refused, Some(&id), is_spilled);
-        if way == Way::Invoke && is_detached(&call.headers) {
+        let refuse = |refused: &CallRefused| tell(refused, Some(&id), by);
+        if way == Way::Invoke && is_detached(&call.head.headers) {
             return refuse(&CallRefused::detached());
         }
-        let held = match self.bodies.receive(&call.headers, body).await {
+        let held = match self.bodies.receive(&call.head.headers, body).await {
             Ok(held) => held,
             Err(refused) => return refuse(&refused),
         };
@@ -345,7 +384,7 @@ impl Gateway {
         // One that is stopping has its instances still, and its peers may have none.
         if self.replica.read(Held::drained) {
             // With nowhere to go it is better served here than not at all.
-            match self.hand_on(&call, function, is_spilled).await {
+            match self.hand_on(&call, function, by).await {
                 Ok(Some(response)) => return response,
                 Ok(None) => {}
                 Err(refused) => return refuse(&refused),
@@ -362,7 +401,7 @@ impl Gateway {
             Err(refused) => refused,
         };
         if refused.elsewhere {
-            match self.hand_on(&call, function, is_spilled).await {
+            match self.hand_on(&call, function, by).await {
                 Ok(Some(response)) => return response,
                 Ok(None) => {}
                 Err(refused) => return refuse(&refused),
@@ -377,13 +416,15 @@ impl Gateway {
         &self,
         call: &Spilled,
         function: &FnId,
-        is_spilled: bool,
+        by: By,
     ) -> Result<Option<Response>, CallRefused> {
-        if is_spilled {
+        if by == By::Gateway {
             return Ok(None);
         }
-        let peers = self.peers_for(function);
-        self.spill.send(call, &peers).await
+        match self.onward(function) {
+            Some(onward) => self.spill.send(call, &onward).await,
+            None => Ok(None),
+        }
     }
 
     /// Runs a call here; once more if its function is changed while it waits.
@@ -425,11 +466,15 @@ impl Gateway {
         }
         let image = launch.image.clone();
         let request_headers = match target.way {
-            Way::Invoke => headers::invoke_request(&call.headers, id),
+            Way::Invoke => headers::invoke_request(&call.head.headers, id),
             Way::Trigger => {
-                let path_and_query = call.uri.path_and_query().map_or("/", |path| path.as_str());
+                let path_and_query = call
+                    .head
+                    .uri
+                    .path_and_query()
+                    .map_or("/", |path| path.as_str());
                 let url = headers::request_url(call.host.as_deref(), path_and_query);
-                headers::trigger_request(&call.headers, &call.method, &url, id)
+                headers::trigger_request(&call.head.headers, &call.head.method, &url, id)
             }
         };
         let work = Work {
@@ -462,20 +507,31 @@ impl Gateway {
     }
 
     /// Where a function that is here may go instead.
-    fn peers_for(&self, function: &FnId) -> Vec<Region> {
+    fn onward(&self, function: &FnId) -> Option<Onward> {
         self.replica.read(|held| {
-            let function = held.all().function(function);
-            function.map_or_else(Vec::new, |function| {
-                placement::peers(held, function).regions
-            })
+            let (app, function) = by_id(held.all(), function.as_str()).ok()?;
+            let peers = placement::peers(held, function);
+            Some(Onward::new(peers.regions, app, function))
         })
     }
 }
 
-/// A gateway that handed the call on is told if it may try another.
-fn tell(refused: &CallRefused, call: Option<&CallId>, is_spilled: bool) -> Response {
+/// Nothing is called so here, as far as this region has heard.
+fn is_unknown(found: &Found) -> bool {
+    matches!(found, Found::Refused(refused) if refused.elsewhere)
+}
+
+/// Zero if it does not say.
+fn min_revision(headers: &HeaderMap) -> Revision {
+    let said = headers.get(MIN_REVISION);
+    let said = said.and_then(|said| said.to_str().ok()?.parse().ok());
+    Revision(said.unwrap_or_default())
+}
+
+/// A forwarder is told if it may try another region.
+fn tell(refused: &CallRefused, call: Option<&CallId>, by: By) -> Response {
     let mut response = refused.respond(call);
-    if is_spilled && refused.elsewhere {
+    if by != By::Caller && refused.elsewhere {
         response
             .headers_mut()
             .insert(NOT_STARTED, HeaderValue::from_static("1"));

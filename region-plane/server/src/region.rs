@@ -7,18 +7,21 @@ use std::time::Duration;
 use anyhow::Context as _;
 use api_client::Client;
 use api_types::FnId;
+use api_wire::call_headers::BY_GATEWAY;
+use calls_forward::Forwarder;
 use daemon::{HttpLimits, Shutdown};
 use region_plane_dispatch::Limits;
 use region_plane_kubernetes::{Identity, KubernetesHandle, KubernetesRuntime, KubernetesSettings};
 use region_plane_replica::{Replica, follow};
 use region_plane_runtime::{ProcessRuntime, ProcessSettings};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::bundles::{Bundles, Form};
-use crate::config::Config;
+use crate::config::{Config, DNS_TTL_DEFAULT};
 use crate::engine::{self, Engine};
 use crate::gateway::{self, Gateway};
 use crate::reporter::Reporter;
@@ -76,6 +79,7 @@ async fn identity(config: &Config) -> anyhow::Result<Identity> {
 
 /// Runs the region until it is asked to stop and has.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let at_once = shutdown.at_once();
     let client = Client::new(&config.globals).context("the list of global nodes")?;
     let opened = {
         let (config, client) = (config.clone(), client.clone());
@@ -146,8 +150,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             Ok(())
         }
     });
+    let (dns_ttl, dns_ttl_heard) = watch::channel(DNS_TTL_DEFAULT);
     let reporter = Reporter {
         client,
+        dns_ttl,
         replica: replica.clone(),
         bundles: bundles.clone(),
         engine: engine.clone(),
@@ -163,7 +169,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         }
     });
 
+    let forwarder = Arc::new(Forwarder::new(BY_GATEWAY));
     let gateway = gateway::router(Arc::new(Gateway::new(
+        Arc::clone(&forwarder),
         replica,
         bundles,
         engine,
@@ -176,6 +184,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         connections_max: config.connections_max(),
         ..HttpLimits::default()
     };
+    tasks.spawn({
+        let (forwarder, end) = (Arc::clone(&forwarder), end.child_token());
+        async move {
+            forwarder.tend(end).await;
+            Ok(())
+        }
+    });
     let mut serving = JoinSet::new();
     serving.spawn(daemon::serve(
         gateway_listener,
@@ -192,11 +207,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     if unasked.is_none() {
         // Still accepting: those who have our address hold it for a while yet.
         stopping.cancel();
-        tokio::time::sleep(config.drain_pause().saturating_sub(HAND_OVER_BEFORE)).await;
+        let pause = config.drain_pause(*dns_ttl_heard.borrow());
+        info!(
+            ?pause,
+            "taking calls until DNS answers that name this region have run out"
+        );
+        let told = at_once.cancelled();
+        let _sooner = tokio::time::timeout(pause.saturating_sub(HAND_OVER_BEFORE), told).await;
         if let Some(pods) = &pods {
             pods.hand_over();
+            tokio::time::sleep(HAND_OVER_BEFORE.min(pause)).await;
+        } else {
+            let told = at_once.cancelled();
+            let _sooner = tokio::time::timeout(HAND_OVER_BEFORE.min(pause), told).await;
         }
-        tokio::time::sleep(HAND_OVER_BEFORE.min(config.drain_pause())).await;
         gateway_end.cancel();
         while serving.join_next().await.is_some() {}
     }

@@ -34,6 +34,8 @@ pub struct Reporter {
     pub registration: RegisterRegion,
     /// How much room the cluster has; `None` where the region runs on this machine.
     pub sizing: Option<watch::Receiver<Sizing>>,
+    /// How long DNS answers live, as the global plane last said.
+    pub dns_ttl: watch::Sender<Duration>,
     /// The region asks for no more clients.
     pub stopping: CancellationToken,
 }
@@ -72,7 +74,10 @@ impl Reporter {
             let counts = self.engine.counts().await;
             let report = self.report(sequence, started_at.0, counts, &activities);
             match self.client.report(&name, &report).await {
-                Ok(()) => {
+                Ok(told) => {
+                    if let Some(ttl) = told.dns_ttl {
+                        self.dns_ttl.send_replace(ttl);
+                    }
                     activities.heard();
                     if !heard {
                         info!("reports are heard again");

@@ -1,63 +1,61 @@
 //! Spillover: handing a call that this region does not run to a peer's gateway.
 //!
-//! One hop, and only a call that no function has seen: a peer is tried after another only if the
-//! connection failed or the peer said that it did not start the call.
+//! One hop, and only a call that no function has seen: `calls-forward` offers it to one peer after
+//! another until one takes it.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{Region, RegionName};
-use api_wire::call_headers::{BY_GATEWAY, FORWARDED_BY, NOT_STARTED};
+use api_types::{App, Region, Revision};
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::{EXPECT, HOST, HeaderValue};
-use http::{Method, Request, StatusCode, Uri, Version};
+use calls_forward::{Call, ForwardError, Forwarded, Forwarder, Gateway, Outcome};
+use http::{StatusCode, request};
 use http_body_util::Full;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use region_plane_runtime::call::without_framing;
-use tracing::{debug, info};
 
 use crate::gateway::error::CallRefused;
-
-/// A gateway that does not accept a connection in this time is as good as gone.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The longest function timeout is 300 s (Fn contract 3.1); waiting and a cold start come on top.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(360);
-
-/// Shorter than the 20 s after which our own servers close an idle connection. One whose connections
-/// are all taken closes them after a second; a call that crosses that is broken off.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A call as it came, with its body.
 #[derive(Debug, Clone)]
 pub struct Spilled {
-    pub method: Method,
-    pub uri: Uri,
+    pub head: request::Parts,
     /// The name it came by.
     pub host: Option<String>,
-    pub headers: http::HeaderMap,
     pub body: Bytes,
 }
 
+/// Where a call may go instead, and what its gateway must know for it.
+#[derive(Debug, Clone)]
+pub struct Onward {
+    pub regions: Vec<Region>,
+    /// The newest among the function and its app, as this region has them.
+    pub revision: Revision,
+    /// The function's.
+    pub timeout: Duration,
+}
+
+impl Onward {
+    #[must_use]
+    pub fn new(regions: Vec<Region>, app: &App, function: &api_types::Fn) -> Self {
+        Self {
+            regions,
+            revision: app.revision.max(function.revision),
+            timeout: Duration::from_secs(function.timeout_secs.into()),
+        }
+    }
+}
+
 pub struct Spill {
-    client: Client<HttpConnector, Full<Bytes>>,
+    forwarder: Arc<Forwarder>,
 }
 
 impl Spill {
     #[must_use]
-    pub fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        Self {
-            client: Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE_TIMEOUT)
-                .build(connector),
-        }
+    pub fn new(forwarder: Arc<Forwarder>) -> Self {
+        Self { forwarder }
     }
 
     /// The first peer's answer; `None` if no peer has started the call.
@@ -67,77 +65,48 @@ impl Spill {
     pub async fn send(
         &self,
         call: &Spilled,
-        peers: &[Region],
+        onward: &Onward,
     ) -> Result<Option<Response>, CallRefused> {
-        for peer in peers {
-            let Some(request) = self.request(call, peer) else {
-                continue;
-            };
-            let answered = tokio::time::timeout(HEAD_TIMEOUT, self.client.request(request)).await;
-            let outcome = match answered {
-                Ok(Ok(response)) if is_not_started(&response) => {
-                    debug!(region = %peer.name, "a peer has no room either");
-                    "full"
-                }
-                Ok(Ok(response)) => {
-                    count(&peer.name, "served");
-                    let (mut head, body) = response.into_parts();
-                    head.headers = without_framing(head.headers);
-                    return Ok(Some(Response::from_parts(head, Body::new(body))));
-                }
-                Ok(Err(error)) if error.is_connect() => {
-                    info!(region = %peer.name, %error, "a peer's gateway cannot be connected to");
-                    "unreachable"
-                }
-                Ok(Err(error)) => {
-                    info!(region = %peer.name, %error, "a peer broke a call off");
-                    count(&peer.name, "broken");
-                    return Err(CallRefused::new(
-                        StatusCode::BAD_GATEWAY,
-                        format!("region {} broke the call off", peer.name),
-                    ));
-                }
-                Err(_) => {
-                    count(&peer.name, "silent");
-                    return Err(CallRefused::new(StatusCode::GATEWAY_TIMEOUT, "Timed out"));
-                }
-            };
-            count(&peer.name, outcome);
+        let caller = call.head.extensions.get::<ConnectInfo<SocketAddr>>();
+        let forwarding = Call {
+            head: &call.head,
+            body: Full::new(call.body.clone()),
+            caller: caller.map(|caller| caller.0.ip()),
+            min_revision: Some(onward.revision.0),
+            timeout: onward.timeout,
+        };
+        let gateways: Vec<Gateway> = onward
+            .regions
+            .iter()
+            .map(|peer| Gateway {
+                region: peer.name.to_string(),
+                address: peer.gateway.clone(),
+            })
+            .collect();
+        match self.forwarder.forward(forwarding, &gateways, count).await {
+            Ok(Forwarded::Answered(response)) => Ok(Some(response.map(Body::new))),
+            Ok(Forwarded::NotStarted { .. }) => Ok(None),
+            Err(ForwardError::Broken { region, .. }) => Err(CallRefused::new(
+                StatusCode::BAD_GATEWAY,
+                format!("region {region} broke the call off"),
+            )),
+            Err(ForwardError::Silent { region }) => Err(CallRefused::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                format!("region {region} has gone silent"),
+            )),
+            Err(ForwardError::TimedOut { .. }) => {
+                Err(CallRefused::new(StatusCode::GATEWAY_TIMEOUT, "Timed out"))
+            }
+            Err(ForwardError::Caller(never)) => match never {},
         }
-        Ok(None)
-    }
-
-    fn request(&self, call: &Spilled, peer: &Region) -> Option<Request<Full<Bytes>>> {
-        let uri = Uri::builder()
-            .scheme("http")
-            .authority(peer.gateway.as_str())
-            .path_and_query(call.uri.path_and_query()?.clone())
-            .build()
-            .ok()?;
-        let mut request = Request::new(Full::new(call.body.clone()));
-        *request.method_mut() = call.method.clone();
-        *request.uri_mut() = uri;
-        *request.version_mut() = Version::HTTP_11;
-        let mut sent = without_framing(call.headers.clone());
-        sent.remove(EXPECT);
-        if let Some(host) = call.host.as_ref().and_then(|host| host.parse().ok()) {
-            sent.insert(HOST, host);
-        }
-        sent.insert(FORWARDED_BY, HeaderValue::from_static(BY_GATEWAY));
-        *request.headers_mut() = sent;
-        Some(request)
     }
 }
 
-fn is_not_started<B>(response: &http::Response<B>) -> bool {
-    response.headers().contains_key(NOT_STARTED)
-}
-
-fn count(region: &RegionName, outcome: &'static str) {
+fn count(peer: &Gateway, outcome: Outcome) {
     metrics::counter!(
         "tradewind_region_spills_total",
-        "region" => region.to_string(),
-        "outcome" => outcome
+        "region" => peer.region.clone(),
+        "outcome" => outcome.as_str()
     )
     .increment(1);
 }

@@ -2,20 +2,46 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_fn_http::{ApiError, Id};
-use api_types::FnId;
-use api_wire::call_headers::{CLIENT, FORWARDED_BY};
+use api_types::{FnId, Revision};
+use api_wire::call_headers::{CLIENT, NOT_STARTED};
+use axum::BoxError;
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::{IntoResponse as _, Response};
+use calls_forward::{Call, ForwardError, Forwarded, Gateway, Outcome, Reply};
 use dns_steering::Target;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderMap, RETRY_AFTER};
+use http_body_util::{LengthLimitError, Limited};
 
 use super::error;
-use crate::node::{Consistency, Node};
-use crate::relay::RelayError;
+use crate::node::Node;
+
+/// What a call leads to.
+struct Found {
+    called: Target,
+    /// The newest among the objects that it was found by: a gateway that has applied it finds the same.
+    revision: Revision,
+    timeout: Duration,
+}
+
+impl Found {
+    fn new(called: Target, function: &api_types::Fn, others: &[Revision]) -> Self {
+        let revision = others
+            .iter()
+            .copied()
+            .fold(function.revision, Revision::max);
+        Self {
+            called,
+            revision,
+            timeout: Duration::from_secs(function.timeout_secs.into()),
+        }
+    }
+}
 
 pub async fn invoke(
     State(node): State<Arc<Node>>,
@@ -27,7 +53,9 @@ pub async fn invoke(
     let find = |state: &global_plane_state::State| {
         let catalog = state.catalog();
         let function = catalog.function(&id).ok_or("Fn not found")?;
-        Ok(Target::function(catalog, function))
+        let app = catalog.app(&function.app_id).map(|app| app.revision);
+        let called = Target::function(catalog, function);
+        Ok(Found::new(called, function, app.as_slice()))
     };
     call(&node, peer, request, find).await
 }
@@ -59,30 +87,34 @@ fn by_source(
     state: &global_plane_state::State,
     app: &str,
     source: &str,
-) -> Result<Target, &'static str> {
+) -> Result<Found, &'static str> {
     let catalog = state.catalog();
     let app = catalog.app_named(app).ok_or("App not found")?;
     let trigger = catalog
         .trigger_by_source(&app.id, source)
         .ok_or("Trigger not found")?;
     let function = catalog.function(&trigger.fn_id).ok_or("Fn not found")?;
-    Ok(Target::trigger(catalog, &app.name, function))
+    let called = Target::trigger(catalog, &app.name, function);
+    Ok(Found::new(
+        called,
+        function,
+        &[app.revision, trigger.revision],
+    ))
 }
 
 async fn call(
     node: &Node,
     peer: SocketAddr,
-    mut request: Request,
-    find: impl Fn(&global_plane_state::State) -> Result<Target, &'static str> + Send,
+    request: Request,
+    find: impl Fn(&global_plane_state::State) -> Result<Found, &'static str> + Send,
 ) -> Response {
-    let called = match node.replica.read(&find) {
-        Ok(called) => called,
-        // What is not here may have been written through another node a moment ago.
-        Err(_) => match node.read(Consistency::Linearizable, &find).await {
-            Ok(Ok(called)) => called,
-            Ok(Err(message)) => return error(StatusCode::NOT_FOUND, message),
-            Err(none) => return super::no_leader(none),
-        },
+    // What was written through another node a moment ago is called as it was written. Without a
+    // leader what is here is served: nothing can have been written.
+    let confirmed = node.confirm_shared().await;
+    let found = match (node.replica.read(&find), confirmed) {
+        (Ok(found), _) => found,
+        (Err(message), Ok(())) => return error(StatusCode::NOT_FOUND, message),
+        (Err(_), Err(none)) => return super::no_leader(none),
     };
     let bytes_max = node.config.limits.invoke_body_bytes_max;
     let declared = request
@@ -99,38 +131,64 @@ async fn call(
         Ok(client) => client,
         Err(refused) => return refused.into_response(),
     };
-    request.headers_mut().remove(CLIENT);
-    request.headers_mut().remove(FORWARDED_BY);
-
-    let gateways = node.steer(client, &called);
+    let gateways = node.steer(client, &found.called);
     if gateways.is_empty() {
         return unavailable("no region may run this function at the moment");
     }
-    let sent = node
-        .relay
-        .send(request, peer.ip(), &gateways, bytes_max)
-        .await;
-    match sent {
-        Ok(response) => response,
-        Err(failed) => relay_failed(&failed),
+    let (head, body) = request.into_parts();
+    let body_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+    let forwarding = Call {
+        head: &head,
+        body: Limited::new(body, body_max),
+        caller: Some(peer.ip()),
+        min_revision: Some(found.revision.0),
+        timeout: found.timeout,
+    };
+    let told = |gateway: &Gateway, outcome: Outcome| {
+        metrics::counter!(
+            "tradewind_calls_forwarded_total",
+            "region" => gateway.region.clone(),
+            "outcome" => outcome.as_str()
+        )
+        .increment(1);
+    };
+    match node.forwarder.forward(forwarding, &gateways, told).await {
+        Ok(Forwarded::Answered(response)) => response.map(Body::new),
+        Ok(Forwarded::NotStarted { refusal }) => not_started(refusal),
+        Err(failed) => not_answered(&failed, bytes_max),
     }
 }
 
-fn relay_failed(failed: &RelayError) -> Response {
-    match failed {
-        RelayError::Unreachable { .. } => {
-            tracing::warn!(error = %failed, "call not forwarded");
-            unavailable("no region can be reached at the moment")
+/// The function exists here, so that no region has it yet or any more is no reason for a 404.
+fn not_started(refusal: Option<http::Response<Reply>>) -> Response {
+    match refusal {
+        None => unavailable("no region can be reached at the moment"),
+        Some(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
+            unavailable("no region may run this function at the moment")
         }
-        RelayError::TooLarge { bytes_max } => error(
+        Some(mut refusal) => {
+            refusal.headers_mut().remove(NOT_STARTED);
+            refusal.map(Body::new)
+        }
+    }
+}
+
+fn not_answered(failed: &ForwardError<BoxError>, bytes_max: u64) -> Response {
+    match failed {
+        ForwardError::Caller(broken) if broken.is::<LengthLimitError>() => error(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("request body too large for this server, max {bytes_max}"),
         ),
-        RelayError::Broken { .. } | RelayError::Address { .. } => {
+        ForwardError::Caller(_) => error(StatusCode::BAD_REQUEST, "the request body broke off"),
+        ForwardError::Broken { .. } => {
             tracing::warn!(error = %failed, "call broken off");
             error(StatusCode::BAD_GATEWAY, "the region broke the call off")
         }
-        RelayError::Silent { .. } => error(StatusCode::GATEWAY_TIMEOUT, "Timed out"),
+        ForwardError::Silent { .. } => {
+            tracing::warn!(error = %failed, "call broken off");
+            error(StatusCode::GATEWAY_TIMEOUT, "the region has gone silent")
+        }
+        ForwardError::TimedOut { .. } => error(StatusCode::GATEWAY_TIMEOUT, "Timed out"),
     }
 }
 

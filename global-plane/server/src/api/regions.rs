@@ -9,13 +9,14 @@ use api_fn_http::{ApiError, Id};
 use api_types::{Region, RegionName, Revision};
 use api_wire::Page;
 use api_wire::planes::{
-    LoadBody, REPORT_ITEMS_MAX, RegionItem, Replication, ReplicationItem, Report,
+    DNS_TTL_SECS, LoadBody, REPORT_ITEMS_MAX, RegionItem, Replication, ReplicationItem, Report,
 };
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use global_plane_state::{Command, Reply};
 use http::StatusCode;
+use http::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use super::write::{self, Received, Terms};
@@ -208,13 +209,13 @@ pub async fn report(
         return no_leader(crate::node::NoLeader);
     };
     if leader.node_id == node.config.node_id {
-        return take(&node, forwarded);
+        return heard(&node, take(&node, forwarded));
     }
     let sent = node
         .peers
         .post::<_, Taken>(leader, "/internal/report", &forwarded, REPORT_TIMEOUT);
     match sent.await {
-        Ok(Taken {}) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Taken {}) => heard(&node, StatusCode::NO_CONTENT.into_response()),
         Err(PeerError::Refused {
             status, message, ..
         }) => error(status, message),
@@ -223,6 +224,13 @@ pub async fn report(
             no_leader(crate::node::NoLeader)
         }
     }
+}
+
+/// Says how long DNS answers live: a region that stops is called for so long.
+fn heard(node: &Node, mut response: Response) -> Response {
+    let ttl = HeaderValue::from(node.config.policy().ttl_secs);
+    response.headers_mut().insert(DNS_TTL_SECS, ttl);
+    response
 }
 
 /// An empty object, because every peer answer is JSON.

@@ -48,6 +48,18 @@ impl CallRefused {
         }
     }
 
+    /// This region has not heard of what its forwarder knows.
+    #[must_use]
+    pub fn behind() -> Self {
+        Self {
+            elsewhere: true,
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this region has not applied the function's newest revision yet",
+            )
+        }
+    }
+
     #[must_use]
     pub fn path_not_found(method: &Method, path: &str) -> Self {
         Self::not_found(&format!("Path not found: {method} {path}"))

@@ -10,7 +10,7 @@ pub use api_wire::call_headers::{
     CALL_ID, DEADLINE, FORWARDED_BY, INVOKE_TYPE, NOT_STARTED, REGION,
 };
 use api_wire::call_headers::{
-    HTTP_METHOD, HTTP_PREFIX, HTTP_REQUEST_URL, HTTP_STATUS, INTENT, OURS,
+    HTTP_METHOD, HTTP_PREFIX, HTTP_REQUEST_URL, HTTP_STATUS, INTENT, ours,
 };
 
 /// What the function sees of a direct call: everything, less what is about the connection.
@@ -42,15 +42,7 @@ pub fn trigger_request(client: &HeaderMap, method: &Method, url: &str, call: &Ca
 /// What the caller of a function sees: everything it set, and status 200 whatever it wished for.
 #[must_use]
 pub fn invoke_response(mut function: HeaderMap, call: &CallId) -> HeaderMap {
-    function = without_framing(function);
-    let ours: Vec<HeaderName> = function
-        .keys()
-        .filter(|name| name.as_str().starts_with(OURS))
-        .cloned()
-        .collect();
-    for name in ours {
-        function.remove(name);
-    }
+    function = without_ours(without_framing(function));
     function.insert(CALL_ID, value(call.as_str()));
     function
 }
@@ -73,7 +65,7 @@ pub fn trigger_response(
             .as_str()
             .strip_prefix(HTTP_PREFIX)
             .map(str::parse::<HeaderName>)
-            && !renamed.as_str().starts_with(OURS)
+            && !ours(&renamed)
         {
             headers.append(renamed, text.clone());
         }
@@ -113,8 +105,16 @@ pub fn request_url(host: Option<&str>, path_and_query: &str) -> String {
 /// 6.1), and further, since no trailers are passed on: `TE: trailers` is. `Host` and the framing are
 /// set anew by whoever sends the request on.
 fn end_to_end(client: &HeaderMap) -> HeaderMap {
-    let mut headers = without_framing(client.clone());
-    for name in [HOST, EXPECT, FORWARDED_BY] {
+    let mut headers = without_ours(without_framing(client.clone()));
+    for name in [HOST, EXPECT] {
+        headers.remove(name);
+    }
+    headers
+}
+
+fn without_ours(mut headers: HeaderMap) -> HeaderMap {
+    let found: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
+    for name in found {
         headers.remove(name);
     }
     headers

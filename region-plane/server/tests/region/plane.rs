@@ -274,6 +274,9 @@ impl Plane {
     }
 }
 
+/// How long answers of its DNS servers live.
+pub const DNS_TTL_SECS: u64 = 3;
+
 const TIME: &str = "2026-01-02T15:04:05.678Z";
 
 /// `cargo test` builds examples beside the binaries.
@@ -338,13 +341,14 @@ async fn report(
     State(plane): State<Plane>,
     Path(name): Path<String>,
     Json(report): Json<Report>,
-) -> StatusCode {
+) -> Response {
     let mut held = plane.state.lock().unwrap();
     if !held.body.regions.iter().any(|region| region.name == name) {
-        return StatusCode::NOT_FOUND;
+        return StatusCode::NOT_FOUND.into_response();
     }
     held.reports.insert(name, report);
-    StatusCode::NO_CONTENT
+    let ttl = [(api_wire::planes::DNS_TTL_SECS, DNS_TTL_SECS.to_string())];
+    (StatusCode::NO_CONTENT, ttl).into_response()
 }
 
 async fn snapshot(State(plane): State<Plane>) -> Json<Envelope> {
