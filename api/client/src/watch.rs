@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use api_types::Revision;
+use api_wire::WatchLine;
 use api_wire::bounds::LINE_BYTES_MAX;
-use api_wire::planes::{Compacted, WatchLine};
+use api_wire::planes::Compacted;
 use http::StatusCode;
 use reqwest::Response;
 

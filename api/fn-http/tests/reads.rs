@@ -96,17 +96,17 @@ fn trigger(id: &str, app: &str, function: &str, name: &str, source: &str) -> Tri
 fn catalog() -> Catalog {
     let mut catalog = Catalog::default();
     for (id, name) in [("A1", "shop"), ("A2", "Blog"), ("A3", "apex")] {
-        catalog.put_app(app(id, name));
+        catalog.put(app(id, name));
     }
     for (id, name) in [("F1", "pay"), ("F2", "buy"), ("F3", "a.b")] {
-        catalog.put_fn(function(id, "A1", name));
+        catalog.put(function(id, "A1", name));
     }
     for (id, function, name, source) in [
         ("T1", "F1", "same", "/pay"),
         ("T2", "F2", "same", "/buy"),
         ("T3", "F2", "root", "/"),
     ] {
-        catalog.put_trigger(trigger(id, "A1", function, name, source));
+        catalog.put(trigger(id, "A1", function, name, source));
     }
     catalog
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::Revision;
+
 /// A SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
@@ -38,6 +40,16 @@ impl FromStr for Digest {
         }
         Ok(Self(bytes))
     }
+}
+
+/// A bundle whose bytes a majority of global nodes has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    /// The revision it was added at; a bundle never changes.
+    pub revision: Revision,
 }
 
 /// A function's image that is a bundle: `bundle/NAME:VERSION@sha256:HEX`. Identity is the digest;

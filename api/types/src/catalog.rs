@@ -1,4 +1,4 @@
-//! Every app, function and trigger, with the look-ups and lists that both planes answer from.
+//! Every object, with the look-ups and lists that both planes answer from.
 //!
 //! Pure and ordered: two catalogs that took the same puts and deletes list the same pages.
 
@@ -6,16 +6,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use crate::placement::Placements;
-use crate::{App, AppId, Fn, FnId, Trigger, TriggerId};
+use crate::{
+    App, AppId, Bundle, Digest, Fn, FnId, Kind, Object, ObjectId, ObjectRef, Region, RegionName,
+    Trigger, TriggerId,
+};
 
 /// Invariants: every index entry points at a stored object; an app's fns and triggers go with it,
 /// a fn's triggers go with it. A fn or trigger may be put before its app (a replica may meet them
 /// in that order); look-ups by app simply find it once the app is there.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Catalog {
     apps: BTreeMap<AppId, App>,
     fns: BTreeMap<FnId, Fn>,
     triggers: BTreeMap<TriggerId, Trigger>,
+    regions: BTreeMap<RegionName, Region>,
+    bundles: BTreeMap<Digest, Bundle>,
     app_names: BTreeMap<String, AppId>,
     fn_names: BTreeMap<AppId, BTreeMap<String, FnId>>,
     /// By app, then name, then fn: the order of a page, with the fn as tie-breaker because trigger
@@ -91,19 +96,24 @@ impl Catalog {
         self.triggers.values()
     }
 
-    #[must_use]
-    pub fn apps_len(&self) -> usize {
-        self.apps.len()
+    /// All regions by name.
+    pub fn regions(&self) -> impl Iterator<Item = &Region> + Clone {
+        self.regions.values()
     }
 
     #[must_use]
-    pub fn fns_len(&self) -> usize {
-        self.fns.len()
+    pub fn region(&self, name: &RegionName) -> Option<&Region> {
+        self.regions.get(name)
+    }
+
+    /// All bundles by digest.
+    pub fn bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.bundles.values()
     }
 
     #[must_use]
-    pub fn triggers_len(&self) -> usize {
-        self.triggers.len()
+    pub fn bundle(&self, digest: &Digest) -> Option<&Bundle> {
+        self.bundles.get(digest)
     }
 
     #[must_use]
@@ -159,7 +169,90 @@ impl Catalog {
             .filter_map(|(_, id)| self.triggers.get(id))
     }
 
-    pub fn put_app(&mut self, app: App) {
+    /// How many objects of a kind there are.
+    #[must_use]
+    pub fn len(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::App => self.apps.len(),
+            Kind::Fn => self.fns.len(),
+            Kind::Trigger => self.triggers.len(),
+            Kind::Region => self.regions.len(),
+            Kind::Bundle => self.bundles.len(),
+        }
+    }
+
+    /// Every object, kind by kind and by id within one.
+    pub fn objects(&self) -> impl Iterator<Item = ObjectRef<'_>> {
+        Kind::ALL.iter().flat_map(|kind| self.of_kind(*kind))
+    }
+
+    /// Every object of a kind, by id.
+    #[must_use]
+    pub fn of_kind(&self, kind: Kind) -> Box<dyn Iterator<Item = ObjectRef<'_>> + '_> {
+        match kind {
+            Kind::App => Box::new(self.apps.values().map(Into::into)),
+            Kind::Fn => Box::new(self.fns.values().map(Into::into)),
+            Kind::Trigger => Box::new(self.triggers.values().map(Into::into)),
+            Kind::Region => Box::new(self.regions.values().map(Into::into)),
+            Kind::Bundle => Box::new(self.bundles.values().map(Into::into)),
+        }
+    }
+
+    #[must_use]
+    pub fn get(&self, id: &ObjectId) -> Option<ObjectRef<'_>> {
+        match id {
+            ObjectId::App(id) => self.apps.get(id).map(Into::into),
+            ObjectId::Fn(id) => self.fns.get(id).map(Into::into),
+            ObjectId::Trigger(id) => self.triggers.get(id).map(Into::into),
+            ObjectId::Region(name) => self.regions.get(name).map(Into::into),
+            ObjectId::Bundle(digest) => self.bundles.get(digest).map(Into::into),
+        }
+    }
+
+    /// Adds an object, or replaces the one of its id.
+    pub fn put(&mut self, object: impl Into<Object>) {
+        match object.into() {
+            Object::App(app) => self.put_app(app),
+            Object::Fn(function) => self.put_fn(function),
+            Object::Trigger(trigger) => self.put_trigger(trigger),
+            Object::Region(region) => drop(self.regions.insert(region.name.clone(), region)),
+            Object::Bundle(bundle) => drop(self.bundles.insert(bundle.digest, bundle)),
+        }
+    }
+
+    /// Removes an object and what cannot be without it. Returns what went, dependents before what
+    /// they depended on; empty if nothing did.
+    pub fn delete(&mut self, id: &ObjectId) -> Vec<ObjectId> {
+        let mut gone = self.dependents(id);
+        gone.push(id.clone());
+        gone.retain(|id| self.remove(id));
+        gone
+    }
+
+    /// What goes with an object: an app's fns and triggers, a fn's triggers.
+    #[must_use]
+    pub fn dependents(&self, id: &ObjectId) -> Vec<ObjectId> {
+        match id {
+            ObjectId::App(id) => {
+                // Not by way of the fns: a replica may hold a trigger whose fn it has not met yet.
+                let triggers = self.trigger_names.get(id).into_iter();
+                let triggers = triggers.flat_map(BTreeMap::values).cloned();
+                let fns = self.fn_names.get(id).into_iter();
+                let fns = fns.flat_map(BTreeMap::values).cloned();
+                triggers
+                    .map(ObjectId::Trigger)
+                    .chain(fns.map(ObjectId::Fn))
+                    .collect()
+            }
+            ObjectId::Fn(id) => {
+                let triggers = self.fn_triggers.get(id).into_iter().flatten();
+                triggers.cloned().map(ObjectId::Trigger).collect()
+            }
+            ObjectId::Trigger(_) | ObjectId::Region(_) | ObjectId::Bundle(_) => Vec::new(),
+        }
+    }
+
+    fn put_app(&mut self, app: App) {
         if let Some(old) = self.apps.get(&app.id) {
             self.app_names.remove(&old.name);
         }
@@ -167,14 +260,14 @@ impl Catalog {
         self.apps.insert(app.id.clone(), app);
     }
 
-    pub fn put_fn(&mut self, function: Fn) {
+    fn put_fn(&mut self, function: Fn) {
         self.unindex_fn(&function.id);
         let names = self.fn_names.entry(function.app_id.clone()).or_default();
         names.insert(function.name.clone(), function.id.clone());
         self.fns.insert(function.id.clone(), function);
     }
 
-    pub fn put_trigger(&mut self, trigger: Trigger) {
+    fn put_trigger(&mut self, trigger: Trigger) {
         self.unindex_trigger(&trigger.id);
         let names = self
             .trigger_names
@@ -195,58 +288,26 @@ impl Catalog {
         self.triggers.insert(trigger.id.clone(), trigger);
     }
 
-    /// Removes an app with its fns and triggers. Returns what went; empty if nothing did.
-    pub fn delete_app(&mut self, id: &AppId) -> Removed {
-        let mut removed = Removed::default();
-        // Not by way of the fns: a replica may hold a trigger whose fn it has not met yet.
-        let triggers: Vec<TriggerId> = self
-            .trigger_names
-            .get(id)
-            .into_iter()
-            .flat_map(|names| names.values().cloned())
-            .collect();
-        for trigger in triggers {
-            removed.extend(self.delete_trigger(&trigger));
-        }
-        let fns: Vec<FnId> = self
-            .fn_names
-            .get(id)
-            .into_iter()
-            .flat_map(|names| names.values().cloned())
-            .collect();
-        for function in fns {
-            removed.extend(self.delete_fn(&function));
-        }
-        if let Some(app) = self.apps.remove(id) {
-            self.app_names.remove(&app.name);
-            removed.apps.push(app.id);
-        }
-        removed
-    }
-
-    /// Removes a fn with its triggers.
-    pub fn delete_fn(&mut self, id: &FnId) -> Removed {
-        let mut removed = Removed::default();
-        for trigger in self.fn_triggers.get(id).cloned().unwrap_or_default() {
-            removed.extend(self.delete_trigger(&trigger));
-        }
-        self.unindex_fn(id);
-        removed
-            .fns
-            .extend(self.fns.remove(id).map(|function| function.id));
-        removed
-    }
-
-    pub fn delete_trigger(&mut self, id: &TriggerId) -> Removed {
-        self.unindex_trigger(id);
-        Removed {
-            triggers: self
-                .triggers
-                .remove(id)
-                .map(|trigger| trigger.id)
-                .into_iter()
-                .collect(),
-            ..Removed::default()
+    /// Removes one object alone; whether it was there.
+    fn remove(&mut self, id: &ObjectId) -> bool {
+        match id {
+            ObjectId::App(id) => {
+                let app = self.apps.remove(id);
+                if let Some(app) = &app {
+                    self.app_names.remove(&app.name);
+                }
+                app.is_some()
+            }
+            ObjectId::Fn(id) => {
+                self.unindex_fn(id);
+                self.fns.remove(id).is_some()
+            }
+            ObjectId::Trigger(id) => {
+                self.unindex_trigger(id);
+                self.triggers.remove(id).is_some()
+            }
+            ObjectId::Region(name) => self.regions.remove(name).is_some(),
+            ObjectId::Bundle(digest) => self.bundles.remove(digest).is_some(),
         }
     }
 
@@ -291,27 +352,6 @@ fn prune<K: Ord, V>(
     }
 }
 
-/// What a delete took with it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Removed {
-    pub triggers: Vec<TriggerId>,
-    pub fns: Vec<FnId>,
-    pub apps: Vec<AppId>,
-}
-
-impl Removed {
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.triggers.is_empty() && self.fns.is_empty() && self.apps.is_empty()
-    }
-
-    fn extend(&mut self, other: Self) {
-        self.triggers.extend(other.triggers);
-        self.fns.extend(other.fns);
-        self.apps.extend(other.apps);
-    }
-}
-
 fn from(after: Option<&str>) -> (Bound<&str>, Bound<&str>) {
     (
         after.map_or(Bound::Unbounded, Bound::Excluded),
@@ -324,6 +364,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::object::example::example;
     use crate::{Revision, Timestamp};
 
     #[derive(Debug, Clone)]
@@ -373,7 +414,7 @@ mod tests {
 
     fn take(catalog: &mut Catalog, step: &Step) {
         match *step {
-            Step::PutApp(id) => catalog.put_app(App {
+            Step::PutApp(id) => catalog.put(App {
                 id: app(id),
                 name: format!("name{id}"),
                 config: BTreeMap::new(),
@@ -385,7 +426,7 @@ mod tests {
                 revision: Revision(0),
             }),
             // Names and owners are fixed for an id, as the global plane's checks keep them.
-            Step::PutFn { id, app: owner } => catalog.put_fn(Fn {
+            Step::PutFn { id, app: owner } => catalog.put(Fn {
                 id: function(id * 4 + owner),
                 name: format!("name{id}"),
                 app_id: app(owner),
@@ -405,7 +446,7 @@ mod tests {
                 app: owner,
                 function: fn_id,
                 name,
-            } => catalog.put_trigger(Trigger {
+            } => catalog.put(Trigger {
                 id: TriggerId::new(format!("trigger{id}")),
                 name: format!("name{name}-{id}"),
                 app_id: app(owner),
@@ -417,10 +458,11 @@ mod tests {
                 updated_at: Timestamp(0),
                 revision: Revision(0),
             }),
-            Step::DeleteApp(id) => drop(catalog.delete_app(&app(id))),
-            Step::DeleteFn(id) => drop(catalog.delete_fn(&function(id))),
+            Step::DeleteApp(id) => drop(catalog.delete(&ObjectId::App(app(id)))),
+            Step::DeleteFn(id) => drop(catalog.delete(&ObjectId::Fn(function(id)))),
             Step::DeleteTrigger(id) => {
-                drop(catalog.delete_trigger(&TriggerId::new(format!("trigger{id}"))))
+                let id = TriggerId::new(format!("trigger{id}"));
+                drop(catalog.delete(&ObjectId::Trigger(id)));
             }
         }
     }
@@ -455,6 +497,28 @@ mod tests {
     }
 
     #[test]
+    fn a_catalog_holds_every_kind_and_lets_go_of_it() {
+        let mut catalog = Catalog::default();
+        let all: Vec<Object> = Kind::ALL
+            .iter()
+            .map(|kind| example(*kind, Revision(1)))
+            .collect();
+        for object in &all {
+            catalog.put(object.clone());
+            catalog.put(object.clone());
+            assert_eq!(catalog.len(object.kind()), 1);
+            assert_eq!(catalog.get(&object.id()), Some(object.by_ref()));
+        }
+        let held: Vec<Object> = catalog.objects().map(|object| object.to_owned()).collect();
+        assert_eq!(held, all);
+        for object in all.iter().rev() {
+            assert_eq!(catalog.delete(&object.id()), [object.id()]);
+            assert!(catalog.delete(&object.id()).is_empty());
+        }
+        assert_eq!(catalog, Catalog::default());
+    }
+
+    #[test]
     fn deleting_an_app_takes_its_fns_and_triggers_and_leaves_the_rest() {
         let mut catalog = Catalog::default();
         for step in [
@@ -477,10 +541,13 @@ mod tests {
         ] {
             take(&mut catalog, &step);
         }
-        let removed = catalog.delete_app(&app(0));
-        assert_eq!(removed.apps, [app(0)]);
-        assert_eq!(removed.fns, [function(4)]);
-        assert_eq!(removed.triggers, [TriggerId::new("trigger1")]);
+        let gone = catalog.delete(&ObjectId::App(app(0)));
+        let want = [
+            ObjectId::Trigger(TriggerId::new("trigger1")),
+            ObjectId::Fn(function(4)),
+            ObjectId::App(app(0)),
+        ];
+        assert_eq!(gone, want);
         assert_eq!(
             (
                 catalog.apps().count(),
@@ -489,6 +556,6 @@ mod tests {
             ),
             (1, 1, 1)
         );
-        assert!(catalog.delete_app(&app(0)).is_empty());
+        assert!(catalog.delete(&ObjectId::App(app(0))).is_empty());
     }
 }

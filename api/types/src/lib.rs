@@ -1,4 +1,4 @@
-//! The words every plane shares: ids, Fn's resources, placement, verdicts and views.
+//! The words every plane shares: ids, the kinds of objects, placement, verdicts and views.
 //!
 //! Pure data and the rules that need nothing but that data. It knows no wire format beyond the JSON
 //! text that Fn keeps verbatim in annotations, no clock and no disk; `api-wire` has the serde forms.
@@ -8,15 +8,17 @@ pub mod catalog;
 pub mod dns_label;
 pub mod fns;
 pub mod id;
+pub mod object;
 pub mod placement;
 pub mod refusal;
 pub mod region;
 pub mod time;
 
-pub use bundle::{BundleRef, Digest, Platform};
+pub use bundle::{Bundle, BundleRef, Digest, Platform};
 pub use catalog::Catalog;
 pub use fns::{Annotations, App, Config, Fn, Trigger};
 pub use id::{AppId, CallId, FnId, Revision, TriggerId};
+pub use object::{Kind, Object, ObjectId, ObjectRef};
 pub use placement::Placement;
 pub use refusal::{Refusal, RefusalKind};
 pub use region::{Following, Load, Location, Region, RegionName, Sizing, Verdict};

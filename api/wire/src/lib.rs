@@ -7,10 +7,12 @@ pub mod bounds;
 pub mod call_headers;
 pub mod fns;
 pub mod json;
+pub mod object;
 pub mod page;
 pub mod planes;
 pub mod time;
 pub mod view;
 
 pub use fns::{AppBody, FnBody, TriggerBody};
+pub use object::{ObjectBody, ObjectError, WatchLine};
 pub use page::{Cursor, Page, PageError};

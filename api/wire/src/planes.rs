@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use api_types::{Following, Load, Location, Region, RegionName, Revision, Sizing, Verdict};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
-use crate::{AppBody, FnBody, TriggerBody, time};
+use crate::time;
 
 /// Bytes a bundle may have; it never enters the log.
 pub const BUNDLE_BYTES_MAX: u64 = 64 << 20;
@@ -211,102 +209,6 @@ pub struct Member {
     pub revision: u64,
 }
 
-/// A line of `GET /v1/watch?from=REV&cluster_id=ID&epoch=N`: every change after REV in order,
-/// progress between.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase", try_from = "ReceivedLine")]
-pub enum WatchLine {
-    App {
-        revision: u64,
-        object: AppBody,
-    },
-    Fn {
-        revision: u64,
-        object: FnBody,
-    },
-    Trigger {
-        revision: u64,
-        object: TriggerBody,
-    },
-    Region {
-        revision: u64,
-        object: RegionBody,
-    },
-    /// A tombstone; `kind` is `app`, `fn`, `trigger` or `region`.
-    Deleted {
-        revision: u64,
-        kind: String,
-        id: String,
-    },
-    /// Everything up to `revision` has been sent.
-    Progress {
-        revision: u64,
-    },
-}
-
-impl WatchLine {
-    #[must_use]
-    pub fn revision(&self) -> Revision {
-        match self {
-            Self::App { revision, .. }
-            | Self::Fn { revision, .. }
-            | Self::Trigger { revision, .. }
-            | Self::Region { revision, .. }
-            | Self::Deleted { revision, .. }
-            | Self::Progress { revision } => Revision(*revision),
-        }
-    }
-}
-
-/// A line as it is read. serde buffers what follows a tag, and raw JSON, as annotations have it,
-/// cannot come out of its buffer; so the object is kept as text until its type is known.
-#[derive(Deserialize)]
-struct ReceivedLine {
-    #[serde(rename = "type")]
-    type_: String,
-    revision: u64,
-    object: Option<Box<RawValue>>,
-    kind: Option<String>,
-    id: Option<String>,
-}
-
-impl TryFrom<ReceivedLine> for WatchLine {
-    type Error = String;
-
-    fn try_from(line: ReceivedLine) -> Result<Self, String> {
-        fn read<T: DeserializeOwned>(object: Option<&RawValue>) -> Result<T, String> {
-            let object = object.ok_or("missing field `object`")?;
-            serde_json::from_str(object.get()).map_err(|error| format!("object: {error}"))
-        }
-        let (revision, object) = (line.revision, line.object.as_deref());
-        Ok(match line.type_.as_str() {
-            "app" => Self::App {
-                revision,
-                object: read(object)?,
-            },
-            "fn" => Self::Fn {
-                revision,
-                object: read(object)?,
-            },
-            "trigger" => Self::Trigger {
-                revision,
-                object: read(object)?,
-            },
-            "region" => Self::Region {
-                revision,
-                object: read(object)?,
-            },
-            "deleted" => Self::Deleted {
-                revision,
-                kind: line.kind.ok_or("missing field `kind`")?,
-                id: line.id.ok_or("missing field `id`")?,
-            },
-            "progress" => Self::Progress { revision },
-            other => return Err(format!("unknown type {other:?}")),
-        })
-    }
-}
-
 /// Header of the answer to a region's report: for how many seconds DNS answers may be kept. So long,
 /// and for the time in which its end gets known, a region that stops goes on taking calls.
 pub const DNS_TTL_SECS: &str = "tradewind-dns-ttl-secs";
@@ -460,39 +362,5 @@ impl TryFrom<RegionBody> for Region {
                 .ok_or_else(|| garbled("registered_at"))?,
             revision: Revision(body.tradewind_revision),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use super::*;
-
-    #[test]
-    fn watch_lines_read_back_as_they_were_written() {
-        for text in [
-            r#"{"type":"app","revision":3,"object":{"id":"A","annotations":{"k":{"b":1,"a":[2]}}}}"#,
-            r#"{"type":"fn","revision":4,"object":{"id":"F","memory":128,"annotations":{"k":"v"}}}"#,
-            r#"{"type":"trigger","revision":5,"object":{"id":"T","type":"http","source":"/a"}}"#,
-            r#"{"type":"deleted","revision":6,"kind":"fn","id":"F"}"#,
-            r#"{"type":"progress","revision":7}"#,
-        ] {
-            let line: WatchLine = serde_json::from_str(text).unwrap();
-            assert_eq!(serde_json::to_string(&line).unwrap(), text);
-        }
-    }
-
-    #[test]
-    fn a_line_that_lacks_something_is_refused_by_name() {
-        for (text, want) in [
-            (r#"{"type":"app","revision":3}"#, "object"),
-            (r#"{"type":"app","revision":3,"object":{"id":1}}"#, "object"),
-            (r#"{"type":"deleted","revision":3,"kind":"fn"}"#, "id"),
-            (r#"{"type":"comet","revision":3}"#, "comet"),
-            (r#"{"type":"progress"}"#, "revision"),
-        ] {
-            let error = serde_json::from_str::<WatchLine>(text).unwrap_err();
-            assert!(error.to_string().contains(want), "{text}: {error}");
-        }
     }
 }

@@ -3,13 +3,13 @@
 //! A view travels as `{"id":{…},"body":"…"}` where `body` is JSON text and the id's digest is the
 //! SHA-256 of exactly that text, so a reader can check it before it believes a byte of it.
 
-use api_types::Digest;
+use api_types::{Digest, ObjectRef};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::ObjectBody;
 use crate::planes::RegionBody;
-use crate::{AppBody, FnBody, TriggerBody};
 
 /// Which state a view is. Of two views of one cluster, the greater (epoch, revision) is newer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +17,8 @@ pub struct ViewId {
     pub cluster_id: String,
     pub epoch: u64,
     pub revision: u64,
-    /// Objects in the body, by kind: regions for steering; apps + fns + triggers + regions for
-    /// metadata. Zero where there should be some is how an emptied view shows.
+    /// Objects in the body: regions for steering, all of them for metadata. Zero where there should
+    /// be some is how an emptied view shows.
     pub count: u64,
     /// SHA-256 of the body text, 64 hexadecimal digits.
     pub sha256: String,
@@ -127,8 +127,25 @@ pub struct PlacedFn {
 pub struct MetadataBody {
     pub zone: String,
     pub gateway_port: u16,
-    pub apps: Vec<AppBody>,
-    pub fns: Vec<FnBody>,
-    pub triggers: Vec<TriggerBody>,
-    pub regions: Vec<RegionBody>,
+    /// What others refer to comes first.
+    pub objects: Vec<ObjectBody>,
+}
+
+impl MetadataBody {
+    /// With those of `objects` that regions receive.
+    #[must_use]
+    pub fn of<'a>(
+        zone: &str,
+        gateway_port: u16,
+        objects: impl Iterator<Item = ObjectRef<'a>>,
+    ) -> Self {
+        Self {
+            zone: zone.to_owned(),
+            gateway_port,
+            objects: objects
+                .filter(|object| object.kind().received_by_regions())
+                .map(ObjectBody::of)
+                .collect(),
+        }
+    }
 }

@@ -437,7 +437,9 @@ impl StateBatch<'_> {
         }
     }
 
-    pub(crate) fn into_batch(self) -> WriteBatch {
+    /// For [`Store::applied`].
+    #[must_use]
+    pub fn into_batch(self) -> WriteBatch {
         self.batch
     }
 }

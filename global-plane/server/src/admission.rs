@@ -6,10 +6,9 @@
 //! a change is merged into. Of writes that overtake each other here the state bounds what comes of
 //! them, see [`LINE_BYTES_MAX`](api_wire::bounds::LINE_BYTES_MAX).
 
-use api_types::{AppId, BundleRef, Config, FnId, Refusal};
-use api_wire::bounds::{OBJECT_BYTES_MAX, encoded_bytes};
-use api_wire::planes::RegionBody;
-use api_wire::{AppBody, FnBody, TriggerBody};
+use api_types::{AppId, BundleRef, Config, FnId, Object, Refusal};
+use api_wire::ObjectBody;
+use api_wire::bounds::OBJECT_BYTES_MAX;
 use global_plane_consensus::driver::PAYLOAD_BYTES_MAX;
 use global_plane_state::{Command, Envelope, Reply, State, StateParts};
 
@@ -39,22 +38,22 @@ pub fn admit(before: Option<StateParts>, envelope: &Envelope) -> Result<Vec<u8>,
 }
 
 fn check(reply: &Reply) -> Result<(), Refusal> {
-    let (name, bytes) = match reply {
-        Reply::App(app) => {
-            environment(&app.config)?;
-            (&*app.name, encoded_bytes(&AppBody::stored(app)))
-        }
-        Reply::Fn(function) => {
-            environment(&function.config)?;
-            (&*function.name, encoded_bytes(&FnBody::stored(function)))
-        }
-        Reply::Trigger(trigger) => (&*trigger.name, encoded_bytes(&TriggerBody::stored(trigger))),
-        Reply::Region(region) => (
-            region.name.as_str(),
-            encoded_bytes(&RegionBody::from(region)),
-        ),
-        Reply::Deleted(_) | Reply::Done(_) => return Ok(()),
+    let Reply::Put(object) = reply else {
+        return Ok(());
     };
+    let name = match object {
+        Object::App(app) => {
+            environment(&app.config)?;
+            app.name.clone()
+        }
+        Object::Fn(function) => {
+            environment(&function.config)?;
+            function.name.clone()
+        }
+        Object::Trigger(trigger) => trigger.name.clone(),
+        other => other.id().to_string(),
+    };
+    let bytes = ObjectBody::of(object.by_ref()).object.get().len();
     if bytes > OBJECT_BYTES_MAX {
         return Err(Refusal::invalid(format!(
             "{name} would have {bytes} bytes as JSON, at most {OBJECT_BYTES_MAX} are possible; \
@@ -103,44 +102,48 @@ pub fn excerpt(state: &State, envelope: &Envelope) -> Option<StateParts> {
         return None;
     }
     let catalog = state.catalog();
-    let app = |id: &AppId| catalog.app(id).cloned();
-    let function = |id: &FnId| catalog.function(id).cloned();
+    let app = |id: &AppId| catalog.app(id).cloned().map(Object::App);
+    let function = |id: &FnId| catalog.function(id).cloned().map(Object::Fn);
+    let bundle = |image: Option<&str>| {
+        let digest = image?.parse::<BundleRef>().ok()?.digest;
+        catalog.bundle(&digest).cloned().map(Object::Bundle)
+    };
     let mut parts = StateParts {
         cluster_id: state.cluster_id().to_owned(),
         revision: state.revision(),
         log_time: state.log_time(),
         ..StateParts::default()
     };
+    let objects = &mut parts.objects;
     match &envelope.command {
-        Command::UpdateApp { id, .. } => parts.apps.extend(app(id)),
+        Command::UpdateApp { id, .. } => objects.extend(app(id)),
         Command::CreateFn { draft, .. } => {
             let owner = draft.app_id.clone().unwrap_or_default();
-            parts.apps.extend(app(&AppId::new(owner)));
-            parts.bundles.extend(bundle(state, draft.image.as_deref()));
+            objects.extend(app(&AppId::new(owner)));
+            objects.extend(bundle(draft.image.as_deref()));
         }
         Command::UpdateFn { id, change } => {
-            let stored = function(id);
-            let image = stored.as_ref().map(|function| function.image.as_str());
-            parts.bundles.extend(bundle(state, image));
-            parts.bundles.extend(bundle(state, change.image.as_deref()));
-            parts.fns.extend(stored);
+            let stored = catalog.function(id);
+            objects.extend(bundle(stored.map(|stored| stored.image.as_str())));
+            objects.extend(bundle(change.image.as_deref()));
+            objects.extend(function(id));
         }
         Command::CreateTrigger { draft, .. } => {
             let owner = draft.app_id.clone().unwrap_or_default();
             let called = draft.fn_id.clone().unwrap_or_default();
-            parts.apps.extend(app(&AppId::new(owner)));
-            parts.fns.extend(function(&FnId::new(called)));
+            objects.extend(app(&AppId::new(owner)));
+            objects.extend(function(&FnId::new(called)));
         }
         Command::UpdateTrigger { id, change } => {
             let stored = catalog.trigger(id).cloned();
             let called = change.fn_id.clone().filter(|id| !id.is_empty());
             let called = called.map(FnId::new);
             let called = called.or_else(|| Some(stored.as_ref()?.fn_id.clone()));
-            parts.fns.extend(called.as_ref().and_then(function));
-            parts.triggers.extend(stored);
+            objects.extend(called.as_ref().and_then(function));
+            objects.extend(stored.map(Object::Trigger));
         }
         Command::RegisterRegion { region } => {
-            parts.regions.extend(state.region(&region.name).cloned());
+            objects.extend(catalog.region(&region.name).cloned().map(Object::Region));
         }
         Command::CreateApp { .. }
         | Command::DeleteApp { .. }
@@ -151,11 +154,6 @@ pub fn excerpt(state: &State, envelope: &Envelope) -> Option<StateParts> {
         | Command::AddBundle { .. } => {}
     }
     Some(parts)
-}
-
-fn bundle(state: &State, image: Option<&str>) -> Option<(api_types::Digest, u64)> {
-    let digest = image?.parse::<BundleRef>().ok()?.digest;
-    Some((digest, state.bundle(&digest)?))
 }
 
 #[cfg(test)]

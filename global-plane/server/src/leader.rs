@@ -132,7 +132,7 @@ impl Leader {
         });
         let mut verdicts = node
             .replica
-            .read(|state| tenure.monitor.evaluate(now_ms, state.regions()));
+            .read(|state| tenure.monitor.evaluate(now_ms, state.catalog().regions()));
         verdicts.retain(|(region, _)| {
             let last = tenure.proposed_ms.get(region);
             last.is_none_or(|last| now_ms.saturating_sub(*last) >= PROPOSE_EVERY_MS)

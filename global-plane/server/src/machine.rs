@@ -10,13 +10,12 @@ pub mod placed;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use api_types::{Revision, Timestamp};
-use api_wire::planes::{RegionBody, WatchLine};
-use api_wire::{AppBody, FnBody, TriggerBody};
+use api_types::{ObjectId, Revision, Timestamp};
+use api_wire::{ObjectBody, WatchLine};
 use bytes::Bytes;
 use global_plane_consensus::store::StateReader;
 use global_plane_consensus::{ApplyError, LogIndex, StateBatch, StateMachine, StoreError};
-use global_plane_state::{Change, Object, ObjectId, Outcome, State, StateParts};
+use global_plane_state::{Change, Outcome, State, StateParts};
 use tokio::sync::watch;
 
 use disk::{DecodeError, Standing};
@@ -24,12 +23,12 @@ use history::{Compacted, Entry, History, Pulled};
 use placed::Placed;
 
 /// Column families of the state.
-pub const FAMILIES: [&str; 5] = [OBJECTS, CHANGES, SESSIONS, BUNDLES, META];
+pub const FAMILIES: [&str; 4] = [OBJECTS, CHANGES, SESSIONS, META];
 
+/// Records by [`ObjectId::key`].
 const OBJECTS: &str = "objects";
 const CHANGES: &str = "changes";
 const SESSIONS: &str = "sessions";
-const BUNDLES: &str = "bundles";
 const META: &str = "meta";
 
 const STANDING: &str = "standing";
@@ -40,8 +39,8 @@ pub enum LoadError {
     Store(#[from] StoreError),
     #[error("the state on disk cannot be read")]
     Decode(#[from] DecodeError),
-    #[error("the state on disk holds an object of an unknown kind, {key:?}")]
-    Kind { key: String },
+    #[error("the state on disk has an object under a key that is not its own, {key:?}")]
+    Key { key: String },
 }
 
 /// What readers share.
@@ -98,10 +97,13 @@ impl Replica {
             ..StateParts::default()
         };
         for (key, value) in reader.scan(OBJECTS)? {
-            read_object(&key, &value, &mut parts)?;
-        }
-        for (_, value) in reader.scan(BUNDLES)? {
-            parts.bundles.push(disk::decode_bundle(&value)?);
+            let object = ObjectBody::from_record(&value).map_err(DecodeError::Object)?;
+            if object.id().key().as_bytes() != &key[..] {
+                return Err(LoadError::Key {
+                    key: String::from_utf8_lossy(&key).into_owned(),
+                });
+            }
+            parts.objects.push(object);
         }
         for (_, value) in reader.scan(SESSIONS)? {
             parts.sessions.push(disk::decode_session(&value)?);
@@ -112,7 +114,7 @@ impl Replica {
         }
         let revision = parts.revision;
         let state = State::restore(parts);
-        let placed = Placed::of(state.catalog(), Revision(standing.steering));
+        let placed = Placed::of(state.catalog().objects(), Revision(standing.steering));
         let position = Position {
             index: index.0,
             revision,
@@ -180,41 +182,6 @@ impl Replica {
     }
 }
 
-fn read_object(key: &[u8], value: &[u8], parts: &mut StateParts) -> Result<(), LoadError> {
-    match key.split_first() {
-        Some((b'a', _)) => {
-            let app: AppBody = disk::decode("an app", value)?;
-            parts
-                .apps
-                .push(app.try_into().map_err(DecodeError::Object)?);
-        }
-        Some((b'f', _)) => {
-            let function: FnBody = disk::decode("a fn", value)?;
-            parts
-                .fns
-                .push(function.try_into().map_err(DecodeError::Object)?);
-        }
-        Some((b't', _)) => {
-            let trigger: TriggerBody = disk::decode("a trigger", value)?;
-            parts
-                .triggers
-                .push(trigger.try_into().map_err(DecodeError::Object)?);
-        }
-        Some((b'r', _)) => {
-            let region: RegionBody = disk::decode("a region", value)?;
-            parts
-                .regions
-                .push(region.try_into().map_err(DecodeError::Object)?);
-        }
-        _ => {
-            return Err(LoadError::Kind {
-                key: String::from_utf8_lossy(key).into_owned(),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// A revision's changes: when they were proposed (8 bytes, big endian), then their lines.
 fn read_entry(key: &[u8], value: Vec<u8>) -> Result<Entry, LoadError> {
     let corrupt = || DecodeError::Field {
@@ -228,10 +195,6 @@ fn read_entry(key: &[u8], value: Vec<u8>) -> Result<Entry, LoadError> {
         at: Timestamp(i64::from_be_bytes(at)),
         lines: Bytes::from(value).slice(8..),
     })
-}
-
-fn key(kind: char, id: &str) -> String {
-    format!("{kind}{id}")
 }
 
 /// Applies the log to a [`Replica`].
@@ -258,36 +221,29 @@ impl Machine {
         for change in changes {
             let line = match change {
                 Change::Put(object) => {
-                    let (key, record, line) = put(object, revision);
-                    batch.put(OBJECTS, key, record);
-                    line
+                    let object = object.by_ref();
+                    batch.put(OBJECTS, object.id().key(), ObjectBody::to_record(object));
+                    received(&object.id()).then(|| WatchLine::put(object))
                 }
-                Change::Deleted { object, .. } => {
-                    batch.delete(OBJECTS, id_key(object));
-                    WatchLine::Deleted {
-                        revision,
-                        kind: object.kind().to_owned(),
-                        id: object.as_str().to_owned(),
-                    }
-                }
-                Change::Bundle { digest, size } => {
-                    let record = disk::encode_bundle(*digest, *size);
-                    batch.put(BUNDLES, digest.to_string(), record);
-                    continue;
+                Change::Deleted { revision, object } => {
+                    batch.delete(OBJECTS, object.key());
+                    received(object).then(|| WatchLine::deleted(*revision, object))
                 }
                 Change::Session(session) => {
                     let record = disk::encode_session(session);
                     batch.put(SESSIONS, session.index.to_be_bytes(), record);
-                    continue;
+                    None
                 }
                 Change::SessionGone { index } => {
                     batch.delete(SESSIONS, index.to_be_bytes());
-                    continue;
+                    None
                 }
                 // In the standing.
-                Change::Counters { .. } => continue,
+                Change::Counters { .. } => None,
             };
-            lines.extend_from_slice(&disk::encode_line(&line));
+            if let Some(line) = line {
+                lines.extend_from_slice(&disk::encode_line(&line));
+            }
         }
         batch.put(META, STANDING, disk::encode(&core));
         if Revision(revision) > before {
@@ -305,75 +261,18 @@ impl Machine {
     }
 }
 
-/// Where an object is kept, its record, and its line in the watch.
-fn put(object: &Object, revision: u64) -> (String, Vec<u8>, WatchLine) {
-    match object {
-        Object::App(app) => {
-            let object = AppBody::stored(app);
-            let record = disk::encode(&object);
-            (
-                key('a', app.id.as_str()),
-                record,
-                WatchLine::App { revision, object },
-            )
-        }
-        Object::Fn(function) => {
-            let object = FnBody::stored(function);
-            let record = disk::encode(&object);
-            (
-                key('f', function.id.as_str()),
-                record,
-                WatchLine::Fn { revision, object },
-            )
-        }
-        Object::Trigger(trigger) => {
-            let object = TriggerBody::stored(trigger);
-            let record = disk::encode(&object);
-            (
-                key('t', trigger.id.as_str()),
-                record,
-                WatchLine::Trigger { revision, object },
-            )
-        }
-        Object::Region(region) => {
-            let object = RegionBody::from(region);
-            let record = disk::encode(&object);
-            (
-                key('r', region.name.as_str()),
-                record,
-                WatchLine::Region { revision, object },
-            )
-        }
-    }
-}
-
-fn id_key(object: &ObjectId) -> String {
-    let kind = match object {
-        ObjectId::App(_) => 'a',
-        ObjectId::Fn(_) => 'f',
-        ObjectId::Trigger(_) => 't',
-        ObjectId::Region(_) => 'r',
-    };
-    key(kind, object.as_str())
+/// Whether regions hear of an object.
+fn received(object: &ObjectId) -> bool {
+    object.kind().received_by_regions()
 }
 
 /// Notes what a command changed of the steering view.
 fn note(placed: &mut Placed, changes: &[Change], revision: Revision) {
     for change in changes {
         match change {
-            Change::Put(Object::Region(_)) => placed.region_changed(revision),
-            Change::Put(Object::App(app)) => {
-                placed.put(app.id.as_str(), &app.annotations, revision);
-            }
-            Change::Put(Object::Fn(function)) => {
-                placed.put(function.id.as_str(), &function.annotations, revision);
-            }
-            Change::Deleted { object, .. } => placed.deleted(object.as_str(), revision),
-            Change::Put(Object::Trigger(_))
-            | Change::Bundle { .. }
-            | Change::Session(_)
-            | Change::SessionGone { .. }
-            | Change::Counters { .. } => {}
+            Change::Put(object) => placed.put(object.by_ref(), revision),
+            Change::Deleted { object, .. } => placed.deleted(object, revision),
+            Change::Session(_) | Change::SessionGone { .. } | Change::Counters { .. } => {}
         }
     }
 }
@@ -426,20 +325,9 @@ impl StateMachine for Machine {
         for family in FAMILIES {
             batch.clear(family);
         }
-        let apps = parts.apps.iter().cloned().map(Object::App);
-        let fns = parts.fns.iter().cloned().map(Object::Fn);
-        let triggers = parts.triggers.iter().cloned().map(Object::Trigger);
-        let regions = parts.regions.iter().cloned().map(Object::Region);
-        for object in apps.chain(fns).chain(triggers).chain(regions) {
-            let (key, record, _) = put(&object, parts.revision.0);
-            batch.put(OBJECTS, key, record);
-        }
-        for (digest, size) in &parts.bundles {
-            batch.put(
-                BUNDLES,
-                digest.to_string(),
-                disk::encode_bundle(*digest, *size),
-            );
+        for object in &parts.objects {
+            let object = object.by_ref();
+            batch.put(OBJECTS, object.id().key(), ObjectBody::to_record(object));
         }
         for session in &parts.sessions {
             let record = disk::encode_session(session);
@@ -447,7 +335,7 @@ impl StateMachine for Machine {
         }
         let revision = parts.revision;
         let state = State::restore(parts);
-        let placed = Placed::of(state.catalog(), steering);
+        let placed = Placed::of(state.catalog().objects(), steering);
         let core = Core { state, placed };
         batch.put(META, STANDING, disk::encode(&core.standing()));
         self.replica.write(|held| *held = core);
@@ -463,3 +351,6 @@ fn unreadable(index: LogIndex, error: &DecodeError) -> ApplyError {
         problem: format!("{error}{}", source.unwrap_or_default()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -230,7 +230,8 @@ impl Node {
     /// Size of a bundle that a majority has.
     #[must_use]
     pub fn knows_bundle(&self, digest: Digest) -> Option<u64> {
-        self.replica.read(|state| state.bundle(&digest))
+        self.replica
+            .read(|state| state.catalog().bundle(&digest).map(|bundle| bundle.size))
     }
 
     /// Gateways that may serve a call, best first.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use api_types::{Revision, dns_label};
 use api_wire::planes::RegionBody;
 use api_wire::view::{Envelope, MetadataBody, PlacedApp, PlacedFn, SteeringBody, ViewId};
-use api_wire::{AppBody, FnBody, TriggerBody};
 use bytes::Bytes;
 use dns_steering::{View, ViewError, ViewParts};
 use global_plane_state::State;
@@ -82,18 +81,11 @@ impl Views {
     pub fn metadata(&self, replica: &Replica) -> Envelope {
         let (revision, body) = replica.read(|state| {
             let catalog = state.catalog();
-            let body = MetadataBody {
-                zone: self.site.zone.clone(),
-                gateway_port: self.site.gateway_port,
-                apps: catalog.apps().map(AppBody::stored).collect(),
-                fns: catalog.fns().map(FnBody::stored).collect(),
-                triggers: catalog.triggers().map(TriggerBody::stored).collect(),
-                regions: state.regions().map(RegionBody::from).collect(),
-            };
+            let (zone, port) = (&self.site.zone, self.site.gateway_port);
+            let body = MetadataBody::of(zone, port, catalog.objects());
             (state.revision(), body)
         });
-        let count = body.apps.len() + body.fns.len() + body.triggers.len() + body.regions.len();
-        Envelope::seal(self.id(revision, count), &body)
+        Envelope::seal(self.id(revision, body.objects.len()), &body)
     }
 
     fn id(&self, revision: Revision, count: usize) -> ViewId {
@@ -111,7 +103,7 @@ impl Views {
             self.site.zone.clone(),
             self.site.gateway_port,
             state.catalog(),
-            state.regions().cloned().collect(),
+            state.catalog().regions().cloned().collect(),
         )
     }
 

@@ -1,34 +1,17 @@
-//! How much the state may hold.
-//!
-//! Every node holds all of it in memory and every region a copy of its objects, so each bound is
-//! far above what a federation is built for and far below what would take a node down.
-
-/// A walk over their list is a thousand full pages.
-pub const APPS_MAX: usize = 100_000;
-
-/// Of all apps. At a few KiB each the metadata snapshot of a region stays below a GiB.
-pub const FNS_MAX: usize = 200_000;
+//! How much the state may hold, beside how many objects of each kind: that is part of the kind's
+//! declaration (`api_types::object`).
 
 /// Of one app, so that deleting an app stays one command of bounded size.
 pub const FNS_PER_APP_MAX: usize = 10_000;
 
-/// Of all apps.
-pub const TRIGGERS_MAX: usize = 200_000;
-
 /// Of one app; see [`FNS_PER_APP_MAX`].
 pub const TRIGGERS_PER_APP_MAX: usize = 10_000;
-
-/// Every DNS server ranks all regions for every client; the largest clouds have fewer than 100.
-pub const REGIONS_MAX: usize = 256;
 
 /// Labels of one region.
 pub const REGION_LABELS_MAX: usize = 64;
 
 /// Of a label's key or value.
 pub const REGION_LABEL_BYTES_MAX: usize = 128;
-
-/// Bundle records are 40 bytes; the files behind them fill a disk long before.
-pub const BUNDLES_MAX: usize = 100_000;
 
 /// A bundle's bytes; it is copied whole between nodes.
 pub const BUNDLE_BYTES_MAX: u64 = 64 << 20;

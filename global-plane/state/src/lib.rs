@@ -22,5 +22,5 @@ pub use command::{
     AnnotationChanges, AppDraft, Command, Envelope, FnDraft, Preconditions, RegionDraft, RequestId,
     TriggerDraft,
 };
-pub use outcome::{Applied, Change, Object, ObjectId, Outcome, Reply};
+pub use outcome::{Applied, Change, Outcome, Reply};
 pub use state::{Remembered, Session, State, StateParts};

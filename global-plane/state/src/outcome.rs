@@ -1,9 +1,6 @@
 //! What comes of a command.
 
-use api_types::{
-    App, AppId, Digest, Fn, FnId, Refusal, Region, RegionName, Revision, Timestamp, Trigger,
-    TriggerId,
-};
+use api_types::{Object, ObjectId, Refusal, Revision, Timestamp};
 
 use crate::state::Session;
 
@@ -25,10 +22,8 @@ pub type Outcome = Result<Reply, Refusal>;
 /// A reply carries objects as stored: what is added on reading is the reader's.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    App(App),
-    Fn(Fn),
-    Trigger(Trigger),
-    Region(Region),
+    /// As it is now.
+    Put(Object),
     /// At which revision.
     Deleted(Revision),
     /// As of which revision; the one before if there was nothing to do.
@@ -40,10 +35,7 @@ impl Reply {
     #[must_use]
     pub fn revision(&self) -> Revision {
         match self {
-            Self::App(app) => app.revision,
-            Self::Fn(function) => function.revision,
-            Self::Trigger(trigger) => trigger.revision,
-            Self::Region(region) => region.revision,
+            Self::Put(object) => object.revision(),
             Self::Deleted(revision) | Self::Done(revision) => *revision,
         }
     }
@@ -52,15 +44,13 @@ impl Reply {
 /// One thing to keep. Each replaces what was kept under the same key before.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    /// By kind and id. Carries its revision.
+    /// By its id. Carries its revision.
     Put(Object),
     /// A tombstone. What went with an app or a function has its own, before it.
     Deleted {
         revision: Revision,
         object: ObjectId,
     },
-    /// By digest. Not an object: nobody watches it.
-    Bundle { digest: Digest, size: u64 },
     /// By the index of the log entry.
     Session(Session),
     /// The session of that log index is forgotten.
@@ -70,56 +60,4 @@ pub enum Change {
         revision: Revision,
         log_time: Timestamp,
     },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Object {
-    App(App),
-    Fn(Fn),
-    Trigger(Trigger),
-    Region(Region),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ObjectId {
-    App(AppId),
-    Fn(FnId),
-    Trigger(TriggerId),
-    Region(RegionName),
-}
-
-impl Object {
-    /// The kind's name in tombstones: `app`, `fn`, `trigger` or `region`.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::App(_) => "app",
-            Self::Fn(_) => "fn",
-            Self::Trigger(_) => "trigger",
-            Self::Region(_) => "region",
-        }
-    }
-}
-
-impl ObjectId {
-    /// See [`Object::kind`].
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::App(_) => "app",
-            Self::Fn(_) => "fn",
-            Self::Trigger(_) => "trigger",
-            Self::Region(_) => "region",
-        }
-    }
-
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::App(id) => id.as_str(),
-            Self::Fn(id) => id.as_str(),
-            Self::Trigger(id) => id.as_str(),
-            Self::Region(name) => name.as_str(),
-        }
-    }
 }

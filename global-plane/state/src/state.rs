@@ -6,12 +6,9 @@ mod regions;
 mod sessions;
 mod triggers;
 
-use std::collections::BTreeMap;
-
-use api_types::catalog::Removed;
 use api_types::{
-    Annotations, App, Catalog, Config, Digest, Fn, Refusal, Region, RegionName, Revision,
-    Timestamp, Trigger,
+    Annotations, Bundle, Catalog, Config, Digest, Kind, Object, ObjectId, Refusal, Revision,
+    Timestamp,
 };
 
 pub use sessions::{Remembered, Session};
@@ -19,7 +16,7 @@ pub use sessions::{Remembered, Session};
 use crate::bounds;
 use crate::command::{AnnotationChanges, Command, Envelope, Preconditions, RequestId};
 use crate::draft_checks::{is_no_value, is_server_set};
-use crate::outcome::{Applied, Change, ObjectId, Outcome, Reply};
+use crate::outcome::{Applied, Change, Outcome, Reply};
 use sessions::Sessions;
 
 /// All that the global plane has agreed on.
@@ -27,9 +24,6 @@ use sessions::Sessions;
 pub struct State {
     cluster_id: String,
     catalog: Catalog,
-    regions: BTreeMap<RegionName, Region>,
-    /// Digest to size in bytes.
-    bundles: BTreeMap<Digest, u64>,
     sessions: Sessions,
     revision: Revision,
     log_time: Timestamp,
@@ -39,12 +33,7 @@ pub struct State {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StateParts {
     pub cluster_id: String,
-    pub apps: Vec<App>,
-    pub fns: Vec<Fn>,
-    pub triggers: Vec<Trigger>,
-    pub regions: Vec<Region>,
-    /// Digest and size in bytes.
-    pub bundles: Vec<(Digest, u64)>,
+    pub objects: Vec<Object>,
     pub sessions: Vec<Session>,
     pub revision: Revision,
     pub log_time: Timestamp,
@@ -63,23 +52,12 @@ impl State {
     #[must_use]
     pub fn restore(parts: StateParts) -> Self {
         let mut catalog = Catalog::default();
-        for app in parts.apps {
-            catalog.put_app(app);
+        for object in parts.objects {
+            catalog.put(object);
         }
-        for function in parts.fns {
-            catalog.put_fn(function);
-        }
-        for trigger in parts.triggers {
-            catalog.put_trigger(trigger);
-        }
-        let regions = parts.regions.into_iter();
         Self {
             cluster_id: parts.cluster_id,
             catalog,
-            regions: regions
-                .map(|region| (region.name.clone(), region))
-                .collect(),
-            bundles: parts.bundles.into_iter().collect(),
             sessions: parts.sessions.into_iter().collect(),
             revision: parts.revision,
             log_time: parts.log_time,
@@ -91,11 +69,11 @@ impl State {
     pub fn parts(&self) -> StateParts {
         StateParts {
             cluster_id: self.cluster_id.clone(),
-            apps: self.catalog.apps().cloned().collect(),
-            fns: self.catalog.fns().cloned().collect(),
-            triggers: self.catalog.triggers().cloned().collect(),
-            regions: self.regions.values().cloned().collect(),
-            bundles: self.bundles().collect(),
+            objects: self
+                .catalog
+                .objects()
+                .map(|object| object.to_owned())
+                .collect(),
             sessions: self.sessions.iter().cloned().collect(),
             revision: self.revision,
             log_time: self.log_time,
@@ -158,19 +136,13 @@ impl State {
             Remembered::Done(revision) => return Ok(Reply::Done(*revision)),
             Remembered::Refused(refusal) => return Err(refusal.clone()),
         };
-        let object = match id {
-            ObjectId::App(id) => self.catalog.app(id).cloned().map(Reply::App),
-            ObjectId::Fn(id) => self.catalog.function(id).cloned().map(Reply::Fn),
-            ObjectId::Trigger(id) => self.catalog.trigger(id).cloned().map(Reply::Trigger),
-            ObjectId::Region(name) => self.regions.get(name).cloned().map(Reply::Region),
-        };
-        object.ok_or_else(|| {
+        let object = self.catalog.get(id).ok_or_else(|| {
             Refusal::not_found(format!(
-                "this request wrote the {} {} at revision {revision}, which has been deleted since",
+                "this request wrote the {} {id} at revision {revision}, which has been deleted since",
                 id.kind(),
-                id.as_str()
             ))
-        })
+        })?;
+        Ok(Reply::Put(object.to_owned()))
     }
 
     /// Whether the request has been applied, so that another try changes nothing.
@@ -187,27 +159,6 @@ impl State {
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
-    }
-
-    /// By name.
-    pub fn regions(&self) -> impl Iterator<Item = &Region> {
-        self.regions.values()
-    }
-
-    #[must_use]
-    pub fn region(&self, name: &RegionName) -> Option<&Region> {
-        self.regions.get(name)
-    }
-
-    /// Digest and size in bytes of every known bundle, by digest.
-    pub fn bundles(&self) -> impl Iterator<Item = (Digest, u64)> + use<'_> {
-        self.bundles.iter().map(|(digest, size)| (*digest, *size))
-    }
-
-    /// The size in bytes of a known bundle.
-    #[must_use]
-    pub fn bundle(&self, digest: &Digest) -> Option<u64> {
-        self.bundles.get(digest).copied()
     }
 
     #[must_use]
@@ -254,34 +205,47 @@ impl State {
                 bounds::BUNDLE_BYTES_MAX
             )));
         }
-        match self.bundles.get(&digest) {
-            Some(known) if *known == size => return Ok(Reply::Done(self.revision)),
+        match self.catalog.bundle(&digest) {
+            Some(known) if known.size == size => return Ok(Reply::Done(self.revision)),
             Some(known) => {
                 return Err(Refusal::conflict(format!(
-                    "bundle sha256:{digest} is known with {known} bytes, not {size}"
+                    "bundle sha256:{digest} is known with {} bytes, not {size}",
+                    known.size
                 )));
             }
             None => {}
         }
-        bounded("bundles", self.bundles.len(), bounds::BUNDLES_MAX)?;
-        self.bundles.insert(digest, size);
-        changes.push(Change::Bundle { digest, size });
-        Ok(Reply::Done(self.revision.next()))
+        self.room_for(Kind::Bundle)?;
+        let revision = self.revision.next();
+        let bundle = Bundle {
+            digest,
+            size,
+            revision,
+        };
+        self.put(bundle, changes);
+        Ok(Reply::Done(revision))
     }
 
-    /// What deleted objects leave behind: triggers, then fns, then the app.
-    fn bury(&self, removed: Removed, changes: &mut Vec<Change>) -> Outcome {
+    /// Stores an object and says so.
+    fn put(&mut self, object: impl Into<Object>, changes: &mut Vec<Change>) -> Reply {
+        let object = object.into();
+        changes.push(Change::Put(object.clone()));
+        self.catalog.put(object.clone());
+        Reply::Put(object)
+    }
+
+    /// Deletes an object with its dependents, each with a tombstone of its own.
+    fn delete(&mut self, id: &ObjectId, changes: &mut Vec<Change>) -> Outcome {
         let revision = self.revision.next();
-        let triggers = removed.triggers.into_iter().map(ObjectId::Trigger);
-        let fns = removed.fns.into_iter().map(ObjectId::Fn);
-        let apps = removed.apps.into_iter().map(ObjectId::App);
-        changes.extend(
-            triggers
-                .chain(fns)
-                .chain(apps)
-                .map(|object| Change::Deleted { revision, object }),
-        );
+        let gone = self.catalog.delete(id).into_iter();
+        changes.extend(gone.map(|object| Change::Deleted { revision, object }));
         Ok(Reply::Deleted(revision))
+    }
+
+    /// Whether one more object of a kind may be stored.
+    fn room_for(&self, kind: Kind) -> Result<(), Refusal> {
+        let declared = kind.declared();
+        bounded(declared.plural, self.catalog.len(kind), declared.count_max)
     }
 }
 

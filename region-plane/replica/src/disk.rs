@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use api_types::{Region, Revision};
+use api_wire::ObjectBody;
 use rocksdb::{ColumnFamilyDescriptor, DB, IteratorMode, Options, WriteBatch, WriteOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::held::{Held, Key, Kind, Meta, Object, Step};
+use crate::held::{Held, Meta, Step};
 
-/// Key `KIND/ID`, value the object's stored JSON.
+/// Records by `ObjectId::key`.
 const OBJECTS: &str = "objects";
 /// One key.
 const META: &str = "meta";
@@ -105,11 +106,11 @@ impl Disk {
                 key: String::from_utf8_lossy(&key).into_owned(),
                 problem,
             };
-            let kind = std::str::from_utf8(&key)
-                .ok()
-                .and_then(|key| Kind::parse(key.split_once('/')?.0))
-                .ok_or_else(|| corrupt("not a key of ours".to_owned()))?;
-            puts.push(Object::from_json(kind, &value).map_err(corrupt)?);
+            let object = ObjectBody::from_record(&value).map_err(|error| corrupt(chain(&error)))?;
+            if object.id().key().as_bytes() != &*key {
+                return Err(corrupt("the object has another key".to_owned()));
+            }
+            puts.push(object);
         }
         held.take(Step {
             meta: Meta {
@@ -131,11 +132,12 @@ impl Disk {
     pub fn write(&self, step: &Step) -> Result<(), DiskError> {
         let mut batch = WriteBatch::default();
         let objects = self.family(OBJECTS);
-        for key in &step.deletes {
-            batch.delete_cf(objects, key_text(key));
+        for id in &step.deletes {
+            batch.delete_cf(objects, id.key());
         }
         for object in &step.puts {
-            batch.put_cf(objects, key_text(&object.key()), object.to_json());
+            let record = ObjectBody::to_record(object.by_ref());
+            batch.put_cf(objects, object.id().key(), record);
         }
         let position = PositionBody {
             cluster_id: step.meta.cluster_id.clone(),
@@ -167,6 +169,8 @@ impl Disk {
     }
 }
 
-fn key_text((kind, id): &Key) -> String {
-    format!("{}/{id}", kind.as_str())
+/// An error with what caused it: a corrupt record is told of in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api_client::{Client, Error};
 use api_types::Revision;
-use api_wire::planes::WatchLine;
+use api_wire::WatchLine;
 use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};

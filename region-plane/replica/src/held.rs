@@ -3,15 +3,11 @@
 //! Pure: a [`Step`] is computed from what is held and what was received; the caller makes it
 //! durable and then hands it to [`Held::take`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::{
-    App, AppId, Catalog, Fn, FnId, Region, RegionName, Revision, Trigger, TriggerId, Verdict,
-};
-use api_wire::fns::StoredError;
-use api_wire::planes::{RegionBody, WatchLine};
+use api_types::{AppId, Catalog, Fn, Kind, Object, ObjectId, Region, Revision, Verdict};
 use api_wire::view::{Envelope, MetadataBody, ViewError};
-use api_wire::{AppBody, FnBody, TriggerBody};
+use api_wire::{ObjectError, WatchLine};
 use sha2::{Digest as _, Sha256};
 
 use crate::placement;
@@ -30,104 +26,21 @@ pub struct Meta {
     pub gateway_port: u16,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    App,
-    Fn,
-    Trigger,
-    Region,
-}
-
-impl Kind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::App => "app",
-            Self::Fn => "fn",
-            Self::Trigger => "trigger",
-            Self::Region => "region",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::App, Self::Fn, Self::Trigger, Self::Region]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-    }
-}
-
-pub type Key = (Kind, String);
-
-#[derive(Debug, Clone)]
-pub enum Object {
-    App(App),
-    Fn(Fn),
-    Trigger(Trigger),
-    Region(Region),
-}
-
-impl Object {
-    pub fn key(&self) -> Key {
-        match self {
-            Self::App(app) => (Kind::App, app.id.to_string()),
-            Self::Fn(function) => (Kind::Fn, function.id.to_string()),
-            Self::Trigger(trigger) => (Kind::Trigger, trigger.id.to_string()),
-            Self::Region(region) => (Kind::Region, region.name.to_string()),
-        }
-    }
-
-    fn revision(&self) -> Revision {
-        match self {
-            Self::App(app) => app.revision,
-            Self::Fn(function) => function.revision,
-            Self::Trigger(trigger) => trigger.revision,
-            Self::Region(region) => region.revision,
-        }
-    }
-
-    /// The form on disk.
-    pub fn to_json(&self) -> Vec<u8> {
-        match self {
-            Self::App(app) => serde_json::to_vec(&AppBody::stored(app)),
-            Self::Fn(function) => serde_json::to_vec(&FnBody::stored(function)),
-            Self::Trigger(trigger) => serde_json::to_vec(&TriggerBody::stored(trigger)),
-            Self::Region(region) => serde_json::to_vec(&RegionBody::from(region)),
-        }
-        .expect("stored forms are plain data")
-    }
-
-    /// The reverse of [`Self::to_json`]; the text says what is wrong.
-    pub fn from_json(kind: Kind, json: &[u8]) -> Result<Self, String> {
-        fn read<B: serde::de::DeserializeOwned, T: TryFrom<B, Error = StoredError>>(
-            json: &[u8],
-        ) -> Result<T, String> {
-            let body: B = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-            T::try_from(body).map_err(|error| error.to_string())
-        }
-        match kind {
-            Kind::App => read::<AppBody, App>(json).map(Self::App),
-            Kind::Fn => read::<FnBody, Fn>(json).map(Self::Fn),
-            Kind::Trigger => read::<TriggerBody, Trigger>(json).map(Self::Trigger),
-            Kind::Region => read::<RegionBody, Region>(json).map(Self::Region),
-        }
-    }
-}
-
 /// A checked change of what is held.
 #[derive(Debug)]
 pub struct Step {
     pub meta: Meta,
     pub puts: Vec<Object>,
-    pub deletes: Vec<Key>,
+    pub deletes: Vec<ObjectId>,
     /// A power cut must not bring back what it replaced.
     pub sync: bool,
 }
 
 impl Step {
     pub fn changes_functions(&self) -> bool {
-        self.puts
-            .iter()
-            .any(|object| !matches!(object, Object::Region(_)))
-            || self.deletes.iter().any(|(kind, _)| *kind != Kind::Region)
+        let puts = self.puts.iter().map(Object::kind);
+        let mut kinds = puts.chain(self.deletes.iter().map(ObjectId::kind));
+        kinds.any(|kind| kind != Kind::Region)
     }
 }
 
@@ -143,7 +56,7 @@ pub enum Refused {
     #[error("the snapshot holds {found} objects, its header says {declared}")]
     Count { declared: u64, found: u64 },
     #[error(transparent)]
-    Stored(#[from] StoredError),
+    Object(#[from] ObjectError),
     #[error(
         "the snapshot is of cluster {offered:?}, this region belongs to {held:?}; \
          its `globals` lead elsewhere, or {TO_ACCEPT}"
@@ -160,8 +73,8 @@ pub enum Refused {
     MassDelete { deleted: usize, held: usize },
     #[error("a change of revision {got} after {held}")]
     Order { got: Revision, held: Revision },
-    #[error("a deletion of an unknown kind {kind:?}")]
-    UnknownKind { kind: String },
+    #[error("a deletion of {id:?}, which is no {kind} that this program knows")]
+    UnknownId { kind: String, id: String },
 }
 
 impl Refused {
@@ -169,14 +82,14 @@ impl Refused {
     pub fn label(&self) -> &'static str {
         match self {
             Self::View(ViewError::Digest { .. }) => "digest",
-            Self::View(ViewError::Malformed { .. }) | Self::Stored(_) => "malformed",
+            Self::Object(ObjectError::Unknown { .. }) | Self::UnknownId { .. } => "unknown_kind",
+            Self::View(ViewError::Malformed { .. }) | Self::Object(_) => "malformed",
             Self::Count { .. } => "count",
             Self::Cluster { .. } => "cluster",
             Self::Epoch { .. } => "epoch",
             Self::Older { .. } => "older",
             Self::MassDelete { .. } => "mass_delete",
             Self::Order { .. } => "order",
-            Self::UnknownKind { .. } => "unknown_kind",
         }
     }
 }
@@ -187,14 +100,13 @@ const DELETES_FREE: usize = 10;
 /// Everything held, and the part of it that is placed here.
 ///
 /// Invariants: `here` is what [`placement::refresh`] makes of `all`; `revisions` has one entry for
-/// each object of `all` and each region; `hash` is the sum over `revisions`.
+/// each object of `all`; `hash` is the sum over `revisions`.
 #[derive(Debug)]
 pub struct Held {
     meta: Option<Meta>,
     all: Catalog,
     here: Catalog,
-    regions: BTreeMap<RegionName, Region>,
-    revisions: BTreeMap<Key, Revision>,
+    revisions: BTreeMap<ObjectId, Revision>,
     hash: u64,
     me: Region,
     zone_configured: String,
@@ -206,7 +118,6 @@ impl Held {
             meta: None,
             all: Catalog::default(),
             here: Catalog::default(),
-            regions: BTreeMap::new(),
             revisions: BTreeMap::new(),
             hash: 0,
             me,
@@ -250,7 +161,7 @@ impl Held {
 
     /// Every region, this one among them once the global plane knows it.
     pub fn regions(&self) -> impl Iterator<Item = &Region> + Clone {
-        self.regions.values()
+        self.all.regions()
     }
 
     /// This region by its own configuration.
@@ -260,14 +171,14 @@ impl Held {
 
     /// What the global plane thinks of this region.
     pub fn verdict(&self) -> Option<Verdict> {
-        self.regions.get(&self.me.name).map(|row| row.verdict)
+        self.all.region(&self.me.name).map(|row| row.verdict)
     }
 
     /// An operator asked this region to drain. Its verdict alone says less: a gateway that is
     /// stopping is `Draining` too.
     pub fn drained(&self) -> bool {
-        self.regions
-            .get(&self.me.name)
+        self.all
+            .region(&self.me.name)
             .is_some_and(|row| row.drained)
     }
 
@@ -320,15 +231,16 @@ impl Held {
             zone: body.zone.trim_end_matches('.').to_ascii_lowercase(),
             gateway_port: body.gateway_port,
         };
-        let puts = objects(body)?;
+        let objects = body.objects.into_iter().map(Object::try_from);
+        let puts = objects.collect::<Result<Vec<_>, _>>()?;
         if puts.len() as u64 != envelope.id.count {
             return Err(Refused::Count {
                 declared: envelope.id.count,
                 found: puts.len() as u64,
             });
         }
-        let offered: std::collections::BTreeSet<Key> = puts.iter().map(Object::key).collect();
-        let deletes: Vec<Key> = self
+        let offered: BTreeSet<ObjectId> = puts.iter().map(Object::id).collect();
+        let deletes: Vec<ObjectId> = self
             .revisions
             .keys()
             .filter(|key| !offered.contains(*key))
@@ -377,13 +289,13 @@ impl Held {
                     return Ok(None);
                 }
             }
-            WatchLine::App { object, .. } => puts.push(Object::App(object.try_into()?)),
-            WatchLine::Fn { object, .. } => puts.push(Object::Fn(object.try_into()?)),
-            WatchLine::Trigger { object, .. } => puts.push(Object::Trigger(object.try_into()?)),
-            WatchLine::Region { object, .. } => puts.push(Object::Region(object.try_into()?)),
+            WatchLine::Put { object, .. } => puts.push(object.try_into()?),
             WatchLine::Deleted { kind, id, .. } => {
-                let kind = Kind::parse(&kind).ok_or(Refused::UnknownKind { kind })?;
-                deletes = self.with_dependents((kind, id));
+                let known = Kind::named(&kind).and_then(|kind| ObjectId::parse(kind, &id));
+                let id = known.ok_or(Refused::UnknownId { kind, id })?;
+                deletes = self.all.dependents(&id);
+                deletes.push(id);
+                deletes.retain(|id| self.revisions.contains_key(id));
             }
         }
         Ok(Some(Step {
@@ -395,69 +307,20 @@ impl Held {
         }))
     }
 
-    /// An app goes with its fns and triggers, a fn with its triggers.
-    fn with_dependents(&self, (kind, id): Key) -> Vec<Key> {
-        let mut gone = Vec::new();
-        let trigger_key = |trigger: &Trigger| (Kind::Trigger, trigger.id.to_string());
-        match kind {
-            Kind::App => {
-                let app = AppId::new(id.clone());
-                gone.extend(self.all.triggers_after(&app, None).map(trigger_key));
-                gone.extend(
-                    self.all
-                        .fns_after(&app, None)
-                        .map(|function| (Kind::Fn, function.id.to_string())),
-                );
-            }
-            Kind::Fn => {
-                let function = FnId::new(id.clone());
-                let app = self.all.function(&function).map(|held| held.app_id.clone());
-                let triggers = app
-                    .iter()
-                    .flat_map(|app| self.all.triggers_after(app, None));
-                gone.extend(
-                    triggers
-                        .filter(|trigger| trigger.fn_id == function)
-                        .map(trigger_key),
-                );
-            }
-            Kind::Trigger | Kind::Region => {}
-        }
-        gone.push((kind, id));
-        gone.retain(|key| self.revisions.contains_key(key));
-        gone
-    }
-
     /// Applies a step.
     pub fn take(&mut self, step: Step) {
-        let mut touched = std::collections::BTreeSet::new();
-        for key in step.deletes {
-            self.mark(&key, None);
-            touched.extend(self.app_of(&key));
-            match key.0 {
-                Kind::App => drop(self.all.delete_app(&AppId::new(key.1))),
-                Kind::Fn => drop(self.all.delete_fn(&FnId::new(key.1))),
-                Kind::Trigger => drop(self.all.delete_trigger(&TriggerId::new(key.1))),
-                Kind::Region => {
-                    if let Ok(name) = key.1.parse::<RegionName>() {
-                        self.regions.remove(&name);
-                    }
-                }
-            }
+        let mut touched = BTreeSet::new();
+        for id in &step.deletes {
+            self.mark(id, None);
+            touched.extend(self.app_of(id));
+            self.all.delete(id);
         }
         for object in step.puts {
-            let key = object.key();
-            touched.extend(self.app_of(&key));
-            self.mark(&key, Some(object.revision()));
-            match object {
-                Object::App(app) => self.all.put_app(app),
-                Object::Fn(function) => self.all.put_fn(function),
-                Object::Trigger(trigger) => self.all.put_trigger(trigger),
-                Object::Region(region) => {
-                    self.regions.insert(region.name.clone(), region);
-                }
-            }
-            touched.extend(self.app_of(&key));
+            let id = object.id();
+            touched.extend(self.app_of(&id));
+            self.mark(&id, Some(object.revision()));
+            self.all.put(object);
+            touched.extend(self.app_of(&id));
         }
         for app in touched {
             placement::refresh(&mut self.here, &self.all, &app, &self.me);
@@ -465,60 +328,35 @@ impl Held {
         self.meta = Some(step.meta);
     }
 
-    /// The app that an object held belongs to.
-    fn app_of(&self, (kind, id): &Key) -> Option<AppId> {
-        match kind {
-            Kind::App => Some(AppId::new(id.as_str())),
-            Kind::Fn => {
-                let function = self.all.function(&FnId::new(id.as_str()))?;
-                Some(function.app_id.clone())
-            }
-            Kind::Trigger => {
-                let trigger = self.all.trigger(&TriggerId::new(id.as_str()))?;
-                Some(trigger.app_id.clone())
-            }
-            Kind::Region => None,
+    /// The app whose placement rules over an object that is held.
+    fn app_of(&self, id: &ObjectId) -> Option<AppId> {
+        match id {
+            ObjectId::App(id) => Some(id.clone()),
+            ObjectId::Fn(id) => Some(self.all.function(id)?.app_id.clone()),
+            ObjectId::Trigger(id) => Some(self.all.trigger(id)?.app_id.clone()),
+            ObjectId::Region(_) | ObjectId::Bundle(_) => None,
         }
     }
 
-    fn mark(&mut self, key: &Key, revision: Option<Revision>) {
+    fn mark(&mut self, id: &ObjectId, revision: Option<Revision>) {
         let before = match revision {
-            Some(revision) => self.revisions.insert(key.clone(), revision),
-            None => self.revisions.remove(key),
+            Some(revision) => self.revisions.insert(id.clone(), revision),
+            None => self.revisions.remove(id),
         };
         for revision in before.into_iter().chain(revision) {
-            self.hash ^= hash(key, revision);
+            self.hash ^= hash(id, revision);
         }
     }
 }
 
-fn hash((kind, id): &Key, revision: Revision) -> u64 {
+fn hash(id: &ObjectId, revision: Revision) -> u64 {
     let digest = Sha256::new()
-        .chain_update(kind.as_str())
-        .chain_update([0])
-        .chain_update(id)
+        .chain_update(id.key())
         .chain_update([0])
         .chain_update(revision.0.to_be_bytes())
         .finalize();
     let head = digest.first_chunk::<8>().expect("SHA-256 has 32 bytes");
     u64::from_be_bytes(*head)
-}
-
-fn objects(body: MetadataBody) -> Result<Vec<Object>, StoredError> {
-    let mut objects = Vec::new();
-    for app in body.apps {
-        objects.push(Object::App(app.try_into()?));
-    }
-    for function in body.fns {
-        objects.push(Object::Fn(function.try_into()?));
-    }
-    for trigger in body.triggers {
-        objects.push(Object::Trigger(trigger.try_into()?));
-    }
-    for region in body.regions {
-        objects.push(Object::Region(region.try_into()?));
-    }
-    Ok(objects)
 }
 
 #[cfg(test)]

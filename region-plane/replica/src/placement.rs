@@ -1,7 +1,7 @@
 //! What this region holds and serves: the one rule of placement, asked of what the replica holds.
 
 use api_types::placement::{Placements, Tier, Why};
-use api_types::{AppId, Catalog, Fn, Region};
+use api_types::{AppId, Catalog, Fn, ObjectId, Region};
 use dns_steering::distance;
 
 use crate::Held;
@@ -56,7 +56,7 @@ pub struct Peers {
 /// An app's placement rules all of its functions, so the app is the unit: what it has here is
 /// dropped and copied anew.
 pub fn refresh(here: &mut Catalog, catalog: &Catalog, app: &AppId, region: &Region) {
-    here.delete_app(app);
+    here.delete(&ObjectId::App(app.clone()));
     let Some(app) = catalog.app(app) else { return };
     let mut placements = Placements {
         app: app.placement(),
@@ -65,16 +65,16 @@ pub fn refresh(here: &mut Catalog, catalog: &Catalog, app: &AppId, region: &Regi
     if placements.tier(region) != Tier::Placed {
         return;
     }
-    here.put_app(app.clone());
+    here.put(app.clone());
     for function in catalog.fns_after(&app.id, None) {
         placements.function = function.placement();
         if placements.tier(region) == Tier::Placed {
-            here.put_fn(function.clone());
+            here.put(function.clone());
         }
     }
     for trigger in catalog.triggers_after(&app.id, None) {
         if here.function(&trigger.fn_id).is_some() {
-            here.put_trigger(trigger.clone());
+            here.put(trigger.clone());
         }
     }
 }

@@ -602,16 +602,18 @@ mod tests {
         let time = "2026-01-02T15:04:05.678Z";
         let body = format!(
             r#"{{
-                "zone": "fn.test", "gateway_port": 8080, "triggers": [], "regions": [],
-                "apps": [{{
-                    "id": "A", "name": "shop", "annotations": {{"tradewind.dev/placement": {placement}}},
-                    "created_at": "{time}", "updated_at": "{time}", "tradewind_revision": 1
-                }}],
-                "fns": [{{
-                    "id": "F", "name": "f", "app_id": "A", "image": "bundle/a:1@sha256:{digest}",
-                    "memory": 128, "timeout": 30, "idle_timeout": 30,
-                    "created_at": "{time}", "updated_at": "{time}", "tradewind_revision": 1
-                }}]
+                "zone": "fn.test", "gateway_port": 8080,
+                "objects": [
+                    {{"type": "app", "object": {{
+                        "id": "A", "name": "shop", "annotations": {{"tradewind.dev/placement": {placement}}},
+                        "created_at": "{time}", "updated_at": "{time}", "tradewind_revision": 1
+                    }}}},
+                    {{"type": "fn", "object": {{
+                        "id": "F", "name": "f", "app_id": "A", "image": "bundle/a:1@sha256:{digest}",
+                        "memory": 128, "timeout": 30, "idle_timeout": 30,
+                        "created_at": "{time}", "updated_at": "{time}", "tradewind_revision": 1
+                    }}}}
+                ]
             }}"#
         );
         let body: MetadataBody = serde_json::from_str(&body).unwrap();

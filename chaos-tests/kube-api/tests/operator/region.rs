@@ -8,7 +8,6 @@ use api_types::{
     Annotations, App, AppId, Fn, FnId, Location, Region as Place, Revision, Timestamp, Verdict,
 };
 use api_wire::view::{Envelope, MetadataBody, ViewId};
-use api_wire::{AppBody, FnBody};
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
@@ -82,21 +81,15 @@ fn function(at: usize) -> Fn {
 
 /// What the global plane offers a region.
 fn snapshot(functions: usize, pods_each: usize) -> String {
-    let body = MetadataBody {
-        zone: "fn.test".to_owned(),
-        gateway_port: 8080,
-        apps: vec![AppBody::stored(&app(pods_each))],
-        fns: (0..functions)
-            .map(|at| FnBody::stored(&function(at)))
-            .collect(),
-        triggers: Vec::new(),
-        regions: Vec::new(),
-    };
+    let app = app(pods_each);
+    let functions: Vec<Fn> = (0..functions).map(function).collect();
+    let objects = std::iter::once((&app).into()).chain(functions.iter().map(Into::into));
+    let body = MetadataBody::of("fn.test", 8080, objects);
     let id = ViewId {
         cluster_id: "tests".to_owned(),
         epoch: 1,
         revision: 10,
-        count: 1 + functions as u64,
+        count: body.objects.len() as u64,
         sha256: String::new(),
     };
     let envelope = Envelope::seal(id, &body);

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use api_types::{App, Fn, Location, RefusalKind, Revision, Timestamp, Trigger, TriggerId};
-use api_wire::bounds::{LINE_BYTES_MAX, REQUEST_BYTES_MAX};
-use api_wire::planes::WatchLine;
+use api_wire::bounds::{LINE_BYTES_MAX, REQUEST_BYTES_MAX, encoded_bytes};
 use api_wire::view::{Envelope as View, MetadataBody, ViewId};
+use api_wire::{AppBody, FnBody, TriggerBody, WatchLine};
 use global_plane_state::{AppDraft, FnDraft, RegionDraft, RequestId, TriggerDraft};
 use proptest::prelude::*;
 
@@ -306,28 +306,17 @@ proptest! {
         let reply = state.apply(10, &written).outcome.unwrap();
 
         let revision = reply.revision().0;
-        let (line, bytes, shown) = match &reply {
-            Reply::App(app) => {
-                let object = AppBody::stored(app);
-                let shown = serde_json::to_string(&api_fn_http::decorate::app(app)).unwrap();
-                (WatchLine::App { revision, object: object.clone() }, encoded_bytes(&object), Some(shown))
-            }
-            Reply::Fn(function) => {
-                let object = FnBody::stored(function);
+        let Reply::Put(object) = &reply else { panic!("{reply:?}") };
+        let line = WatchLine::put(object.by_ref());
+        let bytes = ObjectBody::of(object.by_ref()).object.get().len();
+        let shown = match object {
+            Object::App(app) => Some(serde_json::to_string(&api_fn_http::decorate::app(app)).unwrap()),
+            Object::Fn(function) => {
                 let base = format!("https://{}", "h".repeat(253));
                 let shown = api_fn_http::decorate::function(function, Some(&app), &base);
-                let shown = serde_json::to_string(&shown).unwrap();
-                (WatchLine::Fn { revision, object: object.clone() }, encoded_bytes(&object), Some(shown))
+                Some(serde_json::to_string(&shown).unwrap())
             }
-            Reply::Trigger(trigger) => {
-                let object = TriggerBody::stored(trigger);
-                (WatchLine::Trigger { revision, object: object.clone() }, encoded_bytes(&object), None)
-            }
-            Reply::Region(region) => {
-                let object = RegionBody::from(region);
-                (WatchLine::Region { revision, object: object.clone() }, encoded_bytes(&object), None)
-            }
-            other => panic!("{other:?}"),
+            _ => None,
         };
         prop_assert!(bytes <= OBJECT_BYTES_MAX);
         if kind < 3 {
@@ -353,14 +342,7 @@ proptest! {
         let id = ViewId {
             cluster_id: "demo".to_owned(), epoch: 1, revision, count: 4, sha256: String::new(),
         };
-        let body = MetadataBody {
-            zone: "fn.test".to_owned(),
-            gateway_port: 8080,
-            apps: parts.apps.iter().map(AppBody::stored).collect(),
-            fns: parts.fns.iter().map(FnBody::stored).collect(),
-            triggers: parts.triggers.iter().map(TriggerBody::stored).collect(),
-            regions: parts.regions.iter().map(RegionBody::from).collect(),
-        };
+        let body = MetadataBody::of("fn.test", 8080, parts.objects.iter().map(Object::by_ref));
         let opened: MetadataBody = View::seal(id, &body).open().unwrap();
         prop_assert_eq!(encoded_bytes(&opened), encoded_bytes(&body));
     }

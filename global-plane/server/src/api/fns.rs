@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api_fn_http::body::json;
 use api_fn_http::{ApiError, Id, REVISION, decorate};
-use api_types::{AppId, FnId, TriggerId};
+use api_types::{AppId, FnId, Object, TriggerId};
 use api_wire::{FnBody, TriggerBody};
 use axum::Router;
 use axum::extract::State;
@@ -110,18 +110,22 @@ async fn change(node: &Node, command: Command, received: Received) -> Answered {
     };
     let host = received.host.as_deref();
     let mut response = match &reply {
-        Reply::App(app) => json(StatusCode::OK, &decorate::app(app)),
+        Reply::Put(Object::App(app)) => json(StatusCode::OK, &decorate::app(app)),
         // The answer to a PUT has no endpoint (Fn contract 3.3, 4.2).
-        Reply::Fn(function) if !is_create => json(StatusCode::OK, &FnBody::from(function)),
-        Reply::Trigger(trigger) if !is_create => json(StatusCode::OK, &TriggerBody::from(trigger)),
-        Reply::Fn(function) => {
+        Reply::Put(Object::Fn(function)) if !is_create => {
+            json(StatusCode::OK, &FnBody::from(function))
+        }
+        Reply::Put(Object::Trigger(trigger)) if !is_create => {
+            json(StatusCode::OK, &TriggerBody::from(trigger))
+        }
+        Reply::Put(Object::Fn(function)) => {
             let body = node.replica.read(|state| {
                 let app = state.catalog().app(&function.app_id);
                 decorate::function(function, app, &node.base_url(app, host))
             });
             json(StatusCode::OK, &body)
         }
-        Reply::Trigger(trigger) => {
+        Reply::Put(Object::Trigger(trigger)) => {
             let body = node.replica.read(|state| {
                 let app = state.catalog().app(&trigger.app_id);
                 decorate::trigger(trigger, app, &node.base_url(app, host))
@@ -129,7 +133,7 @@ async fn change(node: &Node, command: Command, received: Received) -> Answered {
             json(StatusCode::OK, &body)
         }
         Reply::Deleted(_) => StatusCode::NO_CONTENT.into_response(),
-        Reply::Region(_) | Reply::Done(_) => return Ok(unexpected(&reply)),
+        Reply::Put(_) | Reply::Done(_) => return Ok(unexpected(&reply)),
     };
     response
         .headers_mut()

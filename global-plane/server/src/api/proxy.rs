@@ -28,8 +28,12 @@ pub async fn region(
     mut request: Request,
 ) -> Response {
     let admin = name.parse::<RegionName>().ok().and_then(|name| {
-        node.replica
-            .read(|state| state.region(&name).map(|region| region.admin.clone()))
+        node.replica.read(|state| {
+            state
+                .catalog()
+                .region(&name)
+                .map(|region| region.admin.clone())
+        })
     });
     let Some(admin) = admin else {
         return regions::unknown(&name);

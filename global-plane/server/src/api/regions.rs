@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api_fn_http::body::Json as Body;
 use api_fn_http::{ApiError, Id};
-use api_types::{Region, RegionName, Revision};
+use api_types::{Object, Region, RegionName, Revision};
 use api_wire::Page;
 use api_wire::planes::{
     DNS_TTL_SECS, LoadBody, REPORT_ITEMS_MAX, RegionItem, Replication, ReplicationItem, Report,
@@ -35,7 +35,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 /// `GET /v1/regions`.
 pub async fn list(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> Response {
     let regions = node.read(asked.consistency(), |state| {
-        state.regions().cloned().collect::<Vec<_>>()
+        state.catalog().regions().cloned().collect::<Vec<_>>()
     });
     let regions = match regions.await {
         Ok(regions) => regions,
@@ -52,7 +52,7 @@ pub async fn list(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> 
 /// `GET /v1/replication`.
 pub async fn replication(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> Response {
     let found = node.read(asked.consistency(), |state| {
-        let regions: Vec<Region> = state.regions().cloned().collect();
+        let regions: Vec<Region> = state.catalog().regions().cloned().collect();
         (state.revision(), regions)
     });
     let (revision, regions) = match found.await {
@@ -179,7 +179,7 @@ async fn change(node: &Node, command: Command, terms: Terms) -> Result<Response,
         Ok(outcome) => outcome?,
         Err(none) => return Ok(no_leader(none)),
     };
-    let Reply::Region(region) = reply else {
+    let Reply::Put(Object::Region(region)) = reply else {
         return Ok(super::unexpected(&reply));
     };
     let rows = rows(node).await;
@@ -247,10 +247,10 @@ pub async fn forwarded_report(State(node): State<Arc<Node>>, body: Body<Forwarde
 }
 
 fn take(node: &Node, Forwarded { region, report }: Forwarded) -> Response {
-    let known = region
-        .parse::<RegionName>()
-        .ok()
-        .filter(|name| node.replica.read(|state| state.region(name).is_some()));
+    let known = region.parse::<RegionName>().ok().filter(|name| {
+        node.replica
+            .read(|state| state.catalog().region(name).is_some())
+    });
     let Some(name) = known else {
         return unknown(&region);
     };

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::Revision;
+use api_wire::WatchLine;
 use api_wire::fns::ErrorBody;
-use api_wire::planes::{Compacted, WatchLine};
+use api_wire::planes::Compacted;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Query, State};

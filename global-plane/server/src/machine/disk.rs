@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 
 use api_types::{
-    AppId, Digest, FnId, Location, Refusal, RefusalKind, RegionName, Revision, Timestamp, TriggerId,
+    AppId, Digest, FnId, Location, Object, ObjectId, Refusal, RefusalKind, RegionName, Revision,
+    Timestamp, TriggerId,
 };
-use api_wire::fns::StoredError;
-use api_wire::planes::{RegionBody, RegisterRegion, VerdictBody, WatchLine};
-use api_wire::{AppBody, FnBody, TriggerBody};
+use api_wire::planes::{RegisterRegion, VerdictBody};
+use api_wire::{ObjectBody, ObjectError, WatchLine};
 use global_plane_state::{
-    AppDraft, Command, Envelope, FnDraft, ObjectId, Outcome, Preconditions, RegionDraft,
-    Remembered, Reply, RequestId, Session, StateParts, TriggerDraft,
+    AppDraft, Command, Envelope, FnDraft, Outcome, Preconditions, RegionDraft, Remembered, Reply,
+    RequestId, Session, StateParts, TriggerDraft,
 };
 use serde::{Deserialize, Serialize};
 
@@ -40,8 +40,8 @@ pub enum DecodeError {
         what: &'static str,
         field: &'static str,
     },
-    #[error("a stored object is corrupt")]
-    Object(#[from] StoredError),
+    #[error("an object cannot be read")]
+    Object(#[from] ObjectError),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -191,10 +191,7 @@ struct RefusedForm {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ReplyForm {
-    App(AppBody),
-    Fn(FnBody),
-    Trigger(TriggerBody),
-    Region(RegionBody),
+    Put(ObjectBody),
     Deleted(u64),
     Done(u64),
 }
@@ -576,10 +573,7 @@ fn why_unreadable(bytes: &[u8], source: serde_json::Error) -> DecodeError {
 impl OutcomeForm {
     fn of(outcome: &Outcome) -> Self {
         let reply = match outcome {
-            Ok(Reply::App(app)) => ReplyForm::App(AppBody::stored(app)),
-            Ok(Reply::Fn(function)) => ReplyForm::Fn(FnBody::stored(function)),
-            Ok(Reply::Trigger(trigger)) => ReplyForm::Trigger(TriggerBody::stored(trigger)),
-            Ok(Reply::Region(region)) => ReplyForm::Region(region.into()),
+            Ok(Reply::Put(object)) => ReplyForm::Put(ObjectBody::of(object.by_ref())),
             Ok(Reply::Deleted(revision)) => ReplyForm::Deleted(revision.0),
             Ok(Reply::Done(revision)) => ReplyForm::Done(revision.0),
             Err(refusal) => return Self::Refused(refusal.into()),
@@ -593,10 +587,7 @@ impl OutcomeForm {
             Self::Refused(refused) => return Ok(Err(refused.into())),
         };
         Ok(Ok(match reply {
-            ReplyForm::App(app) => Reply::App(app.try_into()?),
-            ReplyForm::Fn(function) => Reply::Fn(function.try_into()?),
-            ReplyForm::Trigger(trigger) => Reply::Trigger(trigger.try_into()?),
-            ReplyForm::Region(region) => Reply::Region(region.try_into()?),
+            ReplyForm::Put(object) => Reply::Put(object.try_into()?),
             ReplyForm::Deleted(revision) => Reply::Deleted(Revision(revision)),
             ReplyForm::Done(revision) => Reply::Done(Revision(revision)),
         }))
@@ -625,14 +616,14 @@ struct SessionForm {
     outcome: RememberedForm,
 }
 
-/// `id` is an object's id, or a region's name.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum RememberedForm {
-    App { id: String, revision: u64 },
-    Fn { id: String, revision: u64 },
-    Trigger { id: String, revision: u64 },
-    Region { id: String, revision: u64 },
+    /// `key` is the object's.
+    Wrote {
+        key: String,
+        revision: u64,
+    },
     Deleted(u64),
     Done(u64),
     Refused(RefusedForm),
@@ -640,18 +631,14 @@ enum RememberedForm {
 
 impl From<&Remembered> for RememberedForm {
     fn from(remembered: &Remembered) -> Self {
-        let (object, revision) = match remembered {
-            Remembered::Wrote { id, revision } => (id, revision.0),
-            Remembered::Deleted(revision) => return Self::Deleted(revision.0),
-            Remembered::Done(revision) => return Self::Done(revision.0),
-            Remembered::Refused(refusal) => return Self::Refused(refusal.into()),
-        };
-        let id = object.as_str().to_owned();
-        match object {
-            ObjectId::App(_) => Self::App { id, revision },
-            ObjectId::Fn(_) => Self::Fn { id, revision },
-            ObjectId::Trigger(_) => Self::Trigger { id, revision },
-            ObjectId::Region(_) => Self::Region { id, revision },
+        match remembered {
+            Remembered::Wrote { id, revision } => Self::Wrote {
+                key: id.key(),
+                revision: revision.0,
+            },
+            Remembered::Deleted(revision) => Self::Deleted(revision.0),
+            Remembered::Done(revision) => Self::Done(revision.0),
+            Remembered::Refused(refusal) => Self::Refused(refusal.into()),
         }
     }
 }
@@ -660,30 +647,16 @@ impl TryFrom<RememberedForm> for Remembered {
     type Error = DecodeError;
 
     fn try_from(form: RememberedForm) -> Result<Self, DecodeError> {
-        let (id, revision) = match form {
-            RememberedForm::App { id, revision } => (ObjectId::App(AppId::new(id)), revision),
-            RememberedForm::Fn { id, revision } => (ObjectId::Fn(FnId::new(id)), revision),
-            RememberedForm::Trigger { id, revision } => {
-                (ObjectId::Trigger(TriggerId::new(id)), revision)
-            }
-            RememberedForm::Region { id, revision } => {
-                (ObjectId::Region(region_name(&id)?), revision)
-            }
-            RememberedForm::Deleted(revision) => return Ok(Self::Deleted(Revision(revision))),
-            RememberedForm::Done(revision) => return Ok(Self::Done(Revision(revision))),
-            RememberedForm::Refused(refused) => return Ok(Self::Refused(refused.into())),
-        };
-        Ok(Self::Wrote {
-            id,
-            revision: Revision(revision),
+        Ok(match form {
+            RememberedForm::Wrote { key, revision } => Self::Wrote {
+                id: ObjectId::from_key(&key).ok_or_else(|| garbled("key"))?,
+                revision: Revision(revision),
+            },
+            RememberedForm::Deleted(revision) => Self::Deleted(Revision(revision)),
+            RememberedForm::Done(revision) => Self::Done(Revision(revision)),
+            RememberedForm::Refused(refused) => Self::Refused(refused.into()),
         })
     }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct BundleForm {
-    digest: String,
-    size: u64,
 }
 
 #[must_use]
@@ -717,28 +690,6 @@ pub fn decode_session(bytes: &[u8]) -> Result<Session, DecodeError> {
     session_of(decode("a session", bytes)?)
 }
 
-#[must_use]
-pub fn encode_bundle(digest: Digest, size: u64) -> Vec<u8> {
-    encode(&bundle_form(digest, size))
-}
-
-fn bundle_form(digest: Digest, size: u64) -> BundleForm {
-    BundleForm {
-        digest: digest.to_string(),
-        size,
-    }
-}
-
-fn bundle_of(form: &BundleForm) -> Result<(Digest, u64), DecodeError> {
-    Ok((digest_of(&form.digest)?, form.size))
-}
-
-/// # Errors
-/// If it is corrupt.
-pub fn decode_bundle(bytes: &[u8]) -> Result<(Digest, u64), DecodeError> {
-    bundle_of(&decode("a bundle's record", bytes)?)
-}
-
 /// Where the state stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Standing {
@@ -754,11 +705,7 @@ struct SnapshotForm {
     format: u16,
     cluster_id: String,
     standing: Standing,
-    apps: Vec<AppBody>,
-    fns: Vec<FnBody>,
-    triggers: Vec<TriggerBody>,
-    regions: Vec<RegionBody>,
-    bundles: Vec<BundleForm>,
+    objects: Vec<ObjectBody>,
     sessions: Vec<SessionForm>,
 }
 
@@ -772,14 +719,10 @@ pub fn encode_snapshot(parts: &StateParts, steering: Revision) -> Vec<u8> {
             log_time: parts.log_time.0,
             steering: steering.0,
         },
-        apps: parts.apps.iter().map(AppBody::stored).collect(),
-        fns: parts.fns.iter().map(FnBody::stored).collect(),
-        triggers: parts.triggers.iter().map(TriggerBody::stored).collect(),
-        regions: parts.regions.iter().map(RegionBody::from).collect(),
-        bundles: parts
-            .bundles
+        objects: parts
+            .objects
             .iter()
-            .map(|(digest, size)| bundle_form(*digest, *size))
+            .map(|object| ObjectBody::of(object.by_ref()))
             .collect(),
         sessions: parts.sessions.iter().map(session_form).collect(),
     })
@@ -798,14 +741,10 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<(StateParts, Revision), DecodeErr
     }
     let parts = StateParts {
         cluster_id: form.cluster_id,
-        apps: all(form.apps)?,
-        fns: all(form.fns)?,
-        triggers: all(form.triggers)?,
-        regions: all(form.regions)?,
-        bundles: form
-            .bundles
-            .iter()
-            .map(bundle_of)
+        objects: form
+            .objects
+            .into_iter()
+            .map(Object::try_from)
             .collect::<Result<_, _>>()?,
         sessions: form
             .sessions
@@ -816,11 +755,6 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<(StateParts, Revision), DecodeErr
         log_time: Timestamp(form.standing.log_time),
     };
     Ok((parts, Revision(form.standing.steering)))
-}
-
-fn all<F, T: TryFrom<F, Error = StoredError>>(forms: Vec<F>) -> Result<Vec<T>, DecodeError> {
-    let objects: Result<Vec<T>, StoredError> = forms.into_iter().map(T::try_from).collect();
-    Ok(objects?)
 }
 
 /// A line of the watch as it is kept and sent.

@@ -5,40 +5,23 @@
 
 use std::collections::BTreeMap;
 
-use api_types::fns::PLACEMENT_ANNOTATION;
-use api_types::{Annotations, Catalog, Revision};
+use api_types::{ObjectId, ObjectRef, Revision};
 
 #[derive(Debug, Default)]
 pub struct Placed {
     revision: Revision,
-    /// Apps and fns with a placement, by id, and its text. Ids of both kinds come from one
-    /// generator, so they share a map.
-    placements: BTreeMap<String, String>,
+    /// What DNS servers were told of each object they are told of; see [`ObjectRef::dns_part`].
+    told: BTreeMap<ObjectId, String>,
 }
 
 impl Placed {
     /// Of a state read back, whose steering content last changed at `revision`.
     #[must_use]
-    pub fn of(catalog: &Catalog, revision: Revision) -> Self {
-        let apps = catalog
-            .apps()
-            .map(|app| (app.id.as_str(), &app.annotations));
-        let fns = catalog
-            .fns()
-            .map(|function| (function.id.as_str(), &function.annotations));
-        let placements = apps
-            .chain(fns)
-            .filter_map(|(id, annotations)| {
-                Some((
-                    id.to_owned(),
-                    annotations.get(PLACEMENT_ANNOTATION)?.clone(),
-                ))
-            })
+    pub fn of<'a>(objects: impl Iterator<Item = ObjectRef<'a>>, revision: Revision) -> Self {
+        let told = objects
+            .filter_map(|object| Some((object.id(), object.dns_part()?.into_owned())))
             .collect();
-        Self {
-            revision,
-            placements,
-        }
+        Self { revision, told }
     }
 
     #[must_use]
@@ -46,27 +29,22 @@ impl Placed {
         self.revision
     }
 
-    /// A region's row was written or deleted.
-    pub fn region_changed(&mut self, revision: Revision) {
-        self.revision = revision;
-    }
-
-    /// An app or a fn was written.
-    pub fn put(&mut self, id: &str, annotations: &Annotations, revision: Revision) {
-        let placement = annotations.get(PLACEMENT_ANNOTATION);
-        if self.placements.get(id) == placement {
+    /// An object was written.
+    pub fn put(&mut self, object: ObjectRef<'_>, revision: Revision) {
+        let (id, part) = (object.id(), object.dns_part());
+        if self.told.get(&id).map(String::as_str) == part.as_deref() {
             return;
         }
         self.revision = revision;
-        match placement {
-            Some(text) => self.placements.insert(id.to_owned(), text.clone()),
-            None => self.placements.remove(id),
+        match part {
+            Some(part) => self.told.insert(id, part.into_owned()),
+            None => self.told.remove(&id),
         };
     }
 
-    /// An app or a fn was deleted.
-    pub fn deleted(&mut self, id: &str, revision: Revision) {
-        if self.placements.remove(id).is_some() {
+    /// An object was deleted.
+    pub fn deleted(&mut self, id: &ObjectId, revision: Revision) {
+        if self.told.remove(id).is_some() {
             self.revision = revision;
         }
     }
@@ -74,29 +52,61 @@ impl Placed {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use api_types::Object;
+    use api_wire::ObjectBody;
+
     use super::*;
+
+    /// An object of `form` with what every form has, its placement and its revision.
+    fn object(form: &str, placement: &str, revision: u64) -> Object {
+        let time = "2026-01-02T15:04:05.678Z";
+        let annotations = match placement {
+            "" => String::new(),
+            regions => format!(
+                r#""annotations":{{"tradewind.dev/placement":{{"regions":["{regions}"]}}}},"#
+            ),
+        };
+        let own = match form {
+            "fn" => r#""app_id":"A","image":"i:1","memory":128,"timeout":30,"idle_timeout":30"#,
+            "trigger" => r#""app_id":"A","fn_id":"X","type":"http","source":"/""#,
+            "region" => {
+                r#""gateway":"","admin":"","latitude":0,"longitude":0,"drained":false,"verdict":"down","price_ms":0"#
+            }
+            _ => r#""shape":"""#,
+        };
+        let text = format!(
+            r#"{{"type":"{form}","object":{{"id":"X","name":"x",{annotations}{own},"created_at":"{time}",
+                "updated_at":"{time}","registered_at":"{time}","tradewind_revision":{revision}}}}}"#
+        );
+        ObjectBody::from_record(text.as_bytes()).unwrap()
+    }
 
     #[test]
     fn only_placements_and_regions_move_the_steering_revision() {
-        let plain = Annotations::new();
-        let placed = Annotations::from([(
-            PLACEMENT_ANNOTATION.to_owned(),
-            r#"{"regions":["fra"]}"#.to_owned(),
-        )]);
         let mut tracked = Placed::default();
-        let mut at = 0;
-        let mut moves = |case: &str, change: &dyn Fn(&mut Placed, Revision), want: bool| {
-            at += 1;
-            change(&mut tracked, Revision(at));
+        for (at, (case, form, placement, want)) in (1..).zip([
+            ("plain app", "app", "", false),
+            ("region", "region", "", true),
+            ("region again", "region", "", true),
+            ("placed", "app", "fra", true),
+            ("same placement", "app", "fra", false),
+            ("unplaced", "app", "", true),
+            ("placed fn of the same id", "fn", "fra", true),
+            ("trigger", "trigger", "", false),
+        ]) {
+            let object = object(form, placement, at);
+            tracked.put(object.by_ref(), Revision(at));
             assert_eq!(tracked.revision() == Revision(at), want, "{case}");
-        };
-        moves("plain app", &|t, r| t.put("A", &plain, r), false);
-        moves("region", &|t, r| t.region_changed(r), true);
-        moves("placed", &|t, r| t.put("A", &placed, r), true);
-        moves("same placement", &|t, r| t.put("A", &placed, r), false);
-        moves("other deleted", &|t, r| t.deleted("B", r), false);
-        moves("unplaced", &|t, r| t.put("A", &plain, r), true);
-        moves("placed fn", &|t, r| t.put("F", &placed, r), true);
-        moves("deleted", &|t, r| t.deleted("F", r), true);
+        }
+        for (at, (case, form, want)) in (20..).zip([
+            ("plain app", "app", false),
+            ("placed fn", "fn", true),
+            ("gone already", "fn", false),
+            ("region", "region", true),
+        ]) {
+            tracked.deleted(&object(form, "", 1).id(), Revision(at));
+            assert_eq!(tracked.revision() == Revision(at), want, "{case} deleted");
+        }
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use api_client::Client;
+use api_types::Object;
 use api_types::Revision;
+use api_wire::WatchLine;
 use api_wire::bounds::{OBJECT_BYTES_MAX, REQUEST_BYTES_MAX};
-use api_wire::planes::WatchLine;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -24,7 +25,9 @@ async fn follow_until(nodes: &Nodes, node: usize, name: &str) {
             .unwrap();
         loop {
             let line = watch.next().await.unwrap();
-            if matches!(&line, WatchLine::App { object, .. } if object.name.as_deref() == Some(name))
+            if let WatchLine::Put { object, .. } = line
+                && let Ok(Object::App(app)) = object.try_into()
+                && app.name == name
             {
                 return;
             }

@@ -95,8 +95,12 @@ async fn every_node_streams_the_same_changes_in_order() {
     let (status, snapshot) = nodes.get(1, "/v1/snapshot").await;
     assert_eq!((status, &snapshot["id"]["revision"]), (200, &json!(end)));
     let body: Value = serde_json::from_str(snapshot["body"].as_str().unwrap()).unwrap();
-    assert_eq!(body["apps"][0]["name"], "end");
-    assert_eq!(body["apps"][0]["tradewind_revision"], json!(end));
+    let first = &body["objects"][0];
+    assert_eq!(
+        (&first["type"], &first["object"]["name"]),
+        (&json!("app"), &json!("end"))
+    );
+    assert_eq!(first["object"]["tradewind_revision"], json!(end));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,11 @@
 //! Fn contract 2.
 
-use api_types::{App, AppId, Refusal};
+use api_types::{App, AppId, Kind, ObjectId, Refusal};
 
-use super::{State, bounded, created_config, given, merge_annotations, merge_config};
-use crate::bounds;
+use super::{State, created_config, given, merge_annotations, merge_config};
 use crate::command::{AppDraft, Preconditions};
 use crate::draft_checks;
-use crate::outcome::{Change, Object, Outcome, Reply};
+use crate::outcome::{Change, Outcome, Reply};
 
 impl State {
     pub(super) fn create_app(
@@ -23,7 +22,7 @@ impl State {
         if taken {
             return Err(Refusal::conflict("App already exists"));
         }
-        bounded("apps", self.catalog.apps_len(), bounds::APPS_MAX)?;
+        self.room_for(Kind::App)?;
         let mut app = App {
             id: id.clone(),
             name,
@@ -36,7 +35,7 @@ impl State {
             revision: self.revision.next(),
         };
         merge_annotations(&mut app.annotations, draft.annotations.as_ref());
-        Ok(self.put_app(app, changes))
+        Ok(self.put(app, changes))
     }
 
     pub(super) fn update_app(
@@ -62,11 +61,11 @@ impl State {
         }
         draft_checks::app_merged(&app)?;
         if app == *stored {
-            return Ok(Reply::App(app));
+            return Ok(Reply::Put(app.into()));
         }
         app.updated_at = self.log_time;
         app.revision = self.revision.next();
-        Ok(self.put_app(app, changes))
+        Ok(self.put(app, changes))
     }
 
     pub(super) fn delete_app(
@@ -76,19 +75,12 @@ impl State {
         changes: &mut Vec<Change>,
     ) -> Outcome {
         conditions.hold_for(self.stored_app(id)?.revision)?;
-        let removed = self.catalog.delete_app(id);
-        self.bury(removed, changes)
+        self.delete(&ObjectId::App(id.clone()), changes)
     }
 
     pub(super) fn stored_app(&self, id: &AppId) -> Result<&App, Refusal> {
         self.catalog
             .app(id)
             .ok_or_else(|| Refusal::not_found("App not found"))
-    }
-
-    fn put_app(&mut self, app: App, changes: &mut Vec<Change>) -> Reply {
-        changes.push(Change::Put(Object::App(app.clone())));
-        self.catalog.put_app(app.clone());
-        Reply::App(app)
     }
 }

@@ -1,12 +1,12 @@
 //! Fn contract 3.
 
-use api_types::{Annotations, AppId, Fn, FnId, Refusal};
+use api_types::{Annotations, AppId, Fn, FnId, Kind, ObjectId, Refusal};
 
 use super::{State, bounded, created_config, given, merge_annotations, merge_config};
 use crate::bounds;
 use crate::command::{FnDraft, Preconditions};
 use crate::draft_checks::{self, IDLE_TIMEOUT_SECS_DEFAULT, MEMORY_DEFAULT, TIMEOUT_SECS_DEFAULT};
-use crate::outcome::{Change, Object, Outcome, Reply};
+use crate::outcome::{Change, Outcome, Reply};
 
 impl State {
     pub(super) fn create_fn(
@@ -28,7 +28,7 @@ impl State {
         if taken {
             return Err(Refusal::conflict("Fn with specified name already exists"));
         }
-        bounded("functions", self.catalog.fns_len(), bounds::FNS_MAX)?;
+        self.room_for(Kind::Fn)?;
         bounded(
             "functions in an app",
             self.catalog.fns_len_of(&app_id),
@@ -52,7 +52,7 @@ impl State {
             revision: self.revision.next(),
         };
         merge_annotations(&mut function.annotations, draft.annotations.as_ref());
-        Ok(self.put_fn(function, changes))
+        Ok(self.put(function, changes))
     }
 
     pub(super) fn update_fn(
@@ -89,11 +89,11 @@ impl State {
         draft_checks::fn_merged(&function)?;
         self.bundle_known(&function.image)?;
         if function == *stored {
-            return Ok(Reply::Fn(function));
+            return Ok(Reply::Put(function.into()));
         }
         function.updated_at = self.log_time;
         function.revision = self.revision.next();
-        Ok(self.put_fn(function, changes))
+        Ok(self.put(function, changes))
     }
 
     pub(super) fn delete_fn(
@@ -103,8 +103,7 @@ impl State {
         changes: &mut Vec<Change>,
     ) -> Outcome {
         conditions.hold_for(self.stored_fn(id)?.revision)?;
-        let removed = self.catalog.delete_fn(id);
-        self.bury(removed, changes)
+        self.delete(&ObjectId::Fn(id.clone()), changes)
     }
 
     pub(super) fn stored_fn(&self, id: &FnId) -> Result<&Fn, Refusal> {
@@ -119,7 +118,7 @@ impl State {
         let Ok(bundle) = image.parse::<api_types::BundleRef>() else {
             return Ok(());
         };
-        if self.bundles.contains_key(&bundle.digest) {
+        if self.catalog.bundle(&bundle.digest).is_some() {
             return Ok(());
         }
         Err(Refusal::invalid(format!(
@@ -127,12 +126,6 @@ impl State {
              PUT /v1/bundles/{}",
             bundle.digest
         )))
-    }
-
-    fn put_fn(&mut self, function: Fn, changes: &mut Vec<Change>) -> Reply {
-        changes.push(Change::Put(Object::Fn(function.clone())));
-        self.catalog.put_fn(function.clone());
-        Reply::Fn(function)
     }
 }
 

@@ -1,12 +1,11 @@
 //! Regions: what they register, what operators ask of them, what is thought of them.
 
-use api_types::{Refusal, Region, RegionName, Verdict};
+use api_types::{Kind, Refusal, Region, RegionName, Verdict};
 
-use super::{State, bounded};
-use crate::bounds;
+use super::State;
 use crate::command::{Preconditions, RegionDraft};
 use crate::draft_checks;
-use crate::outcome::{Change, Object, Outcome, Reply};
+use crate::outcome::{Change, Outcome, Reply};
 
 impl State {
     pub(super) fn register_region(
@@ -16,12 +15,12 @@ impl State {
         changes: &mut Vec<Change>,
     ) -> Outcome {
         draft_checks::region(draft)?;
-        let stored = self.regions.get(&draft.name);
+        let stored = self.catalog.region(&draft.name);
         match stored {
             Some(stored) => conditions.hold_for(stored.revision)?,
             None => {
                 conditions.hold_for_new(false)?;
-                bounded("regions", self.regions.len(), bounds::REGIONS_MAX)?;
+                self.room_for(Kind::Region)?;
             }
         }
         let mut region = Region {
@@ -40,10 +39,10 @@ impl State {
             revision: stored.map_or(self.revision, |stored| stored.revision),
         };
         if stored == Some(&region) {
-            return Ok(Reply::Region(region));
+            return Ok(Reply::Put(region.into()));
         }
         region.revision = self.revision.next();
-        Ok(self.put_region(region, changes))
+        Ok(self.put(region, changes))
     }
 
     pub(super) fn set_drained(
@@ -56,7 +55,7 @@ impl State {
         let stored = self.stored_region(name)?;
         conditions.hold_for(stored.revision)?;
         if stored.drained == drained {
-            return Ok(Reply::Region(stored.clone()));
+            return Ok(Reply::Put(stored.clone().into()));
         }
         let verdict = match stored.verdict {
             _ if drained => Verdict::Draining,
@@ -69,7 +68,7 @@ impl State {
             revision: self.revision.next(),
             ..stored.clone()
         };
-        Ok(self.put_region(region, changes))
+        Ok(self.put(region, changes))
     }
 
     pub(super) fn set_verdicts(
@@ -91,21 +90,15 @@ impl State {
                 revision: next,
                 ..stored.clone()
             };
-            self.put_region(region, changes);
+            self.put(region, changes);
         }
         let changed = !changes.is_empty();
         Ok(Reply::Done(if changed { next } else { self.revision }))
     }
 
     fn stored_region(&self, name: &RegionName) -> Result<&Region, Refusal> {
-        self.regions
-            .get(name)
+        self.catalog
+            .region(name)
             .ok_or_else(|| Refusal::not_found(format!("region {:?} not found", name.as_str())))
-    }
-
-    fn put_region(&mut self, region: Region, changes: &mut Vec<Change>) -> Reply {
-        changes.push(Change::Put(Object::Region(region.clone())));
-        self.regions.insert(region.name.clone(), region.clone());
-        Reply::Region(region)
     }
 }

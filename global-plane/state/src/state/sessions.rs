@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use api_types::{Digest, Refusal, Revision, Timestamp};
+use api_types::{Digest, ObjectId, Refusal, Revision, Timestamp};
 
 use crate::bounds;
 use crate::command::RequestId;
-use crate::outcome::{ObjectId, Outcome, Reply};
+use crate::outcome::{Outcome, Reply};
 
 /// The first outcome of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,18 +36,15 @@ pub enum Remembered {
 
 impl Remembered {
     pub(super) fn of(outcome: &Outcome) -> Self {
-        let (id, revision) = match outcome {
-            Ok(Reply::App(app)) => (ObjectId::App(app.id.clone()), app.revision),
-            Ok(Reply::Fn(function)) => (ObjectId::Fn(function.id.clone()), function.revision),
-            Ok(Reply::Trigger(trigger)) => {
-                (ObjectId::Trigger(trigger.id.clone()), trigger.revision)
-            }
-            Ok(Reply::Region(region)) => (ObjectId::Region(region.name.clone()), region.revision),
-            Ok(Reply::Deleted(revision)) => return Self::Deleted(*revision),
-            Ok(Reply::Done(revision)) => return Self::Done(*revision),
-            Err(refusal) => return Self::Refused(shortened(refusal)),
-        };
-        Self::Wrote { id, revision }
+        match outcome {
+            Ok(Reply::Put(object)) => Self::Wrote {
+                id: object.id(),
+                revision: object.revision(),
+            },
+            Ok(Reply::Deleted(revision)) => Self::Deleted(*revision),
+            Ok(Reply::Done(revision)) => Self::Done(*revision),
+            Err(refusal) => Self::Refused(shortened(refusal)),
+        }
     }
 }
 

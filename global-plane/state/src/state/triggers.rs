@@ -1,12 +1,12 @@
 //! Fn contract 4.
 
-use api_types::{Annotations, AppId, FnId, Refusal, Trigger, TriggerId};
+use api_types::{Annotations, AppId, FnId, Kind, ObjectId, Refusal, Trigger, TriggerId};
 
 use super::{State, bounded, given, merge_annotations};
 use crate::bounds;
 use crate::command::{Preconditions, TriggerDraft};
 use crate::draft_checks;
-use crate::outcome::{Change, Object, Outcome, Reply};
+use crate::outcome::{Change, Outcome, Reply};
 
 impl State {
     pub(super) fn create_trigger(
@@ -37,17 +37,13 @@ impl State {
             .trigger_named(&trigger.app_id, &trigger.fn_id, &trigger.name);
         conditions.hold_for_new(named.is_some())?;
         self.unique(&trigger)?;
-        bounded(
-            "triggers",
-            self.catalog.triggers_len(),
-            bounds::TRIGGERS_MAX,
-        )?;
+        self.room_for(Kind::Trigger)?;
         bounded(
             "triggers in an app",
             self.catalog.triggers_len_of(&trigger.app_id),
             bounds::TRIGGERS_PER_APP_MAX,
         )?;
-        Ok(self.put_trigger(trigger, changes))
+        Ok(self.put(trigger, changes))
     }
 
     pub(super) fn update_trigger(
@@ -81,11 +77,11 @@ impl State {
         self.owned_fn(&trigger)?;
         self.unique(&trigger)?;
         if trigger == *stored {
-            return Ok(Reply::Trigger(trigger));
+            return Ok(Reply::Put(trigger.into()));
         }
         trigger.updated_at = self.log_time;
         trigger.revision = self.revision.next();
-        Ok(self.put_trigger(trigger, changes))
+        Ok(self.put(trigger, changes))
     }
 
     pub(super) fn delete_trigger(
@@ -95,8 +91,7 @@ impl State {
         changes: &mut Vec<Change>,
     ) -> Outcome {
         conditions.hold_for(self.stored_trigger(id)?.revision)?;
-        let removed = self.catalog.delete_trigger(id);
-        self.bury(removed, changes)
+        self.delete(&ObjectId::Trigger(id.clone()), changes)
     }
 
     fn stored_trigger(&self, id: &TriggerId) -> Result<&Trigger, Refusal> {
@@ -127,11 +122,5 @@ impl State {
             return Err(Refusal::conflict("Trigger already exists"));
         }
         Ok(())
-    }
-
-    fn put_trigger(&mut self, trigger: Trigger, changes: &mut Vec<Change>) -> Reply {
-        changes.push(Change::Put(Object::Trigger(trigger.clone())));
-        self.catalog.put_trigger(trigger.clone());
-        Reply::Trigger(trigger)
     }
 }

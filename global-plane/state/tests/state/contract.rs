@@ -4,8 +4,8 @@ use api_types::RefusalKind::{Conflict, Invalid, NotFound};
 use api_types::fns::{
     DNS_NAME_ANNOTATION, HTTP_ENDPOINT_ANNOTATION, INVOKE_ENDPOINT_ANNOTATION, PLACEMENT_ANNOTATION,
 };
-use api_types::{AppId, Digest, FnId, TriggerId};
-use global_plane_state::{AppDraft, Change, Command, FnDraft, ObjectId, Reply, TriggerDraft};
+use api_types::{AppId, Digest, FnId, Kind, ObjectId, TriggerId};
+use global_plane_state::{AppDraft, Change, Command, FnDraft, Reply, TriggerDraft};
 
 use super::{Log, app_of, fn_draft, fn_of, map, text, trigger_draft, trigger_of};
 
@@ -630,5 +630,5 @@ fn deleting_an_app_leaves_a_tombstone_for_everything_in_it() {
             &ObjectId::App(app)
         ]
     );
-    assert_eq!(log.state.catalog().fns_len(), 1);
+    assert_eq!(log.state.catalog().len(Kind::Fn), 1);
 }

@@ -23,9 +23,12 @@ fn verdict(region: &RegionName, verdict: Verdict) -> Command {
 fn a_region_that_registers_again_keeps_what_is_thought_of_it() {
     let mut log = Log::new();
     let fra = log.region("fra");
-    assert_eq!(log.state.region(&fra).unwrap().verdict, Verdict::Down);
+    assert_eq!(
+        log.state.catalog().region(&fra).unwrap().verdict,
+        Verdict::Down
+    );
     log.write(verdict(&fra, Verdict::Healthy)).unwrap();
-    let before = log.state.region(&fra).unwrap().clone();
+    let before = log.state.catalog().region(&fra).unwrap().clone();
     let revision = log.state.revision();
 
     let again = || Command::RegisterRegion {
@@ -85,7 +88,11 @@ fn a_drained_region_drains_whatever_is_said_of_it() {
         ("never drained", drain(&fra, false), Verdict::Down),
     ] {
         log.write(command).unwrap();
-        assert_eq!(log.state.region(&fra).unwrap().verdict, want, "{case}");
+        assert_eq!(
+            log.state.catalog().region(&fra).unwrap().verdict,
+            want,
+            "{case}"
+        );
     }
     let before = log.state.revision();
     assert_eq!(
@@ -114,7 +121,7 @@ fn verdicts_of_several_regions_are_one_revision_or_none() {
 
     let next = log.state.revision().next();
     assert_eq!(log.write(all(&[&fra, &iad])), Ok(Reply::Done(next)));
-    for region in log.state.regions() {
+    for region in log.state.catalog().regions() {
         assert_eq!((region.verdict, region.revision), (Verdict::Healthy, next));
     }
 }
@@ -130,8 +137,8 @@ fn a_bundle_is_known_once_and_by_one_size() {
     let digest = Digest([2; 32]);
     let size = (64 << 20) + 1;
     assert_eq!(log.refused(Command::AddBundle { digest, size }).0, Invalid);
-    assert_eq!(
-        log.state.bundles().collect::<Vec<_>>(),
-        [(Digest([1; 32]), 10)]
-    );
+    let known: Vec<_> = (log.state.catalog().bundles())
+        .map(|bundle| (bundle.digest, bundle.size))
+        .collect();
+    assert_eq!(known, [(Digest([1; 32]), 10)]);
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use api_types::{
-    App, AppId, Catalog, Digest, Fn, FnId, Region, RegionName, Revision, Timestamp, Trigger,
-    TriggerId, Verdict,
+    AppId, Catalog, Digest, FnId, Object, ObjectId, Region, RegionName, Revision, Timestamp,
+    Trigger, TriggerId, Verdict,
 };
 use global_plane_state::{
-    AppDraft, Change, Command, Envelope, FnDraft, Object, ObjectId, Preconditions, RequestId,
-    Session, State, StateParts, TriggerDraft,
+    AppDraft, Change, Command, Envelope, FnDraft, Preconditions, RequestId, Session, State,
+    StateParts, TriggerDraft,
 };
 use proptest::prelude::*;
 
@@ -17,11 +17,7 @@ use super::{map, region_draft, text};
 /// What a server keeps on disk, by the keys that changes name.
 #[derive(Default)]
 struct Disk {
-    apps: BTreeMap<AppId, App>,
-    fns: BTreeMap<FnId, Fn>,
-    triggers: BTreeMap<TriggerId, Trigger>,
-    regions: BTreeMap<RegionName, Region>,
-    bundles: BTreeMap<Digest, u64>,
+    objects: BTreeMap<ObjectId, Object>,
     sessions: BTreeMap<u64, Session>,
     counters: (Revision, Timestamp),
 }
@@ -29,23 +25,8 @@ struct Disk {
 impl Disk {
     fn keep(&mut self, change: Change) {
         match change {
-            Change::Put(Object::App(app)) => drop(self.apps.insert(app.id.clone(), app)),
-            Change::Put(Object::Fn(function)) => {
-                drop(self.fns.insert(function.id.clone(), function));
-            }
-            Change::Put(Object::Trigger(trigger)) => {
-                drop(self.triggers.insert(trigger.id.clone(), trigger));
-            }
-            Change::Put(Object::Region(region)) => {
-                drop(self.regions.insert(region.name.clone(), region));
-            }
-            Change::Deleted { object, .. } => match object {
-                ObjectId::App(id) => drop(self.apps.remove(&id).unwrap()),
-                ObjectId::Fn(id) => drop(self.fns.remove(&id).unwrap()),
-                ObjectId::Trigger(id) => drop(self.triggers.remove(&id).unwrap()),
-                ObjectId::Region(name) => drop(self.regions.remove(&name).unwrap()),
-            },
-            Change::Bundle { digest, size } => drop(self.bundles.insert(digest, size)),
+            Change::Put(object) => drop(self.objects.insert(object.id(), object)),
+            Change::Deleted { object, .. } => drop(self.objects.remove(&object).unwrap()),
             Change::Session(session) => drop(self.sessions.insert(session.index, session)),
             Change::SessionGone { index } => drop(self.sessions.remove(&index).unwrap()),
             Change::Counters { revision, log_time } => self.counters = (revision, log_time),
@@ -55,11 +36,7 @@ impl Disk {
     fn parts(&self) -> StateParts {
         StateParts {
             cluster_id: "test".to_owned(),
-            apps: self.apps.values().cloned().collect(),
-            fns: self.fns.values().cloned().collect(),
-            triggers: self.triggers.values().cloned().collect(),
-            regions: self.regions.values().cloned().collect(),
-            bundles: self.bundles.iter().map(|(d, size)| (*d, *size)).collect(),
+            objects: self.objects.values().cloned().collect(),
             sessions: self.sessions.values().cloned().collect(),
             revision: self.counters.0,
             log_time: self.counters.1,
@@ -69,12 +46,9 @@ impl Disk {
 
 fn revision_of(change: &Change) -> Option<Revision> {
     match change {
-        Change::Put(Object::App(app)) => Some(app.revision),
-        Change::Put(Object::Fn(function)) => Some(function.revision),
-        Change::Put(Object::Trigger(trigger)) => Some(trigger.revision),
-        Change::Put(Object::Region(region)) => Some(region.revision),
+        Change::Put(object) => Some(object.revision()),
         Change::Deleted { revision, .. } | Change::Counters { revision, .. } => Some(*revision),
-        Change::Bundle { .. } | Change::Session(_) | Change::SessionGone { .. } => None,
+        Change::Session(_) | Change::SessionGone { .. } => None,
     }
 }
 
@@ -201,7 +175,7 @@ proptest! {
             prop_assert!(one.log_time() >= time);
             let changed = applied.changes.iter().any(|change| matches!(
                 change,
-                Change::Put(_) | Change::Deleted { .. } | Change::Bundle { .. }
+                Change::Put(_) | Change::Deleted { .. }
             ));
             let want = if changed { before.next() } else { before };
             prop_assert_eq!(one.revision(), want, "one revision for what changes something");
@@ -215,7 +189,7 @@ proptest! {
             }
             prop_assert!(whole(one.catalog()));
             let drains = |region: &Region| !region.drained || region.verdict == Verdict::Draining;
-            prop_assert!(one.regions().all(drains));
+            prop_assert!(one.catalog().regions().all(drains));
         }
         prop_assert_eq!(&one, &two);
         prop_assert_eq!(&State::restore(disk.parts()), &one);

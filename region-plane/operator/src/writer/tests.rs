@@ -161,8 +161,8 @@ fn a_function_is_written_where_it_may_run_and_kept_hot_only_where_it_is_placed()
         let placement = placement.map(|json| ("tradewind.dev/placement", json));
         let annotations: Vec<_> = placement.into_iter().chain([hot]).collect();
         let mut catalog = Catalog::default();
-        catalog.put_app(app(&[], &annotations));
-        catalog.put_fn(function("image:1", &[], Annotations::new()));
+        catalog.put(app(&[], &annotations));
+        catalog.put(function("image:1", &[], Annotations::new()));
         let written = super::placed(&catalog, &fra);
         let mins = written.functions.values().map(|wanted| wanted.spec.scaling);
         let want = min.map(|min| Scaling { min, max: 3 });

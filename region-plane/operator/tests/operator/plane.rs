@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api_client::Client;
-use api_types::{Location, Region, Revision, Timestamp, Verdict};
-use api_wire::planes::WatchLine;
+use api_types::{
+    App, Catalog, Fn, FnId, Location, Object, ObjectId, Region, Revision, Timestamp, Verdict,
+};
 use api_wire::view::{Envelope, MetadataBody, ViewId};
-use api_wire::{AppBody, FnBody};
+use api_wire::{AppBody, FnBody, WatchLine};
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -33,7 +34,7 @@ pub struct Plane {
 
 struct Held {
     cluster_id: &'static str,
-    body: MetadataBody,
+    catalog: Catalog,
     lines: Vec<(u64, WatchLine)>,
 }
 
@@ -59,14 +60,7 @@ impl Plane {
         let plane = Self {
             held: Arc::new(Mutex::new(Held {
                 cluster_id,
-                body: MetadataBody {
-                    zone: "fn.test".to_owned(),
-                    gateway_port: 8080,
-                    apps: Vec::new(),
-                    fns: Vec::new(),
-                    triggers: Vec::new(),
-                    regions: Vec::new(),
-                },
+                catalog: Catalog::default(),
                 lines: Vec::new(),
             })),
             revision: watch::channel(1).0,
@@ -93,56 +87,52 @@ impl Plane {
         Replica::open(folder, fra(), "fn.test".to_owned()).unwrap()
     }
 
-    fn change(&self, change: impl FnOnce(&mut MetadataBody, u64) -> WatchLine) {
+    fn change(&self, change: impl FnOnce(&mut Catalog, u64) -> WatchLine) {
         let mut held = self.held.lock().unwrap();
         let revision = *self.revision.borrow() + 1;
-        let line = change(&mut held.body, revision);
+        let line = change(&mut held.catalog, revision);
         held.lines.push((revision, line));
         self.revision.send_replace(revision);
     }
 
+    fn put<T: Into<Object>>(&self, make: impl FnOnce(u64) -> T) {
+        self.change(|catalog, revision| {
+            let object: Object = make(revision).into();
+            let line = WatchLine::put(object.by_ref());
+            catalog.put(object);
+            line
+        });
+    }
+
     pub fn put_app(&self, app: AppBody) {
-        self.change(|body, revision| {
+        self.put(|revision| {
             let app = AppBody {
                 created_at: Some(TIME.to_owned()),
                 updated_at: Some(TIME.to_owned()),
                 tradewind_revision: Some(revision),
                 ..app
             };
-            body.apps.retain(|held| held.id != app.id);
-            body.apps.push(app.clone());
-            WatchLine::App {
-                revision,
-                object: app,
-            }
+            App::try_from(app).unwrap()
         });
     }
 
     pub fn put_fn(&self, function: FnBody) {
-        self.change(|body, revision| {
+        self.put(|revision| {
             let function = FnBody {
                 created_at: Some(TIME.to_owned()),
                 updated_at: Some(TIME.to_owned()),
                 tradewind_revision: Some(revision),
                 ..function
             };
-            body.fns.retain(|held| held.id != function.id);
-            body.fns.push(function.clone());
-            WatchLine::Fn {
-                revision,
-                object: function,
-            }
+            Fn::try_from(function).unwrap()
         });
     }
 
     pub fn delete_fn(&self, id: &str) {
-        self.change(|body, revision| {
-            body.fns.retain(|held| held.id.as_deref() != Some(id));
-            WatchLine::Deleted {
-                revision,
-                kind: "fn".to_owned(),
-                id: id.to_owned(),
-            }
+        self.change(|catalog, revision| {
+            let id = ObjectId::Fn(FnId::new(id));
+            catalog.delete(&id);
+            WatchLine::deleted(Revision(revision), &id)
         });
     }
 }
@@ -190,14 +180,15 @@ fn fra() -> Region {
 
 async fn snapshot(State(plane): State<Plane>) -> Json<Envelope> {
     let held = plane.held.lock().unwrap();
+    let body = MetadataBody::of("fn.test", 8080, held.catalog.objects());
     let id = ViewId {
         cluster_id: held.cluster_id.to_owned(),
         epoch: 1,
         revision: *plane.revision.borrow(),
-        count: (held.body.apps.len() + held.body.fns.len()) as u64,
+        count: body.objects.len() as u64,
         sha256: String::new(),
     };
-    Json(Envelope::seal(id, &held.body))
+    Json(Envelope::seal(id, &body))
 }
 
 async fn lines(

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use api_types::fns::PLACEMENT_ANNOTATION;
-use api_types::{Annotations, Location, Timestamp};
+use api_types::object::example::example;
+use api_types::{Annotations, App, FnId, Location, Timestamp, Trigger, TriggerId};
 use api_wire::view::ViewId;
 use proptest::prelude::*;
 
@@ -81,14 +82,11 @@ pub fn trigger(id: &str, app: &str, function: &str, revision: u64) -> Trigger {
 }
 
 fn sealed(cluster: &str, epoch: u64, revision: u64, apps: &[App], fns: &[Fn]) -> Envelope {
-    let body = MetadataBody {
-        zone: "fn.test".to_owned(),
-        gateway_port: 8080,
-        apps: apps.iter().map(AppBody::stored).collect(),
-        fns: fns.iter().map(FnBody::stored).collect(),
-        triggers: Vec::new(),
-        regions: Vec::new(),
-    };
+    let objects = apps
+        .iter()
+        .map(Into::into)
+        .chain(fns.iter().map(Into::into));
+    let body = MetadataBody::of("fn.test", 8080, objects);
     let id = ViewId {
         cluster_id: cluster.to_owned(),
         epoch,
@@ -196,10 +194,7 @@ fn absence_in_a_newer_snapshot_deletes() {
 #[test]
 fn lines_are_taken_in_order_and_a_revision_is_settled_by_the_next() {
     let mut held = held(10, &[], &[]);
-    let put = |revision: u64, app: &App| WatchLine::App {
-        revision,
-        object: AppBody::stored(app),
-    };
+    let put = |app: &App| WatchLine::put(app.into());
     let settled = |held: &Held| held.meta().unwrap().settled;
     let mut take = |line: WatchLine| {
         if let Some(step) = held.line(line)? {
@@ -207,17 +202,14 @@ fn lines_are_taken_in_order_and_a_revision_is_settled_by_the_next() {
         }
         Ok::<_, Refused>(settled(&held))
     };
-    assert_eq!(take(put(12, &app("A", None, 12))).unwrap(), Revision(10));
-    assert_eq!(take(put(12, &app("B", None, 12))).unwrap(), Revision(10));
-    assert_eq!(take(put(13, &app("C", None, 13))).unwrap(), Revision(12));
+    assert_eq!(take(put(&app("A", None, 12))).unwrap(), Revision(10));
+    assert_eq!(take(put(&app("B", None, 12))).unwrap(), Revision(10));
+    assert_eq!(take(put(&app("C", None, 13))).unwrap(), Revision(12));
     assert_eq!(
         take(WatchLine::Progress { revision: 13 }).unwrap(),
         Revision(13)
     );
-    assert_eq!(
-        take(put(12, &app("D", None, 12))).unwrap_err().label(),
-        "order"
-    );
+    assert_eq!(take(put(&app("D", None, 12))).unwrap_err().label(), "order");
 }
 
 #[test]
@@ -263,11 +255,10 @@ fn only_what_is_placed_here_is_here_even_when_a_fn_comes_before_its_app() {
     );
     assert_eq!(here(&held), (1, 1, 1));
     let step = held
-        .line(WatchLine::Deleted {
-            revision: 9,
-            kind: "app".to_owned(),
-            id: "A".to_owned(),
-        })
+        .line(WatchLine::deleted(
+            Revision(9),
+            &ObjectId::App(AppId::new("A")),
+        ))
         .unwrap()
         .unwrap();
     assert_eq!(step.deletes.len(), 3);
@@ -302,4 +293,57 @@ proptest! {
         take(&mut devious, vec![at(older, 200)]);
         prop_assert_ne!(straight.hash(), devious.hash());
     }
+}
+
+/// A new kind needs no code in a region's copy; this shows it.
+#[test]
+fn every_kind_that_regions_receive_is_taken_kept_and_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = crate::disk::Disk::open(dir.path()).unwrap();
+    let load = || disk.load(region("nrt"), "fn.test".to_owned()).unwrap();
+    let all: Vec<Object> = Kind::ALL
+        .iter()
+        .filter(|kind| kind.received_by_regions())
+        .map(|kind| example(*kind, Revision(2)))
+        .collect();
+    let held_in = |held: &Held| {
+        let objects = held.all().objects();
+        objects.map(|object| object.to_owned()).collect::<Vec<_>>()
+    };
+
+    let mut held = held(1, &[], &[]);
+    let take = |held: &mut Held, line: WatchLine| {
+        let text = serde_json::to_string(&line).unwrap();
+        let step = held.line(serde_json::from_str(&text).unwrap());
+        let step = step.unwrap().unwrap();
+        disk.write(&step).unwrap();
+        held.take(step);
+    };
+    for object in &all {
+        take(&mut held, WatchLine::put(object.by_ref()));
+    }
+    assert_eq!(held_in(&held), all);
+    assert_eq!(held_in(&load()), all, "read back from the disk");
+    assert_eq!(load().hash(), held.hash());
+
+    let body = MetadataBody::of("fn.test", 8080, held.all().objects());
+    let id = ViewId {
+        cluster_id: "demo".to_owned(),
+        epoch: 1,
+        revision: 2,
+        count: all.len() as u64,
+        sha256: String::new(),
+    };
+    let mut fresh = Held::new(region("nrt"), "fn.test".to_owned());
+    let step = fresh.snapshot(&Envelope::seal(id, &body)).unwrap().unwrap();
+    fresh.take(step);
+    assert_eq!(held_in(&fresh), all, "taken from a snapshot");
+    assert_eq!(fresh.hash(), held.hash());
+
+    for object in all.iter().rev() {
+        take(&mut held, WatchLine::deleted(Revision(3), &object.id()));
+        assert_eq!(held.all().get(&object.id()), None);
+    }
+    assert_eq!(held_in(&load()), [], "nothing is left on the disk");
+    assert_eq!(load().hash(), "0".repeat(16));
 }

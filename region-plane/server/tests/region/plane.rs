@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use api_bundle::{Manifest, Tree};
-use api_types::{Digest, Platform};
-use api_wire::planes::{RegionBody, RegisterRegion, Report, VerdictBody, WatchLine};
+use api_types::{
+    App, Catalog, Digest, Fn, FnId, Object, ObjectId, Platform, Region, Trigger, Verdict,
+};
+use api_wire::planes::{RegionBody, RegisterRegion, Report, VerdictBody};
 use api_wire::view::{Envelope, MetadataBody, ViewId};
-use api_wire::{AppBody, FnBody, TriggerBody};
+use api_wire::{AppBody, FnBody, TriggerBody, WatchLine};
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
@@ -32,7 +34,7 @@ pub struct Plane {
 
 struct Held {
     cluster_id: String,
-    body: MetadataBody,
+    catalog: Catalog,
     lines: Vec<(u64, WatchLine)>,
     compacted: u64,
     /// The line of this revision never comes through.
@@ -57,14 +59,7 @@ impl Plane {
             url: format!("http://{address}"),
             state: Arc::new(Mutex::new(Held {
                 cluster_id: "test".to_owned(),
-                body: MetadataBody {
-                    zone: "fn.test".to_owned(),
-                    gateway_port: 8080,
-                    apps: Vec::new(),
-                    fns: Vec::new(),
-                    triggers: Vec::new(),
-                    regions: Vec::new(),
-                },
+                catalog: Catalog::default(),
                 lines: Vec::new(),
                 compacted: 0,
                 spoiled: None,
@@ -103,57 +98,60 @@ impl Plane {
         self.tasks.lock().unwrap().abort_all();
     }
 
-    fn change(&self, change: impl FnOnce(&mut Held, u64) -> WatchLine) -> u64 {
+    fn change(&self, change: impl FnOnce(&mut Catalog, u64) -> WatchLine) -> u64 {
         let mut held = self.state.lock().unwrap();
         let revision = *self.revision.borrow() + 1;
-        let line = change(&mut held, revision);
+        let line = change(&mut held.catalog, revision);
         held.lines.push((revision, line));
         self.revision.send_replace(revision);
         revision
     }
 
+    fn put<T: Into<Object>>(&self, make: impl FnOnce(&Catalog, u64) -> T) -> u64 {
+        self.change(|catalog, revision| {
+            let object: Object = make(catalog, revision).into();
+            let line = WatchLine::put(object.by_ref());
+            catalog.put(object);
+            line
+        })
+    }
+
     pub fn put_app(&self, id: &str, name: &str, placement: Option<&str>) -> u64 {
-        self.change(|held, revision| {
-            let app = AppBody {
-                id: Some(id.to_owned()),
-                name: Some(name.to_owned()),
-                annotations: placement.map(|json| {
-                    let value = serde_json::value::RawValue::from_string(json.to_owned()).unwrap();
-                    [("tradewind.dev/placement".to_owned(), value)].into()
-                }),
-                created_at: Some(TIME.to_owned()),
-                updated_at: Some(TIME.to_owned()),
-                tradewind_revision: Some(revision),
-                ..AppBody::default()
-            };
-            held.body.apps.retain(|held| held.id != app.id);
-            held.body.apps.push(app.clone());
-            WatchLine::App {
-                revision,
-                object: app,
-            }
+        let app = AppBody {
+            id: Some(id.to_owned()),
+            name: Some(name.to_owned()),
+            annotations: placement.map(|json| {
+                let value = serde_json::value::RawValue::from_string(json.to_owned()).unwrap();
+                [("tradewind.dev/placement".to_owned(), value)].into()
+            }),
+            created_at: Some(TIME.to_owned()),
+            updated_at: Some(TIME.to_owned()),
+            ..AppBody::default()
+        };
+        self.put(|_, revision| {
+            let tradewind_revision = Some(revision);
+            App::try_from(AppBody {
+                tradewind_revision,
+                ..app
+            })
+            .unwrap()
         })
     }
 
     pub fn put_fn(&self, function: FnBody) -> u64 {
-        self.change(|held, revision| {
+        self.put(|_, revision| {
             let function = FnBody {
                 created_at: Some(TIME.to_owned()),
                 updated_at: Some(TIME.to_owned()),
                 tradewind_revision: Some(revision),
                 ..function
             };
-            held.body.fns.retain(|held| held.id != function.id);
-            held.body.fns.push(function.clone());
-            WatchLine::Fn {
-                revision,
-                object: function,
-            }
+            Fn::try_from(function).unwrap()
         })
     }
 
     pub fn put_trigger(&self, id: &str, app: &str, function: &str, source: &str) -> u64 {
-        self.change(|held, revision| {
+        self.put(|_, revision| {
             let trigger = TriggerBody {
                 id: Some(id.to_owned()),
                 name: Some(id.to_lowercase()),
@@ -166,43 +164,27 @@ impl Plane {
                 tradewind_revision: Some(revision),
                 ..TriggerBody::default()
             };
-            held.body.triggers.push(trigger.clone());
-            WatchLine::Trigger {
-                revision,
-                object: trigger,
-            }
+            Trigger::try_from(trigger).unwrap()
         })
     }
 
     pub fn delete_fn(&self, id: &str) -> u64 {
-        self.change(|held, revision| {
-            held.body.fns.retain(|held| held.id.as_deref() != Some(id));
-            WatchLine::Deleted {
-                revision,
-                kind: "fn".to_owned(),
-                id: id.to_owned(),
-            }
+        self.change(|catalog, revision| {
+            let id = ObjectId::Fn(FnId::new(id));
+            catalog.delete(&id);
+            WatchLine::deleted(api_types::Revision(revision), &id)
         })
     }
 
     pub fn set_drained(&self, name: &str, drained: bool) -> u64 {
-        self.change(|held, revision| {
-            let region = held
-                .body
-                .regions
-                .iter_mut()
-                .find(|region| region.name == name)
-                .unwrap();
-            region.drained = drained;
-            region.verdict = match drained {
-                true => VerdictBody::Draining,
-                false => VerdictBody::Healthy,
-            };
-            region.tradewind_revision = revision;
-            WatchLine::Region {
-                revision,
-                object: region.clone(),
-            }
+        self.put(|catalog, revision| Region {
+            drained,
+            verdict: match drained {
+                true => Verdict::Draining,
+                false => Verdict::Healthy,
+            },
+            revision: api_types::Revision(revision),
+            ..catalog.region(&name.parse().unwrap()).unwrap().clone()
         })
     }
 
@@ -223,9 +205,10 @@ impl Plane {
     pub fn become_another(&self) {
         let mut held = self.state.lock().unwrap();
         held.cluster_id = "other".to_owned();
-        held.body.apps.clear();
-        held.body.fns.clear();
-        held.body.triggers.clear();
+        let apps: Vec<_> = held.catalog.apps().map(|app| app.id.clone()).collect();
+        for app in apps {
+            held.catalog.delete(&ObjectId::App(app));
+        }
     }
 
     pub fn revision(&self) -> u64 {
@@ -239,13 +222,14 @@ impl Plane {
     /// The region is no longer known.
     pub fn forget(&self, region: &str) {
         let mut held = self.state.lock().unwrap();
-        held.body.regions.retain(|held| held.name != region);
+        let id = ObjectId::Region(region.parse().unwrap());
+        held.catalog.delete(&id);
         held.reports.remove(region);
     }
 
     pub fn knows(&self, region: &str) -> bool {
         let held = self.state.lock().unwrap();
-        held.body.regions.iter().any(|held| held.name == region)
+        held.catalog.region(&region.parse().unwrap()).is_some()
     }
 
     /// Packs the answering function and stores it; returns the image.
@@ -306,7 +290,7 @@ pub fn function(id: &str, image: &str) -> FnBody {
 }
 
 async fn register(State(plane): State<Plane>, Json(region): Json<RegisterRegion>) -> Response {
-    plane.change(|held, revision| {
+    plane.put(|_, revision| {
         let row = RegionBody {
             name: region.name.clone(),
             ipv4: region.ipv4,
@@ -322,12 +306,7 @@ async fn register(State(plane): State<Plane>, Json(region): Json<RegisterRegion>
             registered_at: TIME.to_owned(),
             tradewind_revision: revision,
         };
-        held.body.regions.retain(|held| held.name != row.name);
-        held.body.regions.push(row.clone());
-        WatchLine::Region {
-            revision,
-            object: row,
-        }
+        Region::try_from(row).unwrap()
     });
     Json(serde_json::json!({
         "name": region.name, "verdict": "healthy", "price_ms": 0,
@@ -343,7 +322,7 @@ async fn report(
     Json(report): Json<Report>,
 ) -> Response {
     let mut held = plane.state.lock().unwrap();
-    if !held.body.regions.iter().any(|region| region.name == name) {
+    if held.catalog.region(&name.parse().unwrap()).is_none() {
         return StatusCode::NOT_FOUND.into_response();
     }
     held.reports.insert(name, report);
@@ -353,16 +332,15 @@ async fn report(
 
 async fn snapshot(State(plane): State<Plane>) -> Json<Envelope> {
     let held = plane.state.lock().unwrap();
-    let body = &held.body;
-    let count = body.apps.len() + body.fns.len() + body.triggers.len() + body.regions.len();
+    let body = MetadataBody::of("fn.test", 8080, held.catalog.objects());
     let id = ViewId {
         cluster_id: held.cluster_id.clone(),
         epoch: 1,
         revision: *plane.revision.borrow(),
-        count: count as u64,
+        count: body.objects.len() as u64,
         sha256: String::new(),
     };
-    Json(Envelope::seal(id, body))
+    Json(Envelope::seal(id, &body))
 }
 
 async fn lines(

@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use api_types::{App, Fn, Region, Trigger, Verdict};
+use api_types::{App, Bundle, Fn, Region, Trigger, Verdict};
 use proptest::collection::btree_map;
 use proptest::option;
 use proptest::prelude::*;
@@ -181,6 +181,7 @@ fn remembered() -> impl Strategy<Value = Remembered> {
         text().prop_map(|id| ObjectId::Fn(FnId::new(id))),
         text().prop_map(|id| ObjectId::Trigger(TriggerId::new(id))),
         name().prop_map(ObjectId::Region),
+        any::<[u8; 32]>().prop_map(|digest| ObjectId::Bundle(Digest(digest))),
     ];
     prop_oneof![
         (id, any::<u64>()).prop_map(|(id, revision)| Remembered::Wrote {
@@ -197,6 +198,23 @@ fn fingerprint() -> impl Strategy<Value = Option<Digest>> {
     any::<Option<[u8; 32]>>().prop_map(|bytes| bytes.map(Digest))
 }
 
+/// An object of every kind there is.
+fn object() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        app().prop_map(Object::App),
+        function().prop_map(Object::Fn),
+        trigger().prop_map(Object::Trigger),
+        region().prop_map(Object::Region),
+        any::<([u8; 32], u64, u64)>().prop_map(|(digest, size, revision)| {
+            Object::Bundle(Bundle {
+                digest: Digest(digest),
+                size,
+                revision: Revision(revision),
+            })
+        }),
+    ]
+}
+
 fn refusal() -> impl Strategy<Value = Refusal> {
     let kind = prop_oneof![
         Just(RefusalKind::Invalid),
@@ -211,10 +229,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 
 fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
-        app().prop_map(|app| Ok(Reply::App(app))),
-        function().prop_map(|function| Ok(Reply::Fn(function))),
-        trigger().prop_map(|trigger| Ok(Reply::Trigger(trigger))),
-        region().prop_map(|region| Ok(Reply::Region(region))),
+        object().prop_map(|object| Ok(Reply::Put(object))),
         any::<u64>().prop_map(|revision| Ok(Reply::Deleted(Revision(revision)))),
         any::<u64>().prop_map(|revision| Ok(Reply::Done(Revision(revision)))),
         refusal().prop_map(Err),
@@ -245,16 +260,13 @@ proptest! {
 
     #[test]
     fn every_state_reads_back(
-        apps in proptest::collection::vec(app(), 0..3), fns in proptest::collection::vec(function(), 0..3),
-        triggers in proptest::collection::vec(trigger(), 0..3), regions in proptest::collection::vec(region(), 0..3),
-        bundles in proptest::collection::vec(any::<([u8; 32], u64)>(), 0..3),
+        objects in proptest::collection::vec(object(), 0..8),
         outcomes in proptest::collection::vec((remembered(), text(), fingerprint(), any::<u64>()), 0..3),
         revision in any::<u64>(), log_time in any::<i64>(), steering in any::<u64>(),
     ) {
         let parts = StateParts {
             cluster_id: "demo".to_owned(),
-            apps, fns, triggers, regions,
-            bundles: bundles.into_iter().map(|(digest, size)| (Digest(digest), size)).collect(),
+            objects,
             sessions: outcomes
                 .into_iter()
                 .map(|(outcome, request, fingerprint, index)| Session {

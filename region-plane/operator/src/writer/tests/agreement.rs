@@ -6,9 +6,7 @@ use std::net::Ipv4Addr;
 
 use api_types::Catalog;
 use api_types::fns::PLACEMENT_ANNOTATION;
-use api_wire::planes::RegionBody;
 use api_wire::view::{Envelope, MetadataBody, ViewId};
-use api_wire::{AppBody, FnBody};
 use dns_steering::{Client, Policy, Reason, Target, View, ViewParts, name, steer};
 use proptest::prelude::*;
 
@@ -136,19 +134,14 @@ impl<'a> Place<'a> {
 }
 
 fn state_of(app: &App, function: &Fn, regions: &[Region]) -> Envelope {
-    let body = MetadataBody {
-        zone: ZONE.to_owned(),
-        gateway_port: 8080,
-        apps: vec![AppBody::stored(app)],
-        fns: vec![FnBody::stored(function)],
-        triggers: Vec::new(),
-        regions: regions.iter().map(RegionBody::from).collect(),
-    };
+    let own = [app.into(), function.into()];
+    let regions = regions.iter().map(Into::into);
+    let body = MetadataBody::of(ZONE, 8080, own.into_iter().chain(regions));
     let id = ViewId {
         cluster_id: "test".to_owned(),
         epoch: 1,
         revision: 9,
-        count: 2 + regions.len() as u64,
+        count: body.objects.len() as u64,
         sha256: String::new(),
     };
     Envelope::seal(id, &body)
@@ -168,8 +161,8 @@ proptest! {
         app.annotations = annotations(&of_app);
         let function = function("image:1", &[], annotations(&of_function));
         let mut catalog = Catalog::default();
-        catalog.put_app(app.clone());
-        catalog.put_fn(function.clone());
+        catalog.put(app.clone());
+        catalog.put(function.clone());
 
         let parts = ViewParts::new(ZONE.to_owned(), 8080, &catalog, regions.clone());
         let view = View::new(parts).unwrap();
