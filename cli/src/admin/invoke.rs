@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use api_client::Client;
 use api_wire::FnBody;
+use api_wire::call_headers::{CALL_ID, CLIENT, REGION};
 use api_wire::fns::ErrorBody;
+use http::HeaderName;
 use serde::Serialize;
 
 use crate::endpoints::invoke_endpoint;
@@ -81,7 +83,7 @@ pub async fn run(args: Args, client: &Client, output: Output) -> anyhow::Result<
         .header(http::header::CONTENT_TYPE, content_type)
         .body(body);
     if let Some(from) = args.from {
-        request = request.header("Tradewind-Client", from.to_string());
+        request = request.header(CLIENT, from.to_string());
     }
     let response = request
         .send()
@@ -96,8 +98,8 @@ pub async fn run(args: Args, client: &Client, output: Output) -> anyhow::Result<
             (name.to_string(), value)
         })
         .collect();
-    let header = |name: &str| headers.get(name).cloned();
-    let (region, call_id) = (header("tradewind-region"), header("fn-call-id"));
+    let header = |name: HeaderName| headers.get(name.as_str()).cloned();
+    let (region, call_id) = (header(REGION), header(CALL_ID));
     let bytes = response.bytes().await.context("read the answer")?;
     if args.verbose {
         output.note(&format!(
