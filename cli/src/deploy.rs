@@ -38,6 +38,7 @@ DIR has the func.yaml that `fn init` writes. By its runtime:
             development dependencies
   rust      built with `cargo build --release`; only the program is packed
   others    packed as it is; entrypoint names a program in it, as /function/PROGRAM
+  go, java, kotlin, dotnet, ruby and docker are refused; the error says what to do instead
 
 A .fnignore in DIR, of .gitignore's form, says what to leave out. The app is created if it is not
 there. The command returns when every live region that may hold the function does.")]

@@ -1,4 +1,5 @@
-//! `func.yaml`, all of schema 20180708, as the `fn` CLI's `init` writes it.
+//! `func.yaml` of schema 20180708. What `fn deploy` reads is read, and what it ignores is ignored,
+//! with a note where that may surprise.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,12 @@ use serde_saphyr::{SnippetMode, render_options};
 
 /// The only schema since 2018; older files are converted by `fn migrate`.
 const SCHEMA: u64 = 20_180_708;
+
+/// The names that `fn deploy` looks for, in its order.
+const FILE_NAMES: [&str; 3] = ["func.yaml", "func.yml", "func.json"];
+
+/// As `fn` numbers a function that has no version yet.
+const VERSION_DEFAULT: &str = "0.0.1";
 
 /// A func.yaml is a screenful; more is another file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -53,7 +60,6 @@ pub struct Trigger {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct File {
     schema_version: Option<u64>,
     name: Option<String>,
@@ -68,15 +74,18 @@ struct File {
     timeout: Option<i32>,
     idle_timeout: Option<i32>,
     content_type: Option<String>,
-    config: Option<BTreeMap<String, String>>,
+    config: Option<BTreeMap<String, Option<String>>>,
     annotations: Option<BTreeMap<String, serde_json::Value>>,
     triggers: Option<Vec<FileTrigger>>,
     expects: Option<Expects>,
     deploy: Option<serde_json::Value>,
+    signing_details: Option<serde_json::Value>,
+    /// Of older schemas, which `fn migrate` leaves in place, and of nobody.
+    #[serde(flatten)]
+    others: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct FileTrigger {
     name: String,
     #[serde(rename = "type")]
@@ -85,14 +94,12 @@ struct FileTrigger {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Expects {
     #[serde(default)]
     config: Vec<Expected>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Expected {
     name: String,
     #[serde(default)]
@@ -100,18 +107,15 @@ struct Expected {
 }
 
 impl FuncYaml {
-    /// Reads the func.yaml (or func.yml) of a function's folder.
+    /// Reads the func.yaml (or func.yml, or func.json) of a function's folder.
     ///
     /// # Errors
     /// If there is none or [`FuncYaml::parse`] refuses it.
     pub fn read(folder: &Path) -> Result<Self, FuncYamlError> {
-        let yaml = folder.join("func.yaml");
-        let yml = folder.join("func.yml");
-        let path = if !yaml.exists() && yml.exists() {
-            yml
-        } else {
-            yaml
-        };
+        let mut paths = FILE_NAMES.iter().map(|name| folder.join(name));
+        let path = paths
+            .find(|path| path.exists())
+            .unwrap_or_else(|| folder.join(FILE_NAMES[0]));
         let read = |source| FuncYamlError::Read {
             path: path.clone(),
             source,
@@ -119,20 +123,23 @@ impl FuncYaml {
         if std::fs::metadata(&path).map_err(read)?.len() > FILE_BYTES_MAX {
             return Err(FuncYamlError::TooLarge { path });
         }
-        Self::parse(&std::fs::read_to_string(&path).map_err(read)?)
+        let folder_name = folder.file_name().unwrap_or_default().to_string_lossy();
+        Self::parse(&std::fs::read_to_string(&path).map_err(read)?, &folder_name)
     }
 
+    /// A function without a name has its folder's.
+    ///
     /// # Errors
-    /// Names the key and line of what is unknown, of a wrong type, missing or without sense.
-    pub fn parse(text: &str) -> Result<Self, FuncYamlError> {
+    /// Names the key and line of what is of a wrong type, missing or without sense.
+    pub fn parse(text: &str, folder_name: &str) -> Result<Self, FuncYamlError> {
         let file: File = serde_saphyr::from_str(text).map_err(|error| {
             let options = render_options! { snippets: SnippetMode::Off };
             FuncYamlError::Invalid(error.render_with_options(options))
         })?;
-        Self::check(file).map_err(FuncYamlError::Invalid)
+        Self::check(file, folder_name).map_err(FuncYamlError::Invalid)
     }
 
-    fn check(file: File) -> Result<Self, String> {
+    fn check(file: File, folder_name: &str) -> Result<Self, String> {
         match file.schema_version {
             Some(SCHEMA) => {}
             Some(other) => {
@@ -146,21 +153,19 @@ impl FuncYaml {
             }
         }
         let notes = notes(&file);
-        let name = present("name", file.name)?;
-        let version = present("version", file.version)?;
+        let name = given(file.name).unwrap_or_else(|| folder_name.to_owned());
+        let version = given(file.version).unwrap_or_else(|| VERSION_DEFAULT.to_owned());
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
         if !version.chars().all(plain) {
             return Err(format!(
                 "version {version:?} may have letters, digits, `.`, `_`, `-` and `+` only"
             ));
         }
-        let runtime = present("runtime", file.runtime)?;
-        if runtime == "docker" {
-            return Err(
-                "runtime docker builds an image, which nothing here can run; use the runtime of \
-                 its language, or `runtime: executable` with the entrypoint of a built program"
-                    .to_owned(),
-            );
+        let runtime = given(file.runtime).ok_or_else(|| {
+            "runtime is missing; it is python, node, rust or executable".to_owned()
+        })?;
+        if let Some(why) = cannot_run(&runtime) {
+            return Err(format!("runtime {runtime} {why}"));
         }
         for (key, value, max) in [
             ("memory", file.memory, 8192),
@@ -176,15 +181,6 @@ impl FuncYaml {
             triggers.push(Trigger::check(trigger)?);
         }
         let config = file.config.unwrap_or_default();
-        for expected in file.expects.into_iter().flat_map(|expects| expects.config) {
-            if expected.required && !config.contains_key(&expected.name) {
-                return Err(format!(
-                    "expects.config requires {name}, which config does not set; \
-                     add `config: {{ {name}: … }}`",
-                    name = expected.name
-                ));
-            }
-        }
         Ok(Self {
             name,
             version,
@@ -194,7 +190,10 @@ impl FuncYaml {
             memory: file.memory,
             timeout: file.timeout,
             idle_timeout: file.idle_timeout,
-            config,
+            config: config
+                .into_iter()
+                .map(|(key, value)| (key, value.unwrap_or_default()))
+                .collect(),
             annotations: file.annotations.unwrap_or_default(),
             triggers,
             notes,
@@ -207,10 +206,38 @@ fn seconds(value: Option<i32>) -> Option<u64> {
     value.map(|value| u64::try_from(value).unwrap_or(u64::MAX))
 }
 
-fn present(key: &str, value: Option<String>) -> Result<String, String> {
-    match value {
-        Some(value) if !value.trim().is_empty() => Ok(value),
-        _ => Err(format!("{key} is missing")),
+fn given(value: Option<String>) -> Option<String> {
+    value.filter(|value| !value.trim().is_empty())
+}
+
+/// What to do instead, for runtimes of Fn that regions cannot run.
+fn cannot_run(runtime: &str) -> Option<&'static str> {
+    // `java17`, `go1.24`, `node:22`
+    let language = runtime.split(':').next().unwrap_or_default();
+    let language = language.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    match language {
+        "docker" => Some(
+            "builds an image, which nothing here can run; use the runtime of its language, or \
+             `runtime: executable` with the entrypoint of a built program",
+        ),
+        "go" => Some(
+            "is not built here; build it with `CGO_ENABLED=0 go build -o func`, and write \
+             `runtime: executable` and `entrypoint: /function/func`",
+        ),
+        "java" | "kotlin" => Some(
+            "needs a Java runtime, which regions do not have; build a program of it with GraalVM's \
+             native-image, and write `runtime: executable` and `entrypoint: /function/PROGRAM`",
+        ),
+        "dotnet" => Some(
+            "needs .NET, which regions do not have; build a program with `dotnet publish \
+             --self-contained -p:PublishSingleFile=true`, and write `runtime: executable` and \
+             `entrypoint: /function/PROGRAM`",
+        ),
+        "ruby" => Some(
+            "needs Ruby, which regions do not have; use the runtime python, node or rust, or \
+             `runtime: executable` with the entrypoint of a program that brings its own Ruby",
+        ),
+        _ => None,
     }
 }
 
@@ -240,15 +267,41 @@ fn notes(file: &File) -> Vec<String> {
             "it is for Oracle's service",
         ),
         (
-            "expects",
-            file.expects.is_some(),
-            "what it requires was looked for in config, no more",
+            "signing_details",
+            file.signing_details.is_some(),
+            "it is for images in Oracle's registry; a bundle is named by its SHA-256",
         ),
     ];
-    all.into_iter()
+    let known = all
+        .into_iter()
         .filter(|(_, present, _)| *present)
-        .map(|(key, _, why)| format!("{key} does nothing here: {why}"))
-        .collect()
+        .map(|(key, _, why)| format!("{key} does nothing here: {why}"));
+    let others = file.others.keys().map(|key| match key.as_str() {
+        "format" => "format does nothing here: functions speak http-stream only".to_owned(),
+        "type" | "path" | "headers" | "cpus" | "tests" | "image" => {
+            format!("{key} does nothing here, nor with `fn deploy`: it is of an older schema")
+        }
+        _ => format!("{key} does nothing: it is no key of func.yaml; is it misspelt?"),
+    });
+    known.chain(others).chain(unmet(file)).collect()
+}
+
+/// What the function says it requires and its config does not set. The app's may.
+fn unmet(file: &File) -> impl Iterator<Item = String> {
+    let expected = file.expects.iter().flat_map(|expects| &expects.config);
+    let is_set = |name: &str| {
+        file.config
+            .as_ref()
+            .is_some_and(|config| config.contains_key(name))
+    };
+    expected
+        .filter(move |expected| expected.required && !is_set(&expected.name))
+        .map(|Expected { name, .. }| {
+            format!(
+                "expects.config requires {name}, which config does not set; without it in the app's \
+                 config either, add `config: {{ {name}: … }}`"
+            )
+        })
 }
 
 impl Trigger {
@@ -292,6 +345,9 @@ config:
   GREETING: hello
   PORT: 80
   VERSION: "1.10"
+  DEBUG: true
+  EMPTY: null
+  TILDE:
 annotations:
   tradewind.dev/placement: {regions: [fra], strict: true}
 triggers:
@@ -307,13 +363,29 @@ expects:
     required: true
 deploy:
   oci: {x: 1}
+signing_details:
+  kms_key_id: x
+format: http-stream
+type: sync
+memmory: 256
 "#;
+
+    fn parse(text: &str) -> Result<FuncYaml, FuncYamlError> {
+        FuncYaml::parse(text, "folder")
+    }
 
     #[test]
     fn every_field_of_the_schema_is_read() {
-        let read = FuncYaml::parse(WHOLE).unwrap();
+        let read = parse(WHOLE).unwrap();
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        let config = [("GREETING", "hello"), ("PORT", "80"), ("VERSION", "1.10")];
+        let config = [
+            ("GREETING", "hello"),
+            ("PORT", "80"),
+            ("VERSION", "1.10"),
+            ("DEBUG", "true"),
+            ("EMPTY", ""),
+            ("TILDE", ""),
+        ];
         let config = config.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let triggers = [("hello", "/hello"), ("bare", "/bare")].map(|(name, source)| Trigger {
             name: name.to_owned(),
@@ -346,24 +418,111 @@ deploy:
             "build",
             "content_type",
             "deploy",
-            "expects",
+            "signing_details",
+            "format",
+            "memmory",
+            "type",
         ]
         .iter()
         .zip(&notes)
         {
-            assert!(
-                note.starts_with(&format!("{key} does nothing here")),
-                "{note}"
-            );
+            assert!(note.starts_with(&format!("{key} does nothing")), "{note}");
         }
-        assert_eq!(notes.len(), 6);
+        assert_eq!(notes.len(), 9);
+        assert!(notes[7].contains("misspelt"), "{}", notes[7]);
+    }
+
+    #[test]
+    fn what_fn_fills_in_is_filled_in() {
+        for (case, from, to, check) in [
+            (
+                "no name",
+                "name: hello\nversion",
+                "version",
+                (|read| read.name == "folder") as fn(&FuncYaml) -> bool,
+            ),
+            (
+                "empty name",
+                "name: hello\nversion",
+                "name: \"\"\nversion",
+                |read| read.name == "folder",
+            ),
+            ("no version", "version: 0.0.1\n", "", |read| {
+                read.version == "0.0.1"
+            }),
+            (
+                "a trigger's key that is nobody's",
+                "  source: /hello",
+                "  source: /hello\n  sauce: /hello",
+                |read| read.triggers.len() == 2,
+            ),
+            (
+                "required config",
+                "GREETING: hello",
+                "OTHER: hello",
+                |read| {
+                    read.notes
+                        .iter()
+                        .any(|note| note.contains("requires GREETING"))
+                },
+            ),
+            (
+                "no config",
+                "config:\n  GREETING: hello",
+                "config: {}\nx:\n  GREETING: hello",
+                |read| read.config.is_empty(),
+            ),
+            (
+                "null config",
+                "config:\n  GREETING: hello",
+                "config: null\nx:\n  GREETING: hello",
+                |read| read.config.is_empty(),
+            ),
+        ] {
+            let text = WHOLE.replacen(from, to, 1);
+            assert_ne!(text, WHOLE, "{case}");
+            let read = parse(&text).unwrap_or_else(|error| panic!("{case}: {error}"));
+            assert!(check(&read), "{case}: {read:?}");
+        }
+        let json = r#"{"schema_version":20180708,"name":"a","version":"1","runtime":"node","config":{"A":1}}"#;
+        assert_eq!(parse(json).unwrap().config["A"], "1");
+    }
+
+    #[test]
+    fn runtimes_that_regions_cannot_run_are_refused_with_what_to_do() {
+        for (runtime, advice) in [
+            ("docker", "runtime: executable"),
+            ("go", "go build"),
+            ("go1.24", "go build"),
+            ("java", "native-image"),
+            ("java17", "native-image"),
+            ("kotlin", "native-image"),
+            ("ruby3.3", "Ruby"),
+            ("dotnet8.0", "dotnet publish"),
+        ] {
+            let text = WHOLE.replace("runtime: python3.11", &format!("runtime: {runtime}"));
+            let error = parse(&text).unwrap_err().to_string();
+            let want = format!("runtime {runtime} ");
+            assert!(error.contains(&want) && error.contains(advice), "{error}");
+        }
+        for runtime in [
+            "python",
+            "python3.12",
+            "node22",
+            "rust",
+            "executable",
+            "google",
+        ] {
+            let text = WHOLE.replace("runtime: python3.11", &format!("runtime: {runtime}"));
+            assert_eq!(parse(&text).unwrap().runtime, runtime);
+        }
     }
 
     #[test]
     fn a_version_that_looks_like_a_number_keeps_its_text() {
         for version in ["1.0", "2", "1.10"] {
             let text = WHOLE.replace("version: 0.0.1", &format!("version: {version}"));
-            assert_eq!(FuncYaml::parse(&text).unwrap().version, version);
+            assert_eq!(parse(&text).unwrap().version, version);
         }
     }
 
@@ -371,22 +530,10 @@ deploy:
     fn what_is_wrong_is_named() {
         for (case, from, to, wants) in [
             (
-                "unknown key",
-                "memory: 256",
-                "memmory: 256",
-                &["memmory", "line 11"][..],
-            ),
-            (
-                "unknown trigger key",
+                "trigger without a source",
                 "  source: /hello",
                 "  sauce: /hello",
-                &["sauce"],
-            ),
-            (
-                "unknown expects key",
-                "    required: true",
-                "    must: true",
-                &["must"],
+                &["source"][..],
             ),
             (
                 "text for a number",
@@ -419,36 +566,12 @@ deploy:
                 "20170101",
                 &["schema_version is 20170101"],
             ),
-            (
-                "no name",
-                "name: hello\nversion",
-                "version",
-                &["name is missing"],
-            ),
-            (
-                "empty name",
-                "name: hello\nversion",
-                "name: \"\"\nversion",
-                &["name is missing"],
-            ),
-            (
-                "no version",
-                "version: 0.0.1\n",
-                "",
-                &["version is missing"],
-            ),
             ("odd version", "0.0.1", "a:b", &["version \"a:b\""]),
             (
                 "no runtime",
                 "runtime: python3.11\n",
                 "",
                 &["runtime is missing"],
-            ),
-            (
-                "docker",
-                "runtime: python3.11",
-                "runtime: docker",
-                &["runtime docker"],
             ),
             (
                 "large memory",
@@ -480,22 +603,16 @@ deploy:
                 "source: \"\"",
                 &["\"bare\" has no source"],
             ),
-            (
-                "required config",
-                "GREETING: hello",
-                "OTHER: hello",
-                &["requires GREETING"],
-            ),
             ("not YAML", "name: hello", "name: [", &["func.yaml"]),
         ] {
             let text = WHOLE.replacen(from, to, 1);
             assert_ne!(text, WHOLE, "{case}");
-            let error = FuncYaml::parse(&text).unwrap_err().to_string();
+            let error = parse(&text).unwrap_err().to_string();
             for want in wants {
                 assert!(error.contains(want), "{case}: {want:?} is not in:\n{error}");
             }
         }
-        assert!(FuncYaml::parse("").is_err());
+        assert!(parse("").is_err());
     }
 
     #[test]

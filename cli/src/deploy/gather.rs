@@ -342,10 +342,13 @@ mod tests {
     }
 
     fn yaml(runtime: &str, entrypoint: &str) -> FuncYaml {
-        FuncYaml::parse(&format!(
-            "schema_version: 20180708\nname: hello\nversion: 0.0.1\nruntime: {runtime}\n\
+        FuncYaml::parse(
+            &format!(
+                "schema_version: 20180708\nname: hello\nversion: 0.0.1\nruntime: {runtime}\n\
              entrypoint: {entrypoint}\n"
-        ))
+            ),
+            "hello",
+        )
         .unwrap()
     }
 
