@@ -254,17 +254,23 @@ impl Server {
     }
 
     pub fn get(&self, path: &str) -> (u16, String) {
+        let (head, body) = self.ask_http("GET", path);
+        (head[9..12].parse().unwrap(), body)
+    }
+
+    /// The head and the body of an answer.
+    pub fn ask_http(&self, method: &str, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.http).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
         )
         .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), body.to_owned())
+        (head.to_owned(), body.to_owned())
     }
 
     pub fn status(&self) -> serde_json::Value {

@@ -471,3 +471,38 @@ fn an_answer_too_large_for_udp_is_cut_whole_and_given_over_tcp() {
     let answer = over_tcp(&server, &packet).unwrap();
     assert_eq!(Message::from_vec(&answer).unwrap().answers.len(), 120);
 }
+
+#[test]
+fn every_error_of_the_http_listener_is_json() {
+    let (dir, global) = (tempdir().unwrap(), Global::start());
+    // Without a view, so that what needs one is refused too.
+    let server = Server::start("127.42.0.14", dir.path(), &[&global.url]);
+    for (method, path, want) in [
+        ("GET", "/nope", 404),
+        ("GET", "/%ff", 404),
+        ("GET", "/readyz", 503),
+        ("GET", "/v1/explain?client=x", 400),
+        ("GET", "/v1/explain?name=%ff&client=%ff", 400),
+        ("GET", "/v1/explain?name=a&name=b", 400),
+        ("GET", "/v1/explain?name=a&client=1.2.3.4", 503),
+        ("POST", "/v1/explain", 405),
+        ("PUT", "/v1/status", 405),
+        ("DELETE", "/metrics", 405),
+        ("TRACE", "/healthz", 405),
+    ] {
+        let (head, body) = server.ask_http(method, path);
+        let case = format!("{method} {path}: {head}\n{body}");
+        assert_eq!(head[9..12].parse(), Ok(want), "{case}");
+        let head = head.to_ascii_lowercase();
+        assert!(head.contains("content-type: application/json"), "{case}");
+        let body: serde_json::Value =
+            serde_json::from_str(&body).unwrap_or_else(|_| panic!("{case}"));
+        assert!(
+            body["message"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{case}"
+        );
+    }
+    assert_eq!(server.get("/healthz").0, 200);
+}

@@ -90,3 +90,48 @@ async fn a_region_asked_to_stop_serves_on_and_closes_each_connection_after_its_c
     assert_eq!(last.status, 200, "{last:?}");
     assert_eq!(last.headers["connection"], "close");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_error_of_the_admin_listener_is_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start("127.43.60.20:7400");
+    let region = start("fra", "127.43.60.1", dir.path(), &plane.url, "");
+    eventually("the region listens", async || region.status().await).await;
+    let http = reqwest::Client::new();
+    for (method, path, want) in [
+        ("GET", "/v2/apps/%ff", 404),
+        ("GET", "/v2/apps/nope", 404),
+        ("GET", "/v2/apps?cursor=!!", 400),
+        ("PUT", "/v2/apps/nope", 405),
+        ("GET", "/v2/fns", 400),
+        ("GET", "/v2/fns/%ff", 404),
+        ("GET", "/v2/fns/nope/calls", 410),
+        ("GET", "/v2/triggers/%ff", 404),
+        ("GET", "/v2/runner/apps/%ff/triggerBySource/http/%ff", 404),
+        ("POST", "/v1/status", 405),
+        ("DELETE", "/v1/instances", 405),
+        ("TRACE", "/healthz", 405),
+        ("PATCH", "/metrics", 405),
+        ("GET", "/nope", 404),
+        ("GET", "/%ff", 404),
+    ] {
+        let url = format!("{}{path}", region.admin);
+        let answer = http
+            .request(method.parse().unwrap(), url)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), want, "{method} {path}");
+        let kind = answer.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        assert!(
+            kind.starts_with("application/json"),
+            "{method} {path}: {kind}"
+        );
+        let body: serde_json::Value = answer.json().await.unwrap();
+        let message = body["message"].as_str().unwrap_or_default();
+        assert!(!message.is_empty(), "{method} {path}: {body}");
+    }
+}
