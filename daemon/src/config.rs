@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use toml::de::{DeTable, DeValue};
+use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
 /// Every key is also this prefix and its upper-case name, `__` between levels:
@@ -224,47 +223,16 @@ fn deserialize<C: DeserializeOwned>(
 
 /// Reads the document; a failure comes with the place it is about.
 fn read<C: DeserializeOwned>(table: &Table) -> Result<C, (String, Vec<Step>)> {
-    let text = toml::to_string(table).expect("a table that was read can be written");
-    toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let document = DeTable::parse(&text).expect("what was written can be read");
-        let path = error
-            .span()
-            // The span of the document itself is empty.
-            .filter(|span| !span.is_empty())
-            .and_then(|span| place_in_table(document.get_ref(), &span))
-            .unwrap_or_default();
-        (error.message().to_owned(), path)
-    })
-}
-
-/// The innermost key or element that `span` lies within.
-fn place_in_table(table: &DeTable<'_>, span: &Range<usize>) -> Option<Vec<Step>> {
-    table.iter().find_map(|(key, value)| {
-        let step = Step::Key(key.get_ref().to_string());
-        let inner = place_in_value(value.get_ref(), span);
-        let here = encloses(&key.span(), span) || encloses(&value.span(), span);
-        let rest = inner.or_else(|| here.then(Vec::new))?;
-        Some([vec![step], rest].concat())
-    })
-}
-
-fn place_in_value(value: &DeValue<'_>, span: &Range<usize>) -> Option<Vec<Step>> {
-    if let Some(table) = value.as_table() {
-        return place_in_table(table, span);
-    }
-    value
-        .as_array()?
-        .iter()
-        .enumerate()
-        .find_map(|(index, element)| {
-            let inner = place_in_value(element.get_ref(), span);
-            let rest = inner.or_else(|| encloses(&element.span(), span).then(Vec::new))?;
-            Some([vec![Step::Index(index)], rest].concat())
-        })
-}
-
-fn encloses(outer: &Range<usize>, inner: &Range<usize>) -> bool {
-    outer.start <= inner.start && inner.end <= outer.end
+    serde_path_to_error::deserialize(table.clone()).map_err(
+        |error: serde_path_to_error::Error<toml::de::Error>| {
+            let steps = error.path().iter().filter_map(|segment| match segment {
+                Segment::Map { key } => Some(Step::Key(key.clone())),
+                Segment::Seq { index } => Some(Step::Index(*index)),
+                Segment::Enum { .. } | Segment::Unknown => None,
+            });
+            (error.inner().message().to_owned(), steps.collect())
+        },
+    )
 }
 
 /// serde's own wording (`serde::de::Error::missing_field`).
