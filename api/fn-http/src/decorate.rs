@@ -1,6 +1,6 @@
 //! Objects as they are shown: as stored, and what the server adds on reading (Fn contract 5.3).
 //!
-//! `base` is [`crate::Source::base_url`] of the object's app.
+//! `base` is [`crate::endpoints::base_url`] of the object's app.
 
 use api_types::dns_label::{self, WhyNot};
 use api_types::fns::{DNS_NAME_ANNOTATION, HTTP_ENDPOINT_ANNOTATION, INVOKE_ENDPOINT_ANNOTATION};

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod conventions;
 pub mod decorate;
+pub mod endpoints;
 pub mod error;
 pub mod reads;
 
@@ -14,6 +15,7 @@ use std::fmt;
 
 use api_types::{App, Catalog, Revision};
 
+pub use endpoints::Reached;
 pub use error::ApiError;
 pub use reads::asked::Id;
 pub use reads::reads;
@@ -34,9 +36,9 @@ pub trait Source: Clone + Send + Sync + 'static {
         answer: impl FnOnce(&Catalog, Revision) -> R + Send,
     ) -> impl Future<Output = Result<R, Unavailable>> + Send;
 
-    /// What endpoint annotations start with, without a final slash (Fn contract 5.3). `request_host`
-    /// is the request's `Host`; `app` the one whose function is called, if it is known.
-    fn base_url(&self, app: Option<&App>, request_host: Option<&str>) -> String;
+    /// What endpoint annotations start with, as [`endpoints::base_url`] has it; `app` is the one whose
+    /// function is called, if it is known.
+    fn base_url(&self, app: Option<&App>, reached: &Reached) -> String;
 }
 
 /// `?consistency=`

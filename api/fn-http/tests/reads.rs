@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api_fn_http::body::Json;
 use api_fn_http::conventions::conventional;
-use api_fn_http::{ApiError, Consistency, Source, Unavailable, reads};
+use api_fn_http::{ApiError, Consistency, Reached, Source, Unavailable, reads};
 use api_types::{
     Annotations, App, AppId, Catalog, Config, Fn, FnId, Refusal, Revision, Timestamp, Trigger,
     TriggerId,
@@ -39,8 +39,8 @@ impl Source for Node {
         Ok(answer(&self.catalog, Revision(42)))
     }
 
-    fn base_url(&self, _app: Option<&App>, request_host: Option<&str>) -> String {
-        format!("http://{}", request_host.unwrap_or("unknown"))
+    fn base_url(&self, _app: Option<&App>, reached: &Reached) -> String {
+        format!("http://{}", reached.host.as_deref().unwrap_or("unknown"))
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{App, Catalog, Digest, Revision, dns_label};
+use api_types::{App, Catalog, Digest, Revision};
 use calls_forward::{Forwarder, Gateway};
 use dns_steering::Target;
 use global_plane_consensus::{Handle, NodeId};
@@ -25,8 +25,9 @@ use crate::steering;
 use crate::views::Views;
 use daemon::clock;
 
-pub use api_fn_http::Consistency;
 use api_fn_http::Unavailable;
+use api_fn_http::endpoints::{self, Names};
+pub use api_fn_http::{Consistency, Reached};
 
 pub struct Node {
     pub config: Config,
@@ -205,26 +206,15 @@ impl Node {
         }
     }
 
-    /// Where endpoints begin (Fn contract 5.3): `public_url`, and an app with a placement has its own
-    /// name there; else the host that was asked.
+    /// Where endpoints begin, as [`endpoints::base_url`] has it. `host` is the one that was asked.
     #[must_use]
-    pub fn base_url(&self, app: Option<&App>, request_host: Option<&str>) -> String {
-        let public = &self.config.public_url;
-        if public.is_empty() {
-            let listen = self.config.api_listen.to_string();
-            return format!("http://{}", request_host.unwrap_or(&listen));
-        }
-        let scheme = public.split("://").next().unwrap_or("https");
-        match app.filter(|app| app.placement().is_some()) {
-            Some(app) if dns_label::app_label(&app.name).is_ok() => {
-                let (zone, port) = (&self.config.zone, self.config.gateway_port);
-                match scheme {
-                    "https" => format!("https://{}.{zone}", app.name),
-                    _ => format!("http://{}.{zone}:{port}", app.name),
-                }
-            }
-            _ => public.clone(),
-        }
+    pub fn base_url(&self, app: Option<&App>, host: Option<&str>) -> String {
+        let listen = self.config.api_listen.to_string();
+        let names = Names {
+            zone: &self.config.zone,
+            gateway_port: self.config.gateway_port,
+        };
+        endpoints::base_url(&self.config.public_url, names, app, host.unwrap_or(&listen))
     }
 
     /// Size of a bundle that a majority has.
@@ -260,7 +250,7 @@ impl api_fn_http::Source for Reader {
         read.await.map_err(|none| Unavailable(none.to_string()))
     }
 
-    fn base_url(&self, app: Option<&App>, request_host: Option<&str>) -> String {
-        self.0.base_url(app, request_host)
+    fn base_url(&self, app: Option<&App>, reached: &Reached) -> String {
+        self.0.base_url(app, reached.host.as_deref())
     }
 }

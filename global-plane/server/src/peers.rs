@@ -7,7 +7,7 @@ use api_wire::fns::ErrorBody;
 use bytes::Bytes;
 use futures_util::Stream;
 use http::StatusCode;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, HeaderMap};
 use reqwest::{Body, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -105,8 +105,14 @@ impl Peers {
     ///
     /// # Errors
     /// If it does not answer in time.
-    pub async fn proxy(&self, url: &str, timeout: Duration) -> Result<Response, reqwest::Error> {
-        self.http.get(url).timeout(timeout).send().await
+    pub async fn proxy(
+        &self,
+        url: &str,
+        headers: HeaderMap,
+        timeout: Duration,
+    ) -> Result<Response, reqwest::Error> {
+        let request = self.http.get(url).headers(headers);
+        request.timeout(timeout).send().await
     }
 
     /// Has a member store a bundle.

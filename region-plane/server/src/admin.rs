@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use api_fn_http::{Consistency, Source, Unavailable};
+use api_fn_http::endpoints::{self, Names};
+use api_fn_http::{Consistency, Reached, Source, Unavailable};
 use api_types::{App, Catalog, Revision};
 use api_wire::page::Page;
 use api_wire::planes::{LoadBody, VerdictBody};
@@ -71,10 +72,20 @@ impl Source for Placed {
             .read(|held| answer(held.here(), held.revision())))
     }
 
-    /// This region's own gateway: who asks one region for a function wants to call it there.
-    fn base_url(&self, _app: Option<&App>, _request_host: Option<&str>) -> String {
-        self.replica
-            .read(|held| format!("http://{}", held.me().gateway))
+    /// Where a global node asks, as if it had answered itself; else this region's own gateway.
+    fn base_url(&self, app: Option<&App>, reached: &Reached) -> String {
+        self.replica.read(|held| {
+            let gateway = &held.me().gateway;
+            let Some(public_url) = &reached.public_url else {
+                return format!("http://{gateway}");
+            };
+            let names = Names {
+                zone: held.zone(),
+                gateway_port: held.gateway_port().unwrap_or_default(),
+            };
+            let host = reached.host.as_deref().unwrap_or(gateway);
+            endpoints::base_url(public_url, names, app, host)
+        })
     }
 }
 

@@ -7,13 +7,14 @@ use axum::extract::{FromRequestParts, Path, Query};
 use http::header::HOST;
 use http::request::Parts;
 
-use crate::{ApiError, Consistency};
+use crate::endpoints::PUBLIC_URL;
+use crate::{ApiError, Consistency, Reached};
 
-/// The query and the host. Of a parameter given twice the first counts; an empty one is not given.
+/// The query, and how the request came here. Of a parameter given twice the first counts; an empty one is not given.
 #[derive(Debug)]
 pub struct Asked {
     query: Vec<(String, String)>,
-    pub host: Option<String>,
+    pub reached: Reached,
 }
 
 /// The id in a path. One that is not even text names nothing that is stored, as no stored id is empty
@@ -35,11 +36,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
         let query = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
-        let header = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let header = |name| {
+            parts
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
         // HTTP/2 has the host in the target.
-        let host = header.or_else(|| Some(parts.uri.authority()?.as_str()));
+        let host = header(HOST).or_else(|| Some(parts.uri.authority()?.as_str()));
         Ok(Self {
-            host: host.map(str::to_owned),
+            reached: Reached {
+                host: host.map(str::to_owned),
+                public_url: header(PUBLIC_URL).map(str::to_owned),
+            },
             query: query.map(|Query(query)| query).unwrap_or_default(),
         })
     }

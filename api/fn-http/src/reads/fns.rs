@@ -16,7 +16,7 @@ pub async fn list<S: Source>(State(source): State<S>, asked: Asked) -> Response 
         let after = asked.cursor::<1>()?.map(|[name]| name);
         let after = after.as_deref();
         let owner = catalog.app(&app);
-        let base = source.base_url(owner, asked.host.as_deref());
+        let base = source.base_url(owner, &asked.reached);
         let cursor = |function: &&Fn| Cursor(vec![function.name.clone()]);
         let show = |function: &&Fn| decorate::function(function, owner, &base);
         Ok(match asked.param("name") {
@@ -41,7 +41,7 @@ pub async fn inspect<S: Source>(State(source): State<S>, asked: Asked, Id(id): I
         let found = catalog.function(&FnId::new(id));
         let function = found.ok_or_else(|| ApiError::not_found("Fn not found"))?;
         let owner = catalog.app(&function.app_id);
-        let base = source.base_url(owner, asked.host.as_deref());
+        let base = source.base_url(owner, &asked.reached);
         Ok(decorate::function(function, owner, &base))
     })
     .await

@@ -19,7 +19,7 @@ pub async fn list<S: Source>(State(source): State<S>, asked: Asked) -> Response 
         let after = asked.cursor::<2>()?;
         let after = after.map(|[name, function]| (name, FnId::new(function)));
         let owner = catalog.app(&app);
-        let base = source.base_url(owner, asked.host.as_deref());
+        let base = source.base_url(owner, &asked.reached);
         let (function, name) = (asked.param("fn_id"), asked.param("name"));
         let triggers = catalog
             .triggers_after(&app, after.as_ref())
@@ -85,6 +85,6 @@ fn shown<S: Source>(
 ) -> Result<TriggerBody, ApiError> {
     let trigger = found.ok_or_else(|| ApiError::not_found("Trigger not found"))?;
     let owner = catalog.app(&trigger.app_id);
-    let base = source.base_url(owner, asked.host.as_deref());
+    let base = source.base_url(owner, &asked.reached);
     Ok(decorate::trigger(trigger, owner, &base))
 }
