@@ -27,11 +27,14 @@ pub struct Admin {
     pub stopping: CancellationToken,
 }
 
+/// Until a first snapshot.
+const NO_METADATA: &str = "no metadata yet: the global plane has not been reached";
+
 pub fn router(admin: Admin) -> Router {
     let (replica, pods) = (admin.replica.clone(), admin.pods.clone());
     let ready = move || {
         if replica.read(|held| held.meta().is_none()) {
-            return Err("no metadata yet: the global plane has not been reached".to_owned());
+            return Err(NO_METADATA.to_owned());
         }
         // The gateway before this one has them, and is stopped once this one is ready.
         if pods.as_ref().is_some_and(|pods| !pods.knows_pods()) {
@@ -67,9 +70,11 @@ impl Source for Placed {
         _consistency: Consistency,
         answer: impl FnOnce(&Catalog, Revision) -> R + Send,
     ) -> Result<R, Unavailable> {
-        Ok(self
-            .replica
-            .read(|held| answer(held.here(), held.revision())))
+        self.replica.read(|held| match held.meta() {
+            Some(_) => Ok(answer(held.here(), held.revision())),
+            // That nothing is held says nothing about what there is.
+            None => Err(Unavailable(NO_METADATA.to_owned())),
+        })
     }
 
     /// Where a global node asks, as if it had answered itself; else this region's own gateway.

@@ -186,7 +186,10 @@ impl Target {
     fn now(held: &Held, way: Way, function: &FnId) -> Result<Self, CallRefused> {
         // Known here a moment ago, so it was removed, and a peer that runs it has not heard of that.
         let found = by_id(held.all(), function.as_str());
-        let (app, function) = found.map_err(CallRefused::not_found)?;
+        let (app, function) = found.map_err(|missing| match missing {
+            Missing::Unknown(message) => CallRefused::not_found(message),
+            Missing::NotYet => CallRefused::busy(),
+        })?;
         if !placement::serves_itself(held, function) {
             return Err(CallRefused::busy());
         }
@@ -243,9 +246,9 @@ impl Gateway {
         };
         match found {
             Found::Refused(refused) => tell(&refused, None, by),
+            // It exists; the forwarder knows another revision of where.
             Found::Elsewhere { .. } if by != By::Caller => {
-                let refused = CallRefused::unknown("the function is not placed in this region");
-                tell(&refused, None, by)
+                tell(&CallRefused::nowhere(), None, by)
             }
             Found::Elsewhere { redirect, onward } => {
                 self.elsewhere(call, body, redirect, &onward).await
@@ -277,7 +280,7 @@ impl Gateway {
         };
         let (app, function) = match found {
             Ok(found) => found,
-            Err(message) => return Found::Refused(CallRefused::unknown(message)),
+            Err(missing) => return Found::Refused(CallRefused::missing(held, missing)),
         };
         if placement::serves_itself(held, function) {
             return Found::Here {
@@ -562,26 +565,36 @@ pub fn spec(app: &App, function: &Fn) -> Spec {
     }
 }
 
-type Pair<'a> = Result<(&'a App, &'a Fn), &'static str>;
+/// Why a call leads to no function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// The replica holds nothing of that name.
+    Unknown(&'static str),
+    /// The replica holds a part of it, and the rest is still to come.
+    NotYet,
+}
+
+type Pair<'a> = Result<(&'a App, &'a Fn), Missing>;
 
 fn by_id<'a>(catalog: &'a Catalog, id: &str) -> Pair<'a> {
-    let function = catalog.function(&FnId::new(id)).ok_or("Fn not found")?;
-    // A replica may hold a function whose app it has not met yet.
-    let app = catalog.app(&function.app_id).ok_or("Fn not found")?;
+    let function = catalog.function(&FnId::new(id));
+    let function = function.ok_or(Missing::Unknown("Fn not found"))?;
+    let app = catalog.app(&function.app_id).ok_or(Missing::NotYet)?;
     Ok((app, function))
 }
 
 fn by_name<'a>(catalog: &'a Catalog, app: &str, function: &str) -> Pair<'a> {
-    let app = catalog.app_named(app).ok_or("App not found")?;
-    let function = catalog.fn_named(&app.id, function).ok_or("Fn not found")?;
-    Ok((app, function))
+    let app = catalog.app_named(app);
+    let app = app.ok_or(Missing::Unknown("App not found"))?;
+    let function = catalog.fn_named(&app.id, function);
+    Ok((app, function.ok_or(Missing::Unknown("Fn not found"))?))
 }
 
 fn by_source<'a>(catalog: &'a Catalog, app: &str, source: &str) -> Pair<'a> {
-    let app = catalog.app_named(app).ok_or("App not found")?;
-    let trigger = catalog
-        .trigger_by_source(&app.id, source)
-        .ok_or("Trigger not found")?;
-    let function = catalog.function(&trigger.fn_id).ok_or("Fn not found")?;
+    let app = catalog.app_named(app);
+    let app = app.ok_or(Missing::Unknown("App not found"))?;
+    let trigger = catalog.trigger_by_source(&app.id, source);
+    let trigger = trigger.ok_or(Missing::Unknown("Trigger not found"))?;
+    let function = catalog.function(&trigger.fn_id).ok_or(Missing::NotYet)?;
     Ok((app, function))
 }

@@ -19,8 +19,8 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt as _;
 
-use super::{REVISION, error, regions};
-use crate::node::Node;
+use super::{REVISION, error, no_leader, regions};
+use crate::node::{Consistency, Node};
 
 /// On the answer to a write under the prefix: the revision that the region had applied by then.
 /// Missing if it did not say. Less than `Tradewind-Revision` if it had not applied the write in
@@ -44,12 +44,21 @@ pub async fn region(
     OriginalUri(original): OriginalUri,
     request: Request,
 ) -> Response {
-    let found = name.parse::<RegionName>().ok().and_then(|name| {
-        let of = |region: &api_types::Region| (region.admin.clone(), region.verdict);
-        node.replica.read(|state| state.catalog().region(&name).map(of))
-    });
-    let Some((admin, verdict)) = found else {
+    let Ok(parsed) = name.parse::<RegionName>() else {
         return regions::unknown(&name);
+    };
+    let find = |state: &global_plane_state::State| {
+        let region = state.catalog().region(&parsed)?;
+        Some((region.admin.clone(), region.verdict))
+    };
+    let (admin, verdict) = match node.replica.read(find) {
+        Some(found) => found,
+        // It may have registered at another node a moment ago.
+        None => match node.read(Consistency::Linearizable, find).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return regions::unknown(&name),
+            Err(none) => return no_leader(none),
+        },
     };
     if rest != "version" && !rest.starts_with("v2/") {
         return error(

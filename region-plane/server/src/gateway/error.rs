@@ -6,8 +6,10 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, StatusCode};
 use region_plane_dispatch::{Rejection, StartFailure};
+use region_plane_replica::Held;
 use region_plane_runtime::{CallError, INIT_FAILED, INIT_TIMED_OUT};
 
+use super::Missing;
 use super::headers::CALL_ID;
 use crate::bundles::FetchError;
 use crate::engine::Failure;
@@ -39,12 +41,20 @@ impl CallRefused {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
-    /// By this region's copy of the metadata; others may have heard of it already.
+    /// What a call names is not in this region's copy of the metadata. 404 only where the copy can
+    /// know; another region may have heard of it in either case.
     #[must_use]
-    pub fn unknown(message: &str) -> Self {
+    pub fn missing(held: &Held, missing: Missing) -> Self {
+        let refused = match missing {
+            _ if held.meta().is_none() => Self::not_now(
+                "this region has not reached the global plane since its start and knows no function",
+            ),
+            Missing::NotYet => Self::not_now("this region has not heard all of the function yet"),
+            Missing::Unknown(message) => Self::not_found(message),
+        };
         Self {
             elsewhere: true,
-            ..Self::not_found(message)
+            ..refused
         }
     }
 
@@ -53,11 +63,13 @@ impl CallRefused {
     pub fn behind() -> Self {
         Self {
             elsewhere: true,
-            ..Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "this region has not applied the function's newest revision yet",
-            )
+            ..Self::not_now("this region has not applied the function's newest revision yet")
         }
+    }
+
+    /// 503 with `Retry-After`.
+    fn not_now(message: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
     #[must_use]
@@ -87,10 +99,10 @@ impl CallRefused {
     /// The function exists, and no region that may run it can be reached.
     #[must_use]
     pub fn nowhere() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no region that may run this function serves at the moment",
-        )
+        Self {
+            elsewhere: true,
+            ..Self::not_now("no region that may run this function serves at the moment")
+        }
     }
 
     /// The function has run, and there is no memory for its answer. Not a 503: that asks its caller

@@ -3,7 +3,7 @@
 use std::process::Child;
 
 use crate::plane::{Plane, function};
-use crate::process::{Until, at, eventually, spawn, start};
+use crate::process::{Until, at, client, eventually, spawn, start};
 
 fn output(child: Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().unwrap();
@@ -97,6 +97,8 @@ async fn every_error_of_the_admin_listener_is_json() {
     let plane = Plane::start("127.43.60.20:7400");
     let region = start("fra", "127.43.60.1", dir.path(), &plane.url, "");
     eventually("the region listens", async || region.status().await).await;
+    // Before it has metadata it says that it does not know.
+    region.applied(plane.revision()).await;
     let http = reqwest::Client::new();
     for (method, path, want) in [
         ("GET", "/v2/apps/%ff", 404),
@@ -133,5 +135,45 @@ async fn every_error_of_the_admin_listener_is_json() {
         let body: serde_json::Value = answer.json().await.unwrap();
         let message = body["message"].as_str().unwrap_or_default();
         assert!(!message.is_empty(), "{method} {path}: {body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_knows_nothing_yet_says_not_now_and_one_that_knows_says_not_found() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody listens there yet.
+    let globals = format!("{}:7400", at(18, 20));
+    let url = format!("http://{globals}");
+    let region = start("fra", &at(18, 1), dir.path(), &url, "");
+    eventually("the region listens", async || region.status().await).await;
+    let ways = ["/invoke/F", "/t/shop/a"];
+    let by_host = async |path: &str, host: &str| {
+        let call = client().post(format!("{}{path}", region.gateway));
+        region.send(call.header("host", host)).await
+    };
+    for path in ways {
+        let answer = region.post(path, "x").await;
+        assert_eq!(
+            (answer.status, answer.retry_after.as_deref()),
+            (503, Some("15")),
+            "{path}: {answer:?}"
+        );
+    }
+    for host in ["f--shop.fn.test", "shop.fn.test"] {
+        let answer = by_host("/", host).await;
+        assert_eq!(answer.status, 503, "{host}: {answer:?}");
+    }
+    let list = client().get(format!("{}/v2/apps", region.admin));
+    let answer = region.send(list).await;
+    assert_eq!(
+        (answer.status, answer.retry_after.as_deref()),
+        (503, Some("1"))
+    );
+
+    let plane = Plane::start(&globals);
+    region.applied(plane.put_app("A", "shop", None)).await;
+    for path in ways {
+        let answer = region.post(path, "x").await;
+        assert_eq!(answer.status, 404, "{path}: {answer:?}");
     }
 }
