@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use api_types::{RegionName, Revision};
+use api_wire::call_headers::REVISION;
 use api_wire::page::Page;
 use api_wire::planes::{
     DNS_TTL_SECS, Explanation, Member, RegionItem, RegisterRegion, Replication, Report,
@@ -26,6 +27,8 @@ pub(crate) const LONG_POLL_MAX: Duration = Duration::from_secs(10);
 /// What a region is told when its report was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heard {
+    /// What the node that answered had applied; `None` if it does not say.
+    pub revision: Option<Revision>,
     /// How long answers of the DNS servers may be kept; `None` if the node does not say.
     pub dns_ttl: Option<Duration>,
 }
@@ -67,10 +70,13 @@ impl Client {
         };
         ask.again = false;
         let answer = self.ask(ask).await?;
-        let secs = answer.response.headers().get(DNS_TTL_SECS);
-        let secs = secs.and_then(|secs| secs.to_str().ok()?.parse().ok());
+        let number = |name: &str| {
+            let value = answer.response.headers().get(name)?;
+            value.to_str().ok()?.parse::<u64>().ok()
+        };
         Ok(Heard {
-            dns_ttl: secs.map(Duration::from_secs),
+            revision: number(REVISION.as_str()).map(Revision),
+            dns_ttl: number(DNS_TTL_SECS).map(Duration::from_secs),
         })
     }
 

@@ -123,6 +123,9 @@ pub struct Following {
     /// Milliseconds since it last heard something new, progress marks included. They come every
     /// second, so more than a few seconds mean that it gets no further.
     pub silent_ms: u64,
+    /// Milliseconds since it could have had the oldest revision that it lacks; 0 while that is within
+    /// the bound that it allows itself, and while it hears no global node.
+    pub behind_ms: u64,
     /// Snapshots that it took because its watch failed twice at one revision, since its start.
     pub forced_snapshots: u64,
     /// Why nothing new came since it last did.

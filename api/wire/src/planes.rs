@@ -138,6 +138,8 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FollowingBody {
     pub silent_ms: u64,
+    #[serde(default)]
+    pub behind_ms: u64,
     pub forced_snapshots: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -147,6 +149,7 @@ impl From<FollowingBody> for Following {
     fn from(body: FollowingBody) -> Self {
         Self {
             silent_ms: body.silent_ms,
+            behind_ms: body.behind_ms,
             forced_snapshots: body.forced_snapshots,
             problem: body.problem,
         }
@@ -157,6 +160,7 @@ impl From<&Following> for FollowingBody {
     fn from(following: &Following) -> Self {
         Self {
             silent_ms: following.silent_ms,
+            behind_ms: following.behind_ms,
             forced_snapshots: following.forced_snapshots,
             problem: following.problem.clone(),
         }

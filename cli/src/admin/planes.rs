@@ -168,6 +168,7 @@ fn followed(following: Option<&FollowingBody>) -> String {
         return "unknown".to_owned();
     };
     let mut text = match &following.problem {
+        None if following.behind_ms > 0 => format!("{} s behind", following.behind_ms / 1000),
         None => "yes".to_owned(),
         Some(problem) => format!("not for {} s: {problem}", following.silent_ms / 1000),
     };

@@ -5,7 +5,8 @@
 //! silent together, the leader is likelier to be cut off than every region to have died, and
 //! verdicts stay as they are.
 //!
-//! Verdicts made here are `Healthy`, `Down` and `Draining`. Time is milliseconds of any clock that
+//! Verdicts made here are `Healthy`, `Suspect`, `Down` and `Draining`; `Suspect` is a region that says
+//! that it is behind. Time is milliseconds of any clock that
 //! does not go back.
 
 use std::cmp::Ordering;
@@ -192,7 +193,12 @@ impl Monitor {
                     .is_some_and(|fallen| fallen.contains(&region.name));
                 let recovering = region.verdict == Verdict::Down && fell;
                 let proven = !recovering || track.in_a_row >= REPORTS_TO_RECOVER;
-                proven.then_some(Verdict::Healthy)
+                let following = track.heard.facts.following.as_ref();
+                proven.then_some(match following {
+                    // What it knows it serves; what it does not know it hands on.
+                    Some(following) if following.behind_ms > 0 => Verdict::Suspect,
+                    Some(_) | None => Verdict::Healthy,
+                })
             }
             None => {
                 let last_ms = track.map_or(self.created_ms, |track| track.heard.at_ms);

@@ -8,10 +8,12 @@
 mod disk;
 mod follow;
 mod held;
+mod lag;
 pub mod placement;
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use api_types::{App, Fn, Region, Revision};
 use tokio::sync::watch;
@@ -23,6 +25,7 @@ pub use held::{Held, Meta, Refused};
 
 use disk::Disk;
 use held::Step;
+use lag::Lag;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +40,7 @@ struct Shared {
     marks: watch::Sender<Marks>,
     refused: RwLock<Option<String>>,
     progress: RwLock<Progress>,
+    lag: Mutex<Lag>,
 }
 
 /// How the copy follows the global plane.
@@ -93,6 +97,7 @@ impl Replica {
                     problem: None,
                     forced_snapshots: 0,
                 }),
+                lag: Mutex::default(),
             }),
         })
     }
@@ -148,6 +153,30 @@ impl Replica {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// A global node that answers has applied `newest`.
+    pub fn note_newest(&self, newest: Revision) {
+        let applied = self.read(Held::revision);
+        let mut lag = self
+            .shared
+            .lag
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lag.heard(newest, applied, Instant::now());
+    }
+
+    /// How long the copy has lacked something that it could have had: what it does not know may exist.
+    /// `None` while that is within the bound, and while the global plane is away.
+    #[must_use]
+    pub fn behind(&self) -> Option<Duration> {
+        let applied = self.read(Held::revision);
+        let lag = self
+            .shared
+            .lag
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lag.behind(applied, Instant::now())
     }
 
     fn note_progress(&self, note: impl FnOnce(&mut Progress)) {

@@ -27,8 +27,18 @@ pub fn serves_itself(held: &Held, function: &Fn) -> bool {
 /// The regions to hand a call of the function to instead of this one, and why those.
 #[must_use]
 pub fn peers(held: &Held, function: &Fn) -> Peers {
+    peers_of(held, held.all().placements(function))
+}
+
+/// The regions to hand a call to that names something unknown here: any, since whoever knows it
+/// knows its placement too.
+#[must_use]
+pub fn peers_of_unknown(held: &Held) -> Peers {
+    peers_of(held, Some(Placements::default()))
+}
+
+fn peers_of(held: &Held, placements: Option<Placements>) -> Peers {
     let me = held.me();
-    let placements = held.all().placements(function);
     let (why, mut peers) = placements.map_or((Why::Nowhere, Vec::new()), |placements| {
         placements.peers(&me.name, held.regions())
     });

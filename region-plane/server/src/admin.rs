@@ -17,6 +17,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, InstanceRow};
+use crate::reporter;
 
 #[derive(Clone)]
 pub struct Admin {
@@ -110,6 +111,8 @@ struct Status {
     snapshot_refused: Option<String>,
     /// Why nothing came from the global plane since it last did; absent while it does.
     not_following: Option<String>,
+    /// Since when it lacks something that it could have had, in milliseconds; 0 within the bound.
+    behind_ms: u64,
     load: LoadBody,
     queued: u32,
     memory_held_mb: u64,
@@ -119,6 +122,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
     let counts = admin.engine.counts().await;
     let snapshot_refused = admin.replica.refused();
     let not_following = admin.replica.progress().problem;
+    let behind_ms = reporter::millis(admin.replica.behind().unwrap_or_default());
     let stopping = admin.stopping.is_cancelled();
     Json(admin.replica.read(|held| Status {
         name: held.me().name.to_string(),
@@ -132,6 +136,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
         draining: stopping || held.drained(),
         snapshot_refused,
         not_following,
+        behind_ms,
         load: counts.load.into(),
         queued: counts.queued,
         memory_held_mb: counts.memory_held_mb,

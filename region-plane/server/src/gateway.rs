@@ -245,11 +245,16 @@ impl Gateway {
             body: Bytes::new(),
         };
         match found {
+            // What it names may be in what this region lacks.
+            Found::Refused(refused) if refused.elsewhere && self.replica.behind().is_some() => {
+                match by {
+                    By::Caller => self.unknown(call, body).await,
+                    By::Gateway | By::Global => tell(&CallRefused::behind(), None, by),
+                }
+            }
             Found::Refused(refused) => tell(&refused, None, by),
             // It exists; the forwarder knows another revision of where.
-            Found::Elsewhere { .. } if by != By::Caller => {
-                tell(&CallRefused::nowhere(), None, by)
-            }
+            Found::Elsewhere { .. } if by != By::Caller => tell(&CallRefused::nowhere(), None, by),
             Found::Elsewhere { redirect, onward } => {
                 self.elsewhere(call, body, redirect, &onward).await
             }
@@ -361,6 +366,25 @@ impl Gateway {
         match self.spill.send(&call, onward).await {
             Ok(Some(response)) => response,
             Ok(None) => CallRefused::nowhere().respond(None),
+            Err(refused) => refused.respond(None),
+        }
+    }
+
+    /// Hands a call that names nothing known here to a region that may know more.
+    async fn unknown(&self, mut call: Spilled, body: Body) -> Response {
+        let peers = self.replica.read(placement::peers_of_unknown);
+        let held = match self.bodies.receive(&call.head.headers, body).await {
+            Ok(held) => held,
+            Err(refused) => return refused.respond(None),
+        };
+        call.body = held.bytes.clone();
+        match self
+            .spill
+            .send(&call, &Onward::unknown(peers.regions))
+            .await
+        {
+            Ok(Some(response)) => response,
+            Ok(None) => CallRefused::behind().respond(None),
             Err(refused) => refused.respond(None),
         }
     }

@@ -75,6 +75,9 @@ impl Reporter {
             let report = self.report(sequence, started_at.0, counts, &activities);
             match self.client.report(&name, &report).await {
                 Ok(told) => {
+                    if let Some(newest) = told.revision {
+                        self.replica.note_newest(newest);
+                    }
                     if let Some(ttl) = told.dns_ttl {
                         self.dns_ttl.send_replace(ttl);
                     }
@@ -107,7 +110,7 @@ impl Reporter {
         activities: &Activities,
     ) -> Report {
         let (revision, hash) = self.replica.read(|held| (held.revision().0, held.hash()));
-        let following = following(self.replica.progress());
+        let following = following(self.replica.progress(), self.replica.behind());
         let missing = self.bundles.missing(&self.replica);
         Report {
             sequence,
@@ -150,18 +153,25 @@ impl Reporter {
 /// Bytes of a problem's text, which quotes what was asked and what came.
 const PROBLEM_BYTES_MAX: usize = 500;
 
-fn following(progress: Progress) -> Following {
+fn following(progress: Progress, behind: Option<Duration>) -> Following {
     let silent = progress.moved_at.elapsed();
     metrics::gauge!("tradewind_region_replication_silent_seconds").set(silent.as_secs_f64());
+    let behind = behind.unwrap_or_default();
+    metrics::gauge!("tradewind_region_behind_seconds").set(behind.as_secs_f64());
     let problem = progress.problem.map(|mut problem| {
         problem.truncate(problem.floor_char_boundary(PROBLEM_BYTES_MAX));
         problem
     });
     Following {
-        silent_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
+        silent_ms: millis(silent),
+        behind_ms: millis(behind),
         forced_snapshots: progress.forced_snapshots,
         problem,
     }
+}
+
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `None` until the operator has been heard: its cluster has something at least.

@@ -27,6 +27,9 @@ pub struct Spilled {
     pub body: Bytes,
 }
 
+/// No function has longer (Fn contract 3.1).
+const FUNCTION_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+
 /// Where a call may go instead, and what its gateway must know for it.
 #[derive(Debug, Clone)]
 pub struct Onward {
@@ -44,6 +47,16 @@ impl Onward {
             regions,
             revision: app.revision.max(function.revision),
             timeout: Duration::from_secs(function.timeout_secs.into()),
+        }
+    }
+
+    /// Of a call of something that this region does not know.
+    #[must_use]
+    pub fn unknown(regions: Vec<Region>) -> Self {
+        Self {
+            regions,
+            revision: Revision(0),
+            timeout: FUNCTION_TIMEOUT_MAX,
         }
     }
 }

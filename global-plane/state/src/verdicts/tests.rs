@@ -2,7 +2,7 @@
 use api_types::Location;
 use proptest::prelude::*;
 
-use super::Verdict::{Down, Draining, Healthy};
+use super::Verdict::{Down, Draining, Healthy, Suspect};
 use super::*;
 
 const LEASE: u64 = LEASE_MS_DEFAULT;
@@ -48,6 +48,18 @@ impl Federation {
     fn report(&mut self, name: &str, draining: bool) -> bool {
         let facts = facts(self.now, draining);
         self.monitor.report(&name.parse().unwrap(), self.now, facts)
+    }
+
+    fn report_following(&mut self, name: &str, behind_ms: u64) {
+        let following = Following {
+            behind_ms,
+            ..Following::default()
+        };
+        let facts = Facts {
+            following: Some(following),
+            ..facts(self.now, false)
+        };
+        self.monitor.report(&name.parse().unwrap(), self.now, facts);
     }
 
     fn evaluate(&mut self) -> Vec<(String, Verdict)> {
@@ -116,6 +128,22 @@ fn one_that_falls_silent_is_down_within_a_lease_and_a_tick() {
     assert_eq!(proposed, [is("fra", Down)]);
     assert_eq!(three.run(60, &["iad", "nrt"]), [], "and nobody else");
     assert_eq!(three.run(10, &["iad", "nrt", "fra"]), [is("fra", Healthy)]);
+}
+
+#[test]
+fn a_region_that_says_that_it_is_behind_is_suspect_until_it_no_longer_says_so() {
+    let mut two = Federation::new(&[("fra", Healthy), ("iad", Healthy)]);
+    two.run(10, &["fra", "iad"]);
+    let says = |two: &mut Federation, behind_ms: u64| {
+        two.now += 1000;
+        two.report("iad", false);
+        two.report_following("fra", behind_ms);
+        two.evaluate()
+    };
+    assert_eq!(says(&mut two, 0), []);
+    assert_eq!(says(&mut two, 11_000), [is("fra", Suspect)]);
+    assert_eq!(says(&mut two, 12_000), []);
+    assert_eq!(says(&mut two, 0), [is("fra", Healthy)]);
 }
 
 #[test]

@@ -58,12 +58,12 @@ impl CallRefused {
         }
     }
 
-    /// This region has not heard of what its forwarder knows.
+    /// This region lacks a revision that it could have had: what the call needs may be in it.
     #[must_use]
     pub fn behind() -> Self {
         Self {
             elsewhere: true,
-            ..Self::not_now("this region has not applied the function's newest revision yet")
+            ..Self::not_now("this region has not applied the newest revision yet")
         }
     }
 

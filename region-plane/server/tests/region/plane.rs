@@ -9,6 +9,7 @@ use api_bundle::{Manifest, Tree};
 use api_types::{
     App, Catalog, Digest, Fn, FnId, Object, ObjectId, Platform, Region, Trigger, Verdict,
 };
+use api_wire::call_headers::REVISION;
 use api_wire::planes::{RegionBody, RegisterRegion, Report, VerdictBody};
 use api_wire::view::{Envelope, MetadataBody, ViewId};
 use api_wire::{AppBody, FnBody, TriggerBody, WatchLine};
@@ -38,6 +39,8 @@ struct Held {
     lines: Vec<(u64, WatchLine)>,
     compacted: u64,
     /// The line of this revision never comes through.
+    /// Watches bring nothing newer, only progress marks at this revision.
+    stalled_at: Option<u64>,
     spoiled: Option<(u64, Spoiled)>,
     reports: BTreeMap<String, Report>,
     bundles: BTreeMap<String, Vec<u8>>,
@@ -62,6 +65,7 @@ impl Plane {
                 catalog: Catalog::default(),
                 lines: Vec::new(),
                 compacted: 0,
+                stalled_at: None,
                 spoiled: None,
                 reports: BTreeMap::new(),
                 bundles: BTreeMap::new(),
@@ -201,6 +205,48 @@ impl Plane {
         held.lines.clear();
     }
 
+    /// Watches bring nothing new from now on, as from a node that is cut off from the others.
+    pub fn stall(&self) {
+        self.state.lock().unwrap().stalled_at = Some(self.revision());
+    }
+
+    /// A region whose gateway answers everything with its name.
+    pub fn put_answering_region(&self, name: &'static str, gateway: &str) -> u64 {
+        let answer = move || async move { ([("tradewind-region", name)], name) };
+        let listener = daemon::bind(gateway.parse().unwrap()).unwrap();
+        let serving = daemon::serve(
+            listener,
+            Router::new().fallback(answer),
+            self.stop.clone(),
+            daemon::HttpLimits::default(),
+        );
+        let mut tasks = self.tasks.lock().unwrap();
+        tasks.spawn(async move { serving.await.unwrap() });
+        let region = RegionBody {
+            name: name.to_owned(),
+            ipv4: Some(std::net::Ipv4Addr::LOCALHOST),
+            ipv6: None,
+            gateway: gateway.to_owned(),
+            admin: gateway.to_owned(),
+            latitude: 0.0,
+            longitude: 0.0,
+            labels: BTreeMap::new(),
+            drained: false,
+            verdict: VerdictBody::Healthy,
+            price_ms: 0,
+            registered_at: TIME.to_owned(),
+            tradewind_revision: 0,
+        };
+        self.put(|_, revision| {
+            let tradewind_revision = revision;
+            Region::try_from(RegionBody {
+                tradewind_revision,
+                ..region
+            })
+            .unwrap()
+        })
+    }
+
     /// Becomes another cluster with nothing in it.
     pub fn become_another(&self) {
         let mut held = self.state.lock().unwrap();
@@ -327,7 +373,8 @@ async fn report(
     }
     held.reports.insert(name, report);
     let ttl = [(api_wire::planes::DNS_TTL_SECS, DNS_TTL_SECS.to_string())];
-    (StatusCode::NO_CONTENT, ttl).into_response()
+    let revision = [(REVISION, plane.revision().to_string())];
+    (StatusCode::NO_CONTENT, ttl, revision).into_response()
 }
 
 async fn snapshot(State(plane): State<Plane>) -> Json<Envelope> {
@@ -368,7 +415,11 @@ async fn lines(
         let (mut text, mut upto) = (String::new(), plane.revision());
         {
             let held = plane.state.lock().unwrap();
-            for (revision, line) in held.lines.iter().filter(|(revision, _)| *revision > from) {
+            let last = held.stalled_at.unwrap_or(u64::MAX);
+            upto = upto.min(last);
+            let news = held.lines.iter();
+            let news = news.filter(|(revision, _)| (from + 1..=last).contains(revision));
+            for (revision, line) in news {
                 let line = serde_json::to_string(line).unwrap();
                 match held.spoiled.filter(|(spoiled, _)| spoiled == revision) {
                     None => text += &(line + "\n"),

@@ -1,7 +1,9 @@
 //! The region's copy of the metadata, with the global plane coming and going.
 
+use api_wire::call_headers::{BY_GATEWAY, FORWARDED_BY, NOT_STARTED};
+
 use crate::plane::{Plane, Spoiled, function};
-use crate::process::{at, eventually, start};
+use crate::process::{at, client, eventually, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_restarted_with_the_global_plane_gone_serves_from_disk() {
@@ -141,4 +143,64 @@ async fn a_region_that_gets_no_further_says_so_and_why() {
     assert!(problem.contains("cluster"), "{problem}");
     let status = region.status().await.unwrap();
     assert_eq!(status["not_following"].as_str(), Some(problem.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_is_behind_says_so_and_hands_on_calls_of_what_it_does_not_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = Plane::start(&format!("{}:7400", at(45, 20)));
+    let image = plane.store_bundle();
+    plane.put_app("A", "shop", None);
+    plane.put_fn(function("F", &image));
+    let region = start("fra", &at(45, 1), dir.path(), &plane.url, "");
+    eventually("the region listens", async || region.status().await).await;
+    eventually("the region is known", async || {
+        plane.knows("fra").then_some(())
+    })
+    .await;
+    let settled = plane.put_answering_region("nrt", &format!("{}:8080", at(45, 2)));
+    region.applied(settled).await;
+
+    plane.stall();
+    plane.put_fn(function("G", &image));
+    let early = region.post("/invoke/G", "x").await;
+    assert_eq!(
+        early.status, 404,
+        "it may be as new as it can be: {early:?}"
+    );
+    eventually("it says that it is behind", async || {
+        let following = plane.report("fra")?.following?;
+        (following.behind_ms >= 10_000).then_some(())
+    })
+    .await;
+    let status = region.status().await.unwrap();
+    assert!(status["behind_ms"].as_u64().unwrap() >= 10_000, "{status}");
+
+    for (path, served_by) in [
+        ("/invoke/G", "nrt"),
+        ("/t/shop/new", "nrt"),
+        ("/invoke/F", "fra"),
+    ] {
+        let answer = region.post(path, "x").await;
+        assert_eq!(
+            (answer.status, answer.region.as_deref()),
+            (200, Some(served_by)),
+            "{path}: {answer:?}"
+        );
+    }
+    // One hop: who handed it on hears that this is not known.
+    let handed = client()
+        .post(format!("{}/invoke/G", region.gateway))
+        .header(FORWARDED_BY, BY_GATEWAY);
+    let handed = region.send(handed).await;
+    assert_eq!(handed.status, 503, "{handed:?}");
+    assert!(handed.headers.contains_key(NOT_STARTED), "{handed:?}");
+
+    // Nobody is behind a global plane that is away.
+    plane.stop();
+    eventually("it does not call itself behind", async || {
+        (region.status().await?["behind_ms"] == 0).then_some(())
+    })
+    .await;
+    assert_eq!(region.post("/invoke/G", "x").await.status, 404);
 }
