@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use api_client::Client;
+use api_types::chain;
 use clap::{Parser, Subcommand};
 
 use self::output::Output;
@@ -79,7 +80,7 @@ fn main() -> ExitCode {
     match run(cli, output) {
         Ok(code) => code,
         Err(error) => {
-            output.note(&format!("error: {}", chain(&error)));
+            output.note(&format!("error: {}", chain(error.as_ref())));
             if is_unreachable(&error) {
                 output.note("`tradewind up` starts a federation on this machine");
             }
@@ -93,19 +94,6 @@ fn is_unreachable(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.downcast_ref().is_some_and(is_it))
-}
-
-/// An error with its causes, none said twice.
-fn chain(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
 }
 
 fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
@@ -200,13 +188,5 @@ mod tests {
         ] {
             assert_eq!(nodes(flag, environment), want);
         }
-    }
-
-    #[test]
-    fn an_error_is_shown_with_its_causes_once() {
-        let error = anyhow::anyhow!("refused")
-            .context("open x")
-            .context("read x: open x");
-        assert_eq!(chain(&error), "read x: open x: refused");
     }
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use api_client::Client;
+use api_types::chain;
 use rustix::process::{Signal, kill_process};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
@@ -403,7 +404,7 @@ impl Up {
                 reply: Reply::Started { pid },
                 once_healthy: Some(part),
             },
-            Err(error) => Reply::Error(format!("start {name}: {error:#}")).into(),
+            Err(error) => Reply::Error(format!("start {name}: {}", chain(error.as_ref()))).into(),
         };
         let _asker_gone = answer.send(answered);
     }
@@ -466,7 +467,7 @@ impl Up {
             self.remember(),
         ];
         for error in outcomes.into_iter().filter_map(Result::err) {
-            self.say(&format!("{error:#}"));
+            self.say(&chain(error.as_ref()));
         }
         control::remove(&self.layout.dir);
         self.say(&format!(
@@ -511,7 +512,7 @@ async fn converse(mut stream: UnixStream, asking: mpsc::Sender<Asked>, layout: L
     let request = match control::receive(&mut stream).await {
         Ok(request) => request,
         Err(error) => {
-            let reply = Reply::Error(format!("{error:#}"));
+            let reply = Reply::Error(chain(error.as_ref()));
             // Whoever sent nonsense may be gone already.
             let _asker_gone = control::send(&mut stream, &reply).await;
             return;
@@ -526,7 +527,7 @@ async fn converse(mut stream: UnixStream, asking: mpsc::Sender<Asked>, layout: L
     if let (Reply::Started { pid }, Some(part)) = (&reply, answer.once_healthy)
         && let Err(error) = until_healthy(&part, *pid, &layout).await
     {
-        reply = Reply::Error(format!("{error:#}"));
+        reply = Reply::Error(chain(error.as_ref()));
     }
     let _asker_gone = control::send(&mut stream, &reply).await;
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use api_types::chain;
 use clap::{Arg, ArgAction, Command, value_parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -197,7 +198,7 @@ where
             ExitCode::FAILURE
         }
         Err(error) => {
-            error!(error = format!("{error:#}"), "failed");
+            error!(error = chain(error.as_ref()), "failed");
             ExitCode::FAILURE
         }
     }

@@ -89,6 +89,7 @@ where
     let Err(error) = ended else {
         return ExitCode::SUCCESS;
     };
+    // As `api_types::chain` does it, which is not beneath what functions link.
     let mut reason: &dyn std::error::Error = &error;
     eprint!("{reason}");
     while let Some(source) = reason.source() {

@@ -5,6 +5,7 @@
 
 pub mod bundle;
 pub mod catalog;
+mod chain;
 pub mod dns_label;
 pub mod fns;
 pub mod id;
@@ -16,6 +17,7 @@ pub mod time;
 
 pub use bundle::{Bundle, BundleRef, Digest, Platform};
 pub use catalog::Catalog;
+pub use chain::chain;
 pub use fns::{Annotations, App, Config, Fn, Trigger};
 pub use id::{AppId, CallId, FnId, Revision, TriggerId};
 pub use object::{Kind, Object, ObjectId, ObjectRef};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_client::{Client, NewClientError};
-use api_types::Revision;
+use api_types::{Revision, chain};
 use api_wire::view::Envelope;
 use metrics::{counter, gauge};
 use tokio::sync::{mpsc, oneshot};
@@ -241,15 +241,4 @@ async fn keep(file: &ViewFile, envelope: Envelope) {
         }
         Err(error) => error!(%error, "view not kept on disk"),
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }

@@ -659,15 +659,12 @@ fn status_of(node: &Node) -> Status {
 }
 
 /// The log on disk is the promise; a node that cannot keep it must not go on.
-fn or_die<T, E: std::error::Error>(what: &str, result: Result<T, E>) -> T {
+fn or_die<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| {
-        let mut causes = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            causes = format!("{causes}: {cause}");
-            source = cause.source();
-        }
-        tracing::error!(error = causes, "could not {what}; stopping");
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "could not {what}; stopping"
+        );
         std::process::abort()
     })
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{App, Catalog, Digest, Revision};
+use api_types::{App, Catalog, Digest, Revision, chain};
 use calls_forward::{Forwarder, Gateway};
 use dns_steering::Target;
 use global_plane_consensus::{Handle, NodeId};
@@ -123,7 +123,11 @@ impl Node {
                 Ok(Err(again)) => again,
                 Err(_) => return Err(NoLeader),
             };
-            tracing::debug!(request_id = envelope.request.0, error = %again, "write is tried again");
+            tracing::debug!(
+                request_id = envelope.request.0,
+                error = chain(&again),
+                "write is tried again"
+            );
             metrics::counter!("tradewind_write_retries_total").increment(1);
             if Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(NoLeader);
@@ -189,7 +193,7 @@ impl Node {
         match self.consensus.read_index(READ_DEADLINE).await {
             Ok(_) => Ok(()),
             Err(failed) => {
-                tracing::debug!(error = %failed, "read not confirmed");
+                tracing::debug!(error = chain(&failed), "read not confirmed");
                 Err(NoLeader)
             }
         }

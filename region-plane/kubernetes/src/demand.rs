@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::chain;
 use region_plane_resources::demand::{
     Demand, DemandReply, FORGOTTEN_AFTER, PATH, Sizing, TOLD_EVERY,
 };
@@ -134,7 +135,7 @@ impl Teller {
         metrics::counter!("tradewind_region_demand_errors_total").increment(1);
         if let Some(error) = last.filter(|_| self.heard) {
             warn!(
-                error = &error as &dyn std::error::Error,
+                error = chain(&error),
                 "no operator hears what is wanted; going on with the pods there are"
             );
             self.heard = false;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api_types::chain;
 use region_plane_runner::protocol::{Event, LogLine, LogStream};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -180,7 +181,7 @@ impl Keeper<'_> {
             };
             if is_over {
                 debug!(
-                    error = &broken as &dyn std::error::Error,
+                    error = chain(&broken),
                     claim = self.claim,
                     "a claim is lost"
                 );

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use api_types::chain;
 use http::StatusCode;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
@@ -505,10 +506,7 @@ fn failed(message: String) -> Setback {
 
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
 fn elsewhere(error: RunnerError) -> Setback {
-    debug!(
-        error = &error as &dyn std::error::Error,
-        "a pod did not become an instance"
-    );
+    debug!(error = chain(&error), "a pod did not become an instance");
     Setback::Elsewhere(Refusal::Unavailable)
 }
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api_types::chain;
 use region_plane_resources::demand::{ClaimedPod, FunctionDemand, Problem, StartFailure};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
@@ -403,10 +404,7 @@ impl Seat {
             after.cancelled().await;
             if let Err(error) = runner.release(&claim).await {
                 // It drops the claim by itself, when nobody holds it any more.
-                debug!(
-                    error = &error as &dyn std::error::Error,
-                    claim, "a pod was not given back"
-                );
+                debug!(error = chain(&error), claim, "a pod was not given back");
             }
             done.cancel();
         };

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use api_types::chain;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
@@ -269,7 +270,7 @@ impl Contender {
             Err(problem) => {
                 if !std::mem::replace(troubled, true) {
                     warn!(
-                        error = &problem as &dyn std::error::Error,
+                        error = chain(&problem),
                         lease = self.settings.lease_name,
                         "cannot use the lease"
                     );
@@ -392,7 +393,7 @@ impl Contender {
         match timeout(self.patience(), given_up).await {
             Ok(Ok(())) => info!("gave up the lease"),
             Ok(Err(error)) => warn!(
-                error = &error as &dyn std::error::Error,
+                error = chain(&error),
                 "could not give up the lease, it runs out by itself"
             ),
             Err(_) => warn!("could not give up the lease in time, it runs out by itself"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use api_client::Client;
+use api_types::chain;
 use daemon::{HttpLimits, Shutdown};
 use region_plane_operator::config::Config;
 use region_plane_operator::{Operator, Source, connect, http};
@@ -74,7 +75,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     while let Some(ended) = tasks.join_next().await {
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(error = format!("{error:#}"), "a task failed at the end"),
+            Ok(Err(error)) => warn!(error = chain(error.as_ref()), "a task failed at the end"),
             Err(error) => warn!(%error, "a task failed at the end"),
         }
     }

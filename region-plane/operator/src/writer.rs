@@ -5,10 +5,9 @@
 //! known from its name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as _;
 
 use api_types::placement::Tier;
-use api_types::{App, Catalog, Fn, Region};
+use api_types::{App, Catalog, Fn, Region, chain};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -83,10 +82,7 @@ fn placed(catalog: &Catalog, region: &Region) -> Written {
 fn wanted(name: &str, app: &App, function: &Fn) -> Wanted {
     let mut notes = Vec::new();
     let scaling = Scaling::of(app, function).unwrap_or_else(|problem| {
-        notes.push(match problem.source() {
-            None => format!("{problem}; it is ignored"),
-            Some(cause) => format!("{problem} ({cause}); it is ignored"),
-        });
+        notes.push(format!("{}; it is ignored", chain(&problem)));
         Scaling::default()
     });
     let mut config = app.config.clone();

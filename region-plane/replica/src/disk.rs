@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use api_types::{Region, Revision};
+use api_types::{Region, Revision, chain};
 use api_wire::ObjectBody;
 use rocksdb::{ColumnFamilyDescriptor, DB, IteratorMode, Options, WriteBatch, WriteOptions};
 use serde::{Deserialize, Serialize};
@@ -167,10 +167,4 @@ impl Disk {
             .cf_handle(name)
             .expect("it was opened with the database")
     }
-}
-
-/// An error with what caused it: a corrupt record is told of in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let cause = error.source().map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default())
 }

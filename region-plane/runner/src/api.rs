@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_bundle::UnpackError;
-use api_types::{CallId, Digest, Platform};
+use api_types::{CallId, Digest, Platform, chain};
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -17,7 +17,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use region_plane_runtime::call::{self, BodyError};
-use region_plane_runtime::{CallError, CallRequest, with_sources};
+use region_plane_runtime::{CallError, CallRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -131,7 +131,7 @@ async fn claim(instance: &Instance, body: Incoming) -> Answer {
 async fn put(instance: &Arc<Instance>, digest: &str, request: Request<Incoming>) -> Answer {
     let digest: Digest = match digest.parse() {
         Ok(digest) => digest,
-        Err(error) => return trouble(StatusCode::BAD_REQUEST, with_sources(&error)),
+        Err(error) => return trouble(StatusCode::BAD_REQUEST, chain(&error)),
     };
     let claim = query(&request, "claim").unwrap_or_default().to_owned();
     let attendance = match instance.attend(&claim) {
@@ -162,7 +162,7 @@ async fn put(instance: &Arc<Instance>, digest: &str, request: Request<Incoming>)
     match received.await {
         Ok(()) => empty(StatusCode::NO_CONTENT),
         Err(error) => {
-            let message = with_sources(&error);
+            let message = chain(&error);
             warn!(error = message, "the bundle was not started");
             trouble(error.status(), message)
         }
@@ -369,12 +369,12 @@ async fn call(instance: &Arc<Instance>, request: Request<Incoming>) -> Answer {
             answer
         }
         Err((failure, error)) => {
-            debug!(%failure, error = with_sources(&error), "call failed");
+            debug!(%failure, error = chain(&error), "call failed");
             let status = match &error {
                 CallError::InvalidStatus { status } => Some(status.as_u16()),
                 _ => None,
             };
-            let message = with_sources(&error);
+            let message = chain(&error);
             failed_call(failure, &Trouble { message, status })
         }
     }
@@ -541,7 +541,7 @@ async fn whole(body: Incoming, bytes_max: usize) -> Result<Bytes, Answer> {
             BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::Exchange { .. } => StatusCode::BAD_REQUEST,
         };
-        trouble(status, with_sources(&error))
+        trouble(status, chain(&error))
     })
 }
 

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use api_types::chain;
 use region_plane_runtime::call::Connection;
 use region_plane_runtime::command::{bundle_environment, command_line};
 use region_plane_runtime::output::Output;
 use region_plane_runtime::readiness::{self, READY_LINK, Readiness};
-use region_plane_runtime::{
-    CallError, CallRequest, CallResponse, InitFailure, StartError, with_sources,
-};
+use region_plane_runtime::{CallError, CallRequest, CallResponse, InitFailure, StartError};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -321,7 +320,7 @@ impl Instance {
             .flatten();
         if let Err(source) = told {
             let failure = LaunchFailure::Tell { source };
-            let reason = Reason::Reported(with_sources(&failure));
+            let reason = Reason::Reported(chain(&failure));
             self.pod(|pod, _| pod.fail(reason));
             return Err(failure);
         }
@@ -353,10 +352,10 @@ impl Instance {
             Ok(_) => CallEnd::Whole,
             Err((_, error)) if !error.instance_lost() => CallEnd::Whole,
             Err((CallFailure::Gone, error)) => CallEnd::Gone {
-                reason: with_sources(error),
+                reason: chain(error),
             },
             Err((_, error)) => CallEnd::Broken {
-                reason: with_sources(error),
+                reason: chain(error),
             },
         };
         self.pod(|pod, now| pod.end_call(end, now));
@@ -394,7 +393,7 @@ impl Instance {
             Err(StartError::Failed {
                 source: exited @ InitFailure::Exited,
             }) => self.pod(|pod, _| pod.gone(exited.to_string())),
-            Err(error) => self.pod(|pod, _| pod.fail(Reason::Reported(with_sources(&error)))),
+            Err(error) => self.pod(|pod, _| pod.fail(Reason::Reported(chain(&error)))),
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use api_types::chain;
 use region_plane_runner::settings::{Settings, VARIABLES};
 use region_plane_runner::{launch, server};
 use tokio::signal::unix::{SignalKind, signal};
@@ -134,7 +135,7 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{NAME}: {error:#}");
+            eprintln!("{NAME}: {}", chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -24,18 +24,6 @@ pub use process::{
 };
 pub use start::{INIT_FAILED, INIT_TIMED_OUT, InitFailure, NotRunnable, StartError};
 
-/// An error and what it came from, in one line, for whoever owns the function.
-#[must_use]
-pub fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
 /// Where instances run.
 pub trait Runtime: Send + Sync + 'static {
     type Instance: Instance;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use api_types::{CallId, FnId, Load};
+use api_types::{CallId, FnId, Load, chain};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use region_plane_dispatch::{
@@ -21,7 +21,7 @@ use region_plane_dispatch::{
     StartFailure,
 };
 use region_plane_runtime::{
-    CallError, CallRequest, CallResponse, Instance, InstanceSpec, Runtime, StartError, with_sources,
+    CallError, CallRequest, CallResponse, Instance, InstanceSpec, Runtime, StartError,
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -425,7 +425,7 @@ impl<R: Runtime> Owner<R> {
                     Err(error) if error.instance_lost() => {
                         info!(
                             %function,
-                            error = with_sources(error),
+                            error = chain(error),
                             "instance stopped after a failed call"
                         );
                         AfterCall::Lost
@@ -475,14 +475,14 @@ impl<R: Runtime> Owner<R> {
             Err(error) if !is_wanted => {
                 debug!(
                     instance = id.0,
-                    error = with_sources(&error),
+                    error = chain(&error),
                     "a start that was to end has failed"
                 );
                 self.dispatcher.instance_exited(now, id)
             }
             Err(error) => {
                 metrics::counter!("tradewind_region_start_failures_total").increment(1);
-                let reason = with_sources(&error);
+                let reason = chain(&error);
                 warn!(
                     instance = id.0,
                     error = reason,

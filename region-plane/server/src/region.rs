@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use api_client::Client;
-use api_types::FnId;
+use api_types::{FnId, chain};
 use api_wire::call_headers::BY_GATEWAY;
 use calls_forward::Forwarder;
 use daemon::{HttpLimits, Shutdown};
@@ -229,7 +229,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     while let Some(ended) = tasks.join_next().await {
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(error = format!("{error:#}"), "a task failed at the end"),
+            Ok(Err(error)) => warn!(error = chain(error.as_ref()), "a task failed at the end"),
             Err(error) => warn!(%error, "a task failed at the end"),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_fn_http::{ApiError, Id};
-use api_types::Digest;
+use api_types::{Digest, chain};
 use api_wire::planes::BUNDLE_BYTES_MAX;
 use axum::Json;
 use axum::body::Body;
@@ -105,7 +105,7 @@ fn receive_failed(failed: &ReceiveError) -> Response {
         ReceiveError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ReceiveError::Mismatch { .. } | ReceiveError::Body { .. } => StatusCode::BAD_REQUEST,
         ReceiveError::Store { source, .. } => {
-            tracing::error!(error = %source, "cannot store a bundle");
+            tracing::error!(error = chain(&source), "cannot store a bundle");
             StatusCode::INSUFFICIENT_STORAGE
         }
     };
@@ -145,7 +145,11 @@ async fn copy(node: &Node, member: &Member, digest: Digest, size: u64) -> bool {
     };
     let copied = node.peers.put_bundle(member, digest, file, size).await;
     if let Err(failed) = &copied {
-        tracing::warn!(member = member.name, error = %failed, "bundle not copied");
+        tracing::warn!(
+            member = member.name,
+            error = chain(&failed),
+            "bundle not copied"
+        );
     }
     copied.is_ok()
 }
@@ -191,7 +195,7 @@ async fn send(node: &Node, digest: Digest, hex: &str) -> Response {
         }
         Ok(None) => unknown(hex),
         Err(failed) => {
-            tracing::error!(error = %failed, %digest, "cannot read a bundle");
+            tracing::error!(error = chain(&failed), %digest, "cannot read a bundle");
             error(StatusCode::INTERNAL_SERVER_ERROR, "internal server error")
         }
     }
@@ -208,7 +212,11 @@ async fn fetch(node: &Node, digest: Digest) {
             Ok(None) => continue,
             Ok(Some(bytes)) => node.bundles.receive::<reqwest::Error>(digest, bytes).await,
             Err(failed) => {
-                tracing::info!(member = member.name, error = %failed, "bundle not fetched");
+                tracing::info!(
+                    member = member.name,
+                    error = chain(&failed),
+                    "bundle not fetched"
+                );
                 continue;
             }
         };
@@ -218,7 +226,11 @@ async fn fetch(node: &Node, digest: Digest) {
                 return;
             }
             Err(failed) => {
-                tracing::warn!(member = member.name, error = %failed, "bundle not fetched");
+                tracing::warn!(
+                    member = member.name,
+                    error = chain(&failed),
+                    "bundle not fetched"
+                );
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api_types::chain;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -34,7 +35,10 @@ async fn propose(State(node): State<Arc<Node>>, body: Bytes) -> Response {
     let envelope = match disk::decode_envelope(&body) {
         Ok(envelope) => envelope,
         Err(failed) => {
-            tracing::warn!(error = %failed, "a node sent an envelope that cannot be read");
+            tracing::warn!(
+                error = chain(&failed),
+                "a node sent an envelope that cannot be read"
+            );
             return error(StatusCode::BAD_REQUEST, failed.to_string());
         }
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_fn_http::{ApiError, Id};
-use api_types::{FnId, Revision};
+use api_types::{FnId, Revision, chain};
 use api_wire::call_headers::{CLIENT, NOT_STARTED};
 use axum::BoxError;
 use axum::body::Body;
@@ -181,11 +181,11 @@ fn not_answered(failed: &ForwardError<BoxError>, bytes_max: u64) -> Response {
         ),
         ForwardError::Caller(_) => error(StatusCode::BAD_REQUEST, "the request body broke off"),
         ForwardError::Broken { .. } => {
-            tracing::warn!(error = %failed, "call broken off");
+            tracing::warn!(error = chain(&failed), "call broken off");
             error(StatusCode::BAD_GATEWAY, "the region broke the call off")
         }
         ForwardError::Silent { .. } => {
-            tracing::warn!(error = %failed, "call broken off");
+            tracing::warn!(error = chain(&failed), "call broken off");
             error(StatusCode::GATEWAY_TIMEOUT, "the region has gone silent")
         }
         ForwardError::TimedOut { .. } => error(StatusCode::GATEWAY_TIMEOUT, "Timed out"),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_fn_http::endpoints::PUBLIC_URL;
-use api_types::{RegionName, Verdict};
+use api_types::{RegionName, Verdict, chain};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{OriginalUri, Path, Request, State};
@@ -164,7 +164,11 @@ async fn read(node: &Node, name: &str, admin: &str, target: &str, asking: Header
     let answer = match asked {
         Ok(answer) => answer,
         Err(failed) => {
-            tracing::info!(region = name, error = %failed, "region cannot be read");
+            tracing::info!(
+                region = name,
+                error = chain(&failed),
+                "region cannot be read"
+            );
             let mut response = error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("region {name:?} cannot be reached at the moment"),

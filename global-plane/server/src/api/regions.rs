@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api_fn_http::body::Json as Body;
 use api_fn_http::{ApiError, Id};
-use api_types::{Object, Region, RegionName, Revision};
+use api_types::{Object, Region, RegionName, Revision, chain};
 use api_wire::Page;
 use api_wire::planes::{
     DNS_TTL_SECS, LoadBody, REPORT_ITEMS_MAX, RegionItem, Replication, ReplicationItem, Report,
@@ -117,7 +117,7 @@ async fn rows(node: &Node) -> BTreeMap<String, Row> {
         .peers
         .get(leader, "/internal/leader-regions", ROWS_TIMEOUT);
     asked.await.unwrap_or_else(|failed| {
-        tracing::debug!(error = %failed, "no reports from the leader");
+        tracing::debug!(error = chain(&failed), "no reports from the leader");
         BTreeMap::new()
     })
 }
@@ -220,7 +220,7 @@ pub async fn report(
             status, message, ..
         }) => error(status, message),
         Err(failed @ PeerError::Unreachable { .. }) => {
-            tracing::debug!(error = %failed, "report not forwarded");
+            tracing::debug!(error = chain(&failed), "report not forwarded");
             no_leader(crate::node::NoLeader)
         }
     }
