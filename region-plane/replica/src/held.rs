@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::{AppId, Catalog, Fn, Kind, Object, ObjectId, Region, Revision, Verdict};
+use api_types::{Catalog, Digest, Fn, FnId, Kind, Object, ObjectId, Region, Revision, Verdict};
 use api_wire::view::{Envelope, MetadataBody, ViewError};
 use api_wire::{ObjectError, WatchLine};
 use sha2::{Digest as _, Sha256};
 
-use crate::placement;
+use crate::feed::News;
+use crate::here::{Here, Reference};
 
 /// Where the copy stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,16 +100,15 @@ const DELETES_FREE: usize = 10;
 
 /// Everything held, and the part of it that is placed here.
 ///
-/// Invariants: `here` is what [`placement::refresh`] makes of `all`; `revisions` has one entry for
+/// Invariants: `here` is what [`Here`] makes of `all`; `revisions` has one entry for
 /// each object of `all`; `hash` is the sum over `revisions`.
 #[derive(Debug)]
 pub struct Held {
     meta: Option<Meta>,
     all: Catalog,
-    here: Catalog,
+    here: Here,
     revisions: BTreeMap<ObjectId, Revision>,
     hash: u64,
-    me: Region,
     zone_configured: String,
 }
 
@@ -117,10 +117,9 @@ impl Held {
         Self {
             meta: None,
             all: Catalog::default(),
-            here: Catalog::default(),
+            here: Here::new(me),
             revisions: BTreeMap::new(),
             hash: 0,
-            me,
             zone_configured: zone,
         }
     }
@@ -147,16 +146,41 @@ impl Held {
 
     /// What is placed here, and nothing else.
     pub fn here(&self) -> &Catalog {
-        &self.here
+        self.here.placed()
     }
 
     /// Functions that may ever be called here: those placed here, and those that come while nowhere
     /// they are placed serves.
     pub fn callable(&self) -> impl Iterator<Item = &Fn> {
-        let tier = |function: &Fn| placement::tier(&self.all, function, &self.me);
-        self.all
-            .fns()
-            .filter(move |function| tier(function).may_hold())
+        let callable = self.here.callable();
+        callable.filter_map(|function| self.all.function(function))
+    }
+
+    /// Of a function that may be called here, see [`crate::settings`].
+    pub fn settings(&self, function: &FnId) -> Option<u64> {
+        self.here.settings(function)
+    }
+
+    /// Functions that came to be, changed, or are no longer among [`Self::callable`] after a
+    /// position, and the position to ask from next time.
+    pub fn functions_since(&self, position: u64) -> (News<FnId>, u64) {
+        self.here.functions_since(position)
+    }
+
+    /// How functions that may be called here refer to a bundle; `None` if none does.
+    pub fn reference(&self, bundle: &Digest) -> Option<Reference> {
+        self.here.reference(bundle)
+    }
+
+    /// Every bundle that functions refer to that may be called here.
+    pub fn references(&self) -> impl Iterator<Item = (&Digest, Reference)> {
+        self.here.references()
+    }
+
+    /// Bundles that are referred to otherwise than at a position, and the position to ask from next
+    /// time.
+    pub fn bundles_since(&self, position: u64) -> (News<Digest>, u64) {
+        self.here.bundles_since(position)
     }
 
     /// Every region, this one among them once the global plane knows it.
@@ -166,19 +190,19 @@ impl Held {
 
     /// This region by its own configuration.
     pub fn me(&self) -> &Region {
-        &self.me
+        self.here.me()
     }
 
     /// What the global plane thinks of this region.
     pub fn verdict(&self) -> Option<Verdict> {
-        self.all.region(&self.me.name).map(|row| row.verdict)
+        self.all.region(&self.me().name).map(|row| row.verdict)
     }
 
     /// An operator asked this region to drain. Its verdict alone says less: a gateway that is
     /// stopping is `Draining` too.
     pub fn drained(&self) -> bool {
         self.all
-            .region(&self.me.name)
+            .region(&self.me().name)
             .is_some_and(|row| row.drained)
     }
 
@@ -310,32 +334,27 @@ impl Held {
     /// Applies a step.
     pub fn take(&mut self, step: Step) {
         let mut touched = BTreeSet::new();
-        for id in &step.deletes {
-            self.mark(id, None);
-            touched.extend(self.app_of(id));
-            self.all.delete(id);
+        for id in step.deletes {
+            self.mark(&id, None);
+            self.all.delete(&id);
+            touched.insert(id);
         }
         for object in step.puts {
             let id = object.id();
-            touched.extend(self.app_of(&id));
             self.mark(&id, Some(object.revision()));
             self.all.put(object);
-            touched.extend(self.app_of(&id));
+            touched.insert(id);
         }
-        for app in touched {
-            placement::refresh(&mut self.here, &self.all, &app, &self.me);
+        // Apps first, then functions: each kind rules the next.
+        for id in touched {
+            match id {
+                ObjectId::App(app) => self.here.app_changed(&self.all, &app),
+                ObjectId::Fn(function) => self.here.function_changed(&self.all, &function),
+                ObjectId::Trigger(trigger) => self.here.trigger_changed(&self.all, &trigger),
+                ObjectId::Region(_) | ObjectId::Bundle(_) => {}
+            }
         }
         self.meta = Some(step.meta);
-    }
-
-    /// The app whose placement rules over an object that is held.
-    fn app_of(&self, id: &ObjectId) -> Option<AppId> {
-        match id {
-            ObjectId::App(id) => Some(id.clone()),
-            ObjectId::Fn(id) => Some(self.all.function(id)?.app_id.clone()),
-            ObjectId::Trigger(id) => Some(self.all.trigger(id)?.app_id.clone()),
-            ObjectId::Region(_) | ObjectId::Bundle(_) => None,
-        }
     }
 
     fn mark(&mut self, id: &ObjectId, revision: Option<Revision>) {

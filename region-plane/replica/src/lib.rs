@@ -6,8 +6,10 @@
 //! cluster in step with it.
 
 mod disk;
+mod feed;
 mod follow;
 mod held;
+mod here;
 mod lag;
 pub mod placement;
 
@@ -20,8 +22,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use disk::DiskError;
+pub use feed::News;
 pub use follow::follow;
 pub use held::{Held, Meta, Refused};
+pub use here::Reference;
 
 use disk::Disk;
 use held::Step;

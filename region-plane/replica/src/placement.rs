@@ -1,7 +1,7 @@
 //! What this region holds and serves: the one rule of placement, asked of what the replica holds.
 
 use api_types::placement::{Placements, Tier, Why};
-use api_types::{AppId, Catalog, Fn, ObjectId, Region};
+use api_types::{App, Catalog, Fn, Region};
 use dns_steering::distance;
 
 use crate::Held;
@@ -61,32 +61,14 @@ pub struct Peers {
     pub regions: Vec<Region>,
 }
 
-/// Brings `here`, the part of `catalog` that is placed in `region`, up to date for one app.
-///
-/// An app's placement rules all of its functions, so the app is the unit: what it has here is
-/// dropped and copied anew.
-pub fn refresh(here: &mut Catalog, catalog: &Catalog, app: &AppId, region: &Region) {
-    here.delete(&ObjectId::App(app.clone()));
-    let Some(app) = catalog.app(app) else { return };
-    let mut placements = Placements {
+/// Whether an app may have functions in `region` that it does not merely yield to.
+#[must_use]
+pub fn places_app(app: &App, region: &Region) -> bool {
+    let placements = Placements {
         app: app.placement(),
         function: None,
     };
-    if placements.tier(region) != Tier::Placed {
-        return;
-    }
-    here.put(app.clone());
-    for function in catalog.fns_after(&app.id, None) {
-        placements.function = function.placement();
-        if placements.tier(region) == Tier::Placed {
-            here.put(function.clone());
-        }
-    }
-    for trigger in catalog.triggers_after(&app.id, None) {
-        if here.function(&trigger.fn_id).is_some() {
-            here.put(trigger.clone());
-        }
-    }
+    placements.tier(region) == Tier::Placed
 }
 
 #[cfg(test)]

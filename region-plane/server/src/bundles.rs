@@ -17,9 +17,9 @@ use std::time::Duration;
 use api_bundle::UnpackError;
 use api_bundle::manifest::MANIFEST_NAME;
 use api_client::Client;
-use api_types::{Digest, Fn};
+use api_types::Digest;
 use rand::Rng as _;
-use region_plane_replica::Replica;
+use region_plane_replica::{News, Reference, Replica};
 use region_plane_runtime::PACKED;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -119,14 +119,123 @@ struct Shared {
     stopping: CancellationToken,
 }
 
+/// Invariant: `missing` and `unreferenced` are what [`State::look_at`] makes of `here` and
+/// `references`, so that a change costs what it changes and not a look at every bundle.
 #[derive(Default)]
 struct State {
     /// In their places: a folder comes to its place, or leaves it, under the lock of this.
     here: BTreeSet<Digest>,
+    /// How functions that may be called here refer to bundles, up to `position` of the replica.
+    references: BTreeMap<Digest, Reference>,
+    position: u64,
+    /// Placed here and not on disk.
+    missing: BTreeSet<Digest>,
+    /// Those of them that no download was begun for yet.
+    unasked: BTreeSet<Digest>,
+    unreferenced: Unreferenced,
     /// Downloads under way or waiting for their turn; as many as functions are placed here, at most.
     fetching: BTreeMap<Digest, Fetching>,
     /// How the last try of each that is wanted and missing failed.
     problems: BTreeMap<Digest, String>,
+}
+
+/// What is on disk and no function refers to that may be called here, and since when.
+#[derive(Default)]
+struct Unreferenced {
+    since: BTreeMap<Digest, Instant>,
+    /// The same, oldest first.
+    by_age: BTreeSet<(Instant, Digest)>,
+}
+
+impl Unreferenced {
+    fn note(&mut self, digest: Digest, now: Instant) {
+        if let Entry::Vacant(place) = self.since.entry(digest) {
+            place.insert(now);
+            self.by_age.insert((now, digest));
+        }
+    }
+
+    fn forget(&mut self, digest: &Digest) {
+        if let Some(since) = self.since.remove(digest) {
+            self.by_age.remove(&(since, *digest));
+        }
+    }
+
+    /// The oldest, if it is older than [`UNREFERENCED_MAX`].
+    fn over(&self, now: Instant) -> Option<Digest> {
+        let (since, digest) = self.by_age.first()?;
+        (now.duration_since(*since) > UNREFERENCED_MAX).then_some(*digest)
+    }
+}
+
+impl State {
+    /// Takes what the replica says has changed.
+    fn catch_up(&mut self, replica: &Replica, now: Instant) {
+        let changed: Vec<(Digest, Option<Reference>)> = replica.read(|held| {
+            let (news, position) = held.bundles_since(self.position);
+            self.position = position;
+            let looked_at = match news {
+                News::These(changed) => changed,
+                News::All => {
+                    let now = held.references().map(|(digest, _)| *digest);
+                    now.chain(self.references.keys().copied())
+                        .chain(self.here.iter().copied())
+                        .collect()
+                }
+            };
+            let looked_at = looked_at.into_iter();
+            looked_at
+                .map(|digest| (digest, held.reference(&digest)))
+                .collect()
+        });
+        for (digest, reference) in changed {
+            self.refer(digest, reference, now);
+        }
+    }
+
+    /// What to fetch: all that is missing, or what is since the last time.
+    fn take_unasked(&mut self, all: bool) -> Vec<Digest> {
+        let unasked = std::mem::take(&mut self.unasked);
+        let missing = if all { &self.missing } else { &unasked };
+        missing.iter().copied().collect()
+    }
+
+    fn refer(&mut self, digest: Digest, reference: Option<Reference>, now: Instant) {
+        match reference {
+            Some(reference) => self.references.insert(digest, reference),
+            None => self.references.remove(&digest),
+        };
+        self.look_at(digest, now);
+    }
+
+    fn arrived(&mut self, digest: Digest, now: Instant) {
+        self.here.insert(digest);
+        self.look_at(digest, now);
+    }
+
+    fn gone(&mut self, digest: Digest, now: Instant) {
+        self.here.remove(&digest);
+        self.look_at(digest, now);
+    }
+
+    fn look_at(&mut self, digest: Digest, now: Instant) {
+        let is_here = self.here.contains(&digest);
+        let reference = self.references.get(&digest);
+        if !is_here && reference == Some(&Reference::Placed) {
+            if self.missing.insert(digest) {
+                self.unasked.insert(digest);
+            }
+        } else {
+            self.missing.remove(&digest);
+            self.unasked.remove(&digest);
+            self.problems.remove(&digest);
+        }
+        if is_here && reference.is_none() {
+            self.unreferenced.note(digest, now);
+        } else {
+            self.unreferenced.forget(&digest);
+        }
+    }
 }
 
 struct Fetching {
@@ -197,8 +306,7 @@ impl Bundles {
                 demanded: Semaphore::new(DEMANDED_MAX),
                 state: Mutex::new(State {
                     here,
-                    fetching: BTreeMap::new(),
-                    problems: BTreeMap::new(),
+                    ..State::default()
                 }),
                 fetches: TaskTracker::new(),
                 stopping: CancellationToken::new(),
@@ -238,37 +346,45 @@ impl Bundles {
         }
     }
 
-    /// Digests placed here that are not on disk.
+    /// Digests placed here that are not on disk, as of the replica's newest revision; at most `count`.
     #[must_use]
-    pub fn missing(&self, replica: &Replica) -> Vec<Digest> {
-        let wanted = wanted(replica);
-        let state = self.shared.state();
-        wanted.difference(&state.here).copied().collect()
+    pub fn missing(&self, replica: &Replica, count: usize) -> Vec<Digest> {
+        let mut state = self.shared.state();
+        // Who reports a revision must report what is missing for that one and not for an earlier one.
+        state.catch_up(replica, Instant::now());
+        state.missing.iter().take(count).copied().collect()
     }
 
     /// Keeps what is on disk in step with what is placed here, until `shutdown`.
     pub async fn reconcile(self, replica: Replica, shutdown: CancellationToken) {
         let mut changed = replica.subscribe();
-        let mut unreferenced = BTreeMap::new();
+        let mut again = Instant::now();
         loop {
-            let missing = self.missing(&replica);
-            if missing.is_empty() {
+            let functions = changed.borrow_and_update().functions;
+            let now = Instant::now();
+            let (to_fetch, is_whole) = {
+                let mut state = self.shared.state();
+                state.catch_up(&replica, now);
+                (state.take_unasked(again <= now), state.missing.is_empty())
+            };
+            if is_whole {
                 let unsure = self.shared.folder.join(UNSURE);
                 // It mostly is not there.
                 let _absent = tokio::fs::remove_dir_all(unsure).await;
             }
-            for digest in missing {
+            for digest in to_fetch {
                 drop(self.fetch(digest, Why::Prefetch));
             }
-            self.collect(&replica, &mut unreferenced).await;
-            let functions = changed.borrow().functions;
-            let pause = rand::rng().random_range(RETRY / 2..RETRY);
+            self.collect(&replica).await;
+            if again <= now {
+                again = now + rand::rng().random_range(RETRY / 2..RETRY);
+            }
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 ended = changed.wait_for(|now| now.functions != functions) => {
                     if ended.is_err() { break }
                 }
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep_until(again) => {}
             }
         }
         self.shared.stopping.cancel();
@@ -331,36 +447,31 @@ impl Bundles {
     }
 
     /// Removes what nothing that may be called here has referred to for a while.
-    async fn collect(&self, replica: &Replica, unreferenced: &mut BTreeMap<Digest, Instant>) {
-        let (now, kept) = (Instant::now(), referred(replica));
-        let over: Vec<Digest> = {
-            let state = self.shared.state();
-            unreferenced.retain(|digest, _| state.here.contains(digest) && !kept.contains(digest));
-            for digest in state.here.difference(&kept) {
-                unreferenced.entry(*digest).or_insert(now);
-            }
-            let over = unreferenced
-                .iter()
-                .filter(|(_, since)| now.duration_since(**since) > UNREFERENCED_MAX);
-            over.map(|(digest, _)| *digest).collect()
-        };
-        for digest in over {
-            // What cannot be removed is tried again as late as what is unreferenced from now on.
-            unreferenced.remove(&digest);
+    async fn collect(&self, replica: &Replica) {
+        loop {
+            let Some(digest) = self.shared.state().unreferenced.over(Instant::now()) else {
+                return;
+            };
             let (shared, replica) = (Arc::clone(&self.shared), replica.clone());
             let removed = tokio::task::spawn_blocking(move || {
-                // To remove the one before took a while.
-                if referred(&replica).contains(&digest) {
-                    return Ok(false);
+                match shared.take_away_unreferenced(&digest, &replica)? {
+                    Some(doomed) => fs::remove_dir_all(doomed).map(|()| true),
+                    None => Ok(false),
                 }
-                fs::remove_dir_all(shared.take_away(&digest)?).map(|()| true)
             })
             .await
             .expect("removing does not panic");
             match removed {
                 Ok(true) => info!(%digest, "removed a bundle that nothing refers to"),
                 Ok(false) => {}
-                Err(error) => warn!(%digest, %error, "bundle not removed"),
+                Err(error) => {
+                    // Tried again as late as what is unreferenced from now on.
+                    let mut state = self.shared.state();
+                    state.unreferenced.forget(&digest);
+                    state.look_at(digest, Instant::now());
+                    drop(state);
+                    warn!(%digest, %error, "bundle not removed");
+                }
             }
         }
     }
@@ -447,19 +558,32 @@ impl Shared {
             return fs::remove_dir_all(unpacked);
         }
         fs::rename(unpacked, self.place(digest))?;
-        state.here.insert(*digest);
+        state.arrived(*digest, Instant::now());
         Ok(())
     }
 
-    /// The reverse; returns where it is now.
-    fn take_away(&self, digest: &Digest) -> std::io::Result<PathBuf> {
-        let doomed = self.work(digest);
+    /// The reverse, unless a function refers to it by now; returns where it is then.
+    fn take_away_unreferenced(
+        &self,
+        digest: &Digest,
+        replica: &Replica,
+    ) -> std::io::Result<Option<PathBuf>> {
         let mut state = self.state();
+        // To remove the one before took a while.
+        state.catch_up(replica, Instant::now());
+        if state.references.contains_key(digest) {
+            return Ok(None);
+        }
+        self.take_away(&mut state, digest).map(Some)
+    }
+
+    fn take_away(&self, state: &mut State, digest: &Digest) -> std::io::Result<PathBuf> {
+        let doomed = self.work(digest);
         match fs::rename(self.place(digest), &doomed) {
             // Somebody else has removed it.
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             renamed => {
-                state.here.remove(digest);
+                state.gone(*digest, Instant::now());
                 renamed.map(|()| doomed)
             }
         }
@@ -502,23 +626,6 @@ fn reduce(unpacked: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Digests of all functions placed here.
-fn wanted(replica: &Replica) -> BTreeSet<Digest> {
-    replica.read(|held| digests(held.here().fns()))
-}
-
-/// Digests that are kept if they are here. Also those of functions that come in a failover only:
-/// instances run from their folders, and calls must not wait for the global plane again and again.
-fn referred(replica: &Replica) -> BTreeSet<Digest> {
-    replica.read(|held| digests(held.callable()))
-}
-
-fn digests<'a>(functions: impl Iterator<Item = &'a Fn>) -> BTreeSet<Digest> {
-    functions
-        .filter_map(|function| Some(function.bundle()?.digest))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -527,6 +634,7 @@ mod tests {
     use api_wire::view::{Envelope, MetadataBody, ViewId};
     use axum::routing::get;
     use axum::{Json, Router};
+    use proptest::prelude::*;
     use region_plane_replica::follow;
     use tokio::task::JoinSet;
 
@@ -597,6 +705,61 @@ mod tests {
         }
     }
 
+    #[derive(Debug, Clone, Copy)]
+    enum Change {
+        Refer(Option<Reference>),
+        Arrive,
+        Leave,
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_missing_or_unreferenced_is_known_as_if_all_bundles_were_looked_at(
+            changes in prop::collection::vec((0..5u8, prop_oneof![
+                Just(Change::Refer(None)),
+                Just(Change::Refer(Some(Reference::Failover))),
+                Just(Change::Refer(Some(Reference::Placed))),
+                Just(Change::Arrive),
+                Just(Change::Leave),
+            ]), 0..60),
+            takes in prop::collection::vec(any::<bool>(), 60),
+        ) {
+            let begin = Instant::now();
+            let mut state = State::default();
+            let mut asked = BTreeSet::new();
+            let mut since = BTreeMap::new();
+            for (n, ((digest, change), takes)) in changes.into_iter().zip(takes).enumerate() {
+                let now = begin + Duration::from_secs(n as u64);
+                let digest = Digest([digest; 32]);
+                match change {
+                    Change::Refer(reference) => state.refer(digest, reference, now),
+                    Change::Arrive => state.arrived(digest, now),
+                    Change::Leave => state.gone(digest, now),
+                }
+                let placed = state.references.iter().filter(|(_, of)| **of == Reference::Placed);
+                let placed: BTreeSet<Digest> = placed.map(|(digest, _)| *digest).collect();
+                let missing: BTreeSet<Digest> = placed.difference(&state.here).copied().collect();
+                prop_assert_eq!(&state.missing, &missing);
+                asked.retain(|digest| missing.contains(digest));
+                if takes {
+                    let taken: BTreeSet<Digest> = state.take_unasked(false).into_iter().collect();
+                    prop_assert_eq!(&taken, &missing.difference(&asked).copied().collect());
+                    asked = missing;
+                }
+                let here = state.here.iter().copied();
+                let unreferenced: BTreeSet<Digest> =
+                    here.filter(|digest| !state.references.contains_key(digest)).collect();
+                since.retain(|digest, _| unreferenced.contains(digest));
+                for digest in unreferenced {
+                    since.entry(digest).or_insert(now);
+                }
+                prop_assert_eq!(&state.unreferenced.since, &since);
+                let oldest = since.iter().map(|(digest, since)| (*since, *digest)).min();
+                prop_assert_eq!(state.unreferenced.by_age.first().copied(), oldest);
+            }
+        }
+    }
+
     /// A replica in fra that holds one function, of that code.
     async fn replica(folder: &Path, digest: &Digest, placement: &str) -> Replica {
         let time = "2026-01-02T15:04:05.678Z";
@@ -660,9 +823,12 @@ mod tests {
             keep(&bundles, &digest, &bytes).await;
             let replica = replica(folder.path(), &digest, placement).await;
             let long_ago = Instant::now() - UNREFERENCED_MAX * 2;
-            bundles
-                .collect(&replica, &mut BTreeMap::from([(digest, long_ago)]))
-                .await;
+            {
+                let mut state = bundles.shared.state();
+                state.unreferenced.forget(&digest);
+                state.catch_up(&replica, long_ago);
+            }
+            bundles.collect(&replica).await;
             assert_eq!(bundles.get(&digest).is_some(), stays, "{placement}");
         }
     }
@@ -678,7 +844,12 @@ mod tests {
         keep(&bundles, &digest, &bytes).await;
         assert!(place.join("function/code").is_file());
 
-        let doomed = bundles.shared.take_away(&digest).unwrap();
+        let take_away = || {
+            bundles
+                .shared
+                .take_away(&mut bundles.shared.state(), &digest)
+        };
+        let doomed = take_away().unwrap();
         assert_eq!(bundles.get(&digest), None);
         keep(&bundles, &digest, &bytes).await;
         fs::remove_dir_all(doomed).unwrap();
@@ -691,7 +862,7 @@ mod tests {
         );
 
         fs::remove_dir_all(&place).unwrap();
-        bundles.shared.take_away(&digest).unwrap_err();
+        take_away().unwrap_err();
         assert_eq!(bundles.get(&digest), None, "nor once it is gone anyhow");
     }
 }

@@ -1,6 +1,6 @@
 //! A region's life: what starts, in which order, and how it stops.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use calls_forward::Forwarder;
 use daemon::{HttpLimits, Shutdown};
 use region_plane_dispatch::Limits;
 use region_plane_kubernetes::{Identity, KubernetesHandle, KubernetesRuntime, KubernetesSettings};
-use region_plane_replica::{Replica, follow};
+use region_plane_replica::{News, Replica, follow};
 use region_plane_runtime::{ProcessRuntime, ProcessSettings};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -258,32 +258,34 @@ fn open(config: &Config, client: Client) -> anyhow::Result<(Replica, Bundles)> {
 /// be called here, since what came in a failover changes too.
 async fn tell_settings(engine: Engine, replica: Replica, shutdown: CancellationToken) {
     let mut changed = replica.subscribe();
-    let mut told = BTreeMap::<FnId, u64>::new();
+    // The engine has heard of none, so nothing that is not here need be told of.
+    let mut told = BTreeSet::<FnId>::new();
+    let mut position = 0;
     loop {
         let functions = changed.borrow_and_update().functions;
-        let current: BTreeMap<FnId, u64> = replica.read(|held| {
-            held.callable()
-                .filter_map(|function| {
-                    let app = held.all().app(&function.app_id)?;
-                    Some((
-                        function.id.clone(),
-                        region_plane_replica::settings(app, function),
-                    ))
-                })
-                .collect()
+        let current: Vec<(FnId, Option<u64>)> = replica.read(|held| {
+            let (news, now) = held.functions_since(position);
+            position = now;
+            let looked_at = match news {
+                News::These(changed) => changed,
+                News::All => {
+                    let callable = held.callable().map(|function| function.id.clone());
+                    callable.chain(std::mem::take(&mut told)).collect()
+                }
+            };
+            let settings = looked_at.into_iter().map(|function| {
+                let settings = held.settings(&function);
+                (function, settings)
+            });
+            settings.collect()
         });
-        for (function, settings) in &current {
-            if told.get(function) != Some(settings) {
-                engine.changed(function.clone(), Some(*settings)).await;
-            }
+        for (function, settings) in current {
+            match settings {
+                Some(_) => told.insert(function.clone()),
+                None => told.remove(&function),
+            };
+            engine.changed(function, settings).await;
         }
-        for function in told
-            .keys()
-            .filter(|function| !current.contains_key(*function))
-        {
-            engine.changed(function.clone(), None).await;
-        }
-        told = current;
         tokio::select! {
             () = shutdown.cancelled() => return,
             ended = changed.wait_for(|now| now.functions != functions) => {

@@ -111,7 +111,7 @@ impl Reporter {
     ) -> Report {
         let (revision, hash) = self.replica.read(|held| (held.revision().0, held.hash()));
         let following = following(self.replica.progress(), self.replica.behind());
-        let missing = self.bundles.missing(&self.replica);
+        let missing = self.bundles.missing(&self.replica, REPORT_ITEMS_MAX);
         Report {
             sequence,
             started_at_ms,
@@ -124,11 +124,7 @@ impl Reporter {
             draining: self.stopping.is_cancelled(),
             revision,
             hash,
-            bundles_missing: missing
-                .iter()
-                .take(REPORT_ITEMS_MAX)
-                .map(ToString::to_string)
-                .collect(),
+            bundles_missing: missing.iter().map(ToString::to_string).collect(),
             following: Some((&following).into()),
             functions: activities.busiest(),
         }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use api_types::fns::PLACEMENT_ANNOTATION;
 use api_types::object::example::example;
-use api_types::{Annotations, App, FnId, Location, Timestamp, Trigger, TriggerId};
+use api_types::{Annotations, App, AppId, FnId, Location, Timestamp, Trigger, TriggerId};
 use api_wire::view::ViewId;
 use proptest::prelude::*;
 
 use super::*;
+use crate::placement;
+use api_types::placement::Tier;
 
 pub fn region(name: &str) -> Region {
     Region {
@@ -346,4 +348,152 @@ fn every_kind_that_regions_receive_is_taken_kept_and_let_go() {
     }
     assert_eq!(held_in(&load()), [], "nothing is left on the disk");
     assert_eq!(load().hash(), "0".repeat(16));
+}
+
+/// A change of one of few objects: an app with one of the placements, a function with one of few
+/// bundles and one of the placements.
+fn change() -> impl Strategy<Value = (Kind, usize, usize, usize, bool)> {
+    let kind = prop_oneof![
+        1 => Just(Kind::App),
+        4 => Just(Kind::Fn),
+        2 => Just(Kind::Trigger),
+        1 => Just(Kind::Region),
+    ];
+    (
+        kind,
+        0..4usize,
+        0..4usize,
+        0..PLACEMENTS.len(),
+        prop::bool::weighted(0.3),
+    )
+}
+
+const PLACEMENTS: [Option<&str>; 5] = [
+    None,
+    Some(r#"{"regions":["fra"]}"#),
+    Some(r#"{"regions":["fra"],"strict":true}"#),
+    Some(r#"{"regions":["nrt"]}"#),
+    Some(r#"{"regions":["nrt"],"strict":true}"#),
+];
+
+/// Every position is told of what changed after it, so nothing but that need be looked at again.
+#[derive(Default)]
+struct Follower {
+    functions: (BTreeMap<FnId, u64>, u64),
+    bundles: (BTreeMap<Digest, Reference>, u64),
+}
+
+impl Follower {
+    fn catch_up(&mut self, held: &Held) {
+        let (told, position) = &mut self.functions;
+        let (news, now) = held.functions_since(*position);
+        *position = now;
+        let looked_at = match news {
+            News::These(changed) => changed,
+            News::All => held
+                .callable()
+                .map(|function| function.id.clone())
+                .collect(),
+        };
+        for function in looked_at {
+            match held.settings(&function) {
+                Some(settings) => told.insert(function, settings),
+                None => told.remove(&function),
+            };
+        }
+        let (told, position) = &mut self.bundles;
+        let (news, now) = held.bundles_since(*position);
+        *position = now;
+        let looked_at = match news {
+            News::These(changed) => changed,
+            News::All => held.references().map(|(bundle, _)| *bundle).collect(),
+        };
+        for bundle in looked_at {
+            match held.reference(&bundle) {
+                Some(reference) => told.insert(bundle, reference),
+                None => told.remove(&bundle),
+            };
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_kept_in_step_change_by_change_is_what_would_be_made_of_everything_at_once(
+        changes in prop::collection::vec(change(), 0..60),
+        looks in prop::collection::vec(any::<bool>(), 60),
+    ) {
+        let mut kept = held(1, &[], &[]);
+        let mut follower = Follower::default();
+        for (n, ((kind, id, other, placement, deleted), looks)) in changes.into_iter().zip(looks).enumerate() {
+            let revision = n as u64 + 2;
+            let mut meta = kept.meta().unwrap().clone();
+            meta.revision = Revision(revision);
+            let object = match kind {
+                Kind::App => Object::App(app(&format!("A{id}"), PLACEMENTS[placement], revision)),
+                Kind::Fn => {
+                    // A function is of one app for good.
+                    let mut function = function(&format!("F{id}"), &format!("A{}", id % 2), revision);
+                    function.image = format!("bundle/x:1@sha256:{}", format!("{other:02}").repeat(32));
+                    let placement = PLACEMENTS[placement].map(|json| (PLACEMENT_ANNOTATION.to_owned(), json.to_owned()));
+                    function.annotations = placement.into_iter().collect();
+                    Object::Fn(function)
+                }
+                Kind::Trigger => {
+                    let app = format!("A{}", other % 2);
+                    Object::Trigger(trigger(&format!("T{id}-{other}"), &app, &format!("F{other}"), revision))
+                }
+                Kind::Region | Kind::Bundle => Object::Region(region(["fra", "nrt"][id % 2])),
+            };
+            let (mut puts, mut deletes) = (Vec::new(), Vec::new());
+            if deleted {
+                deletes = kept.all().dependents(&object.id());
+                deletes.push(object.id());
+                deletes.retain(|id| kept.all().get(id).is_some());
+            } else {
+                puts.push(object);
+            }
+            kept.take(Step { meta, puts, deletes, sync: false });
+            if looks {
+                follower.catch_up(&kept);
+            }
+        }
+        follower.catch_up(&kept);
+
+        let mut fresh = Held::new(region("fra"), "fn.test".to_owned());
+        let all = kept.all();
+        // Triggers before their functions, and these before their apps.
+        let mut puts: Vec<Object> = all.objects().map(|object| object.to_owned()).collect();
+        puts.reverse();
+        fresh.take(Step {
+            meta: kept.meta().unwrap().clone(),
+            puts,
+            deletes: Vec::new(),
+            sync: false,
+        });
+        prop_assert_eq!(kept.here(), fresh.here());
+        let settings = |held: &Held| -> BTreeMap<FnId, u64> {
+            held.callable().map(|function| (function.id.clone(), held.settings(&function.id).unwrap())).collect()
+        };
+        prop_assert_eq!(settings(&kept), settings(&fresh));
+        prop_assert_eq!(&follower.functions.0, &settings(&fresh));
+        let references: BTreeMap<Digest, Reference> =
+            fresh.references().map(|(bundle, reference)| (*bundle, reference)).collect();
+        prop_assert_eq!(&follower.bundles.0, &references);
+        let kept_references: BTreeMap<Digest, Reference> =
+            kept.references().map(|(bundle, reference)| (*bundle, reference)).collect();
+        prop_assert_eq!(&kept_references, &references);
+
+        // By the rule itself, without any of the records.
+        for function in all.fns() {
+            let tier = placement::tier(all, function, kept.me());
+            let is_here = kept.here().function(&function.id).is_some();
+            prop_assert_eq!(is_here, tier == Tier::Placed);
+            prop_assert_eq!(kept.settings(&function.id).is_some(), tier.may_hold());
+        }
+        for trigger in all.triggers() {
+            let is_here = kept.here().function(&trigger.fn_id).is_some();
+            prop_assert_eq!(kept.here().trigger(&trigger.id).is_some(), is_here);
+        }
+    }
 }
