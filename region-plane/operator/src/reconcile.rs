@@ -35,7 +35,7 @@ use crate::settings::Settings;
 use crate::state::{State, asked_for};
 use crate::template::{Made, image_pod, pool_pod};
 use crate::write::{Answer, Done, Sort, Write, Writer};
-use crate::writer::{Wanted, Written, written};
+use crate::writer::{Wanted, Written};
 use doubt::Doubt;
 
 /// Requests that may be under way at once: more than the rates need while the server is well, and
@@ -429,10 +429,10 @@ impl Running {
         let Source::Replica(replica) = &self.source else {
             return read;
         };
-        self.written = replica.read(written);
+        replica.read(|held| self.written.catch_up(held));
         self.objects_due = true;
         for (function, problem) in &self.written.skipped {
-            warn!(function, problem, "function skipped");
+            warn!(%function, problem, "function skipped");
         }
         read
     }

@@ -6,17 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::placement::Tier;
-use api_types::{App, Catalog, Fn, Region, chain};
+use api_types::{App, Fn, FnId, chain};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use region_plane_replica::{Held, placement};
+use region_plane_replica::{Held, News};
 use region_plane_resources::{Function, FunctionSpec, Scaling, labels, object_name, settings_text};
 use sha2::{Digest as _, Sha256};
 
-/// What the replica holds, as objects.
-#[derive(Debug, Default)]
+/// What the replica holds, as objects: everything that may run here. Kept in step at the cost of what
+/// changes.
+#[derive(Debug, Default, PartialEq)]
 pub struct Written {
     /// Whether the replica knows anything at all: an empty one says nothing about what should not
     /// be there.
@@ -25,7 +25,12 @@ pub struct Written {
     pub revision: i64,
     pub functions: BTreeMap<String, Wanted>,
     /// Functions that cannot be objects, and why.
-    pub skipped: Vec<(String, String)>,
+    pub skipped: BTreeMap<FnId, &'static str>,
+    /// Functions by the name of their object. Ids that differ only in case have the same; the first
+    /// has it.
+    names: BTreeMap<String, BTreeSet<FnId>>,
+    /// Of the replica's changes.
+    position: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -36,47 +41,71 @@ pub struct Wanted {
     pub notes: Vec<String>,
 }
 
-/// Of everything that may run here.
-#[must_use]
-pub fn written(held: &Held) -> Written {
-    Written {
-        known: held.meta().is_some(),
-        revision: held.revision().0.try_into().unwrap_or(i64::MAX),
-        ..placed(held.all(), held.me())
-    }
-}
-
-/// What is placed in `region`, and what may come to it while all that it is placed in are away: by
-/// then nobody may be there to write an object.
-fn placed(catalog: &Catalog, region: &Region) -> Written {
-    let mut written = Written::default();
-    for function in catalog.fns() {
-        let Some(app) = catalog.app(&function.app_id) else {
-            continue;
+impl Written {
+    /// Takes what changed in the replica.
+    pub fn catch_up(&mut self, held: &Held) {
+        let (news, position) = held.functions_since(self.position);
+        let looked_at = match news {
+            News::These(changed) => changed,
+            News::All => {
+                *self = Self::default();
+                held.callable()
+                    .map(|function| function.id.clone())
+                    .collect()
+            }
         };
-        let tier = placement::tier(catalog, function, region);
-        if !tier.may_hold() {
-            continue;
+        self.known = held.meta().is_some();
+        self.revision = held.revision().0.try_into().unwrap_or(i64::MAX);
+        self.position = position;
+        for function in looked_at {
+            self.look_at(&function, held);
         }
-        match object_name(&function.id) {
-            None => written.skipped.push((
-                function.id.to_string(),
-                "its id cannot be the name of an object".to_owned(),
-            )),
-            Some(name) if written.functions.contains_key(&name) => written.skipped.push((
-                function.id.to_string(),
-                "another function's id differs from its only in case".to_owned(),
-            )),
-            Some(name) => {
+    }
+
+    /// Looks anew at a function, and at those whose objects would have its name.
+    fn look_at(&mut self, id: &FnId, held: &Held) {
+        let is_callable = callable(held, id).is_some();
+        self.skipped.remove(id);
+        let Some(name) = object_name(id) else {
+            if is_callable {
+                let problem = "its id cannot be the name of an object";
+                self.skipped.insert(id.clone(), problem);
+            }
+            return;
+        };
+        let ids = self.names.entry(name.clone()).or_default();
+        ids.insert(id.clone());
+        ids.retain(|id| callable(held, id).is_some());
+        let mut ids = ids.iter();
+        let first = ids.next().and_then(|id| Some((id, callable(held, id)?)));
+        match first {
+            Some((first, (app, function, is_placed))) => {
                 let mut wanted = wanted(&name, app, function);
-                if tier != Tier::Placed {
+                if !is_placed {
                     wanted.spec.scaling.min = 0;
                 }
-                written.functions.insert(name, wanted);
+                self.skipped.remove(first);
+                for other in ids {
+                    let problem = "another function's id differs from its only in case";
+                    self.skipped.insert(other.clone(), problem);
+                }
+                self.functions.insert(name, wanted);
+            }
+            None => {
+                self.functions.remove(&name);
+                self.names.remove(&name);
             }
         }
     }
-    written
+}
+
+/// A function that may run here, its app, and whether it is placed here: else it comes while all
+/// regions that it is placed in are away. By then nobody may be there to write an object.
+fn callable<'a>(held: &'a Held, id: &FnId) -> Option<(&'a App, &'a Fn, bool)> {
+    held.settings(id)?;
+    let function = held.all().function(id)?;
+    let app = held.all().app(&function.app_id)?;
+    Some((app, function, held.here().function(id).is_some()))
 }
 
 fn wanted(name: &str, app: &App, function: &Fn) -> Wanted {

@@ -1,6 +1,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use api_types::{Annotations, AppId, FnId, Location, Revision, Timestamp, Verdict};
+use api_types::{Annotations, AppId, FnId, Location, Region, Revision, Timestamp, Verdict};
+use api_wire::view::{Envelope, MetadataBody, ViewId};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -128,9 +130,8 @@ fn a_scaling_that_cannot_be_followed_is_ignored_and_named() {
     );
 }
 
-#[test]
-fn a_function_is_written_where_it_may_run_and_kept_hot_only_where_it_is_placed() {
-    let fra = Region {
+fn fra() -> Region {
+    Region {
         name: "fra".parse().unwrap(),
         ipv4: None,
         ipv6: None,
@@ -146,26 +147,83 @@ fn a_function_is_written_where_it_may_run_and_kept_hot_only_where_it_is_placed()
         price_ms: 0,
         registered_at: Timestamp(0),
         revision: Revision(0),
+    }
+}
+
+/// Has fra's replica take a snapshot.
+fn take(held: &mut Held, revision: u64, app: &App, fns: &[Fn]) {
+    let objects = fns.iter().map(Into::into).chain([app.into()]);
+    let body = MetadataBody::of("fn.test", 8080, objects);
+    let id = ViewId {
+        cluster_id: "test".to_owned(),
+        epoch: 1,
+        revision,
+        count: body.objects.len() as u64,
+        sha256: String::new(),
     };
-    let hot = ("tradewind.dev/scaling", r#"{"min":2,"max":3}"#);
-    for (case, placement, min) in [
-        ("anywhere", None, Some(2)),
-        ("here", Some(r#"{"regions":["geo=eu"]}"#), Some(2)),
-        ("rather elsewhere", Some(r#"{"regions":["nrt"]}"#), Some(0)),
-        (
-            "never here",
-            Some(r#"{"regions":["nrt"],"strict":true}"#),
-            None,
-        ),
-    ] {
-        let placement = placement.map(|json| ("tradewind.dev/placement", json));
-        let annotations: Vec<_> = placement.into_iter().chain([hot]).collect();
-        let mut catalog = Catalog::default();
-        catalog.put(app(&[], &annotations));
-        catalog.put(function("image:1", &[], Annotations::new()));
-        let written = super::placed(&catalog, &fra);
+    let step = held.snapshot(&Envelope::seal(id, &body)).unwrap().unwrap();
+    held.take(step);
+}
+
+const PLACEMENTS: [(Option<&str>, Option<i32>); 4] = [
+    // Anywhere, here, rather elsewhere, and never here.
+    (None, Some(2)),
+    (Some(r#"{"regions":["geo=eu"]}"#), Some(2)),
+    (Some(r#"{"regions":["nrt"]}"#), Some(0)),
+    (Some(r#"{"regions":["nrt"],"strict":true}"#), None),
+];
+
+const HOT: (&str, &str) = ("tradewind.dev/scaling", r#"{"min":2,"max":3}"#);
+
+#[test]
+fn a_function_is_written_where_it_may_run_and_kept_hot_only_where_it_is_placed() {
+    for (placement, min) in PLACEMENTS {
+        let annotation = placement.map(|json| ("tradewind.dev/placement", json));
+        let annotations: Vec<_> = annotation.into_iter().chain([HOT]).collect();
+        let mut held = Held::new(fra(), "fn.test".to_owned());
+        let function = function("image:1", &[], Annotations::new());
+        take(&mut held, 1, &app(&[], &annotations), &[function]);
+        let mut written = Written::default();
+        written.catch_up(&held);
         let mins = written.functions.values().map(|wanted| wanted.spec.scaling);
         let want = min.map(|min| Scaling { min, max: 3 });
-        assert_eq!(mins.collect::<Vec<_>>(), Vec::from_iter(want), "{case}");
+        assert_eq!(
+            mins.collect::<Vec<_>>(),
+            Vec::from_iter(want),
+            "{placement:?}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_change_by_change_is_what_would_be_written_of_everything_at_once(
+        // Which of four functions there are, with which placement each, and whether it is looked.
+        steps in prop::collection::vec(
+            (prop::array::uniform4(prop::option::of(0..PLACEMENTS.len())), any::<bool>()),
+            1..12,
+        ),
+    ) {
+        let mut held = Held::new(fra(), "fn.test".to_owned());
+        let mut written = Written::default();
+        for (n, (fns, looks)) in steps.iter().enumerate() {
+            let revision = n as u64 + 1;
+            // Two have one name, and one can have none.
+            let fns: Vec<Fn> = ["Fa", "fA", "G", "not_a_name"].into_iter().zip(fns).filter_map(|(id, placement)| {
+                let annotation = PLACEMENTS[(*placement)?].0.map(|json| ("tradewind.dev/placement", json));
+                let mut function = function("image:1", &[], owned(annotation.as_slice()));
+                (function.id, function.name) = (FnId::new(id), format!("of-{id}"));
+                function.revision = Revision(revision);
+                Some(function)
+            }).collect();
+            take(&mut held, revision, &app(&[], &[HOT]), &fns);
+            if *looks {
+                written.catch_up(&held);
+            }
+        }
+        written.catch_up(&held);
+        let mut fresh = Written::default();
+        fresh.catch_up(&held);
+        prop_assert_eq!(written, fresh);
     }
 }

@@ -9,6 +9,7 @@ use api_types::fns::PLACEMENT_ANNOTATION;
 use api_wire::view::{Envelope, MetadataBody, ViewId};
 use dns_steering::{Client, Policy, Reason, Target, View, ViewParts, name, steer};
 use proptest::prelude::*;
+use region_plane_replica::placement;
 
 use super::*;
 
@@ -118,11 +119,13 @@ impl<'a> Place<'a> {
         let step = held.snapshot(state).unwrap().unwrap();
         held.take(step);
         let peers = placement::peers(&held, function).regions;
+        let mut written = Written::default();
+        written.catch_up(&held);
         Self {
             region,
             is_here: held.here().function(&function.id).is_some(),
             holds: held.callable().any(|held| held.id == function.id),
-            writes: !written(&held).functions.is_empty(),
+            writes: !written.functions.is_empty(),
             serves: placement::serves_itself(&held, function),
             peers: peers.iter().map(|peer| peer.name.to_string()).collect(),
         }
