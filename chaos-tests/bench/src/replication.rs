@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use chaos_tests_cluster::Federation;
+use chaos_tests_cluster::federation::RegionProcess;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -23,6 +24,9 @@ const COUNTS: [usize; 2] = [100, 10_000];
 const HELD: usize = 30_000;
 const MISSED: usize = 2_000;
 
+/// Functions of one app; it may have twice as many.
+const FNS_OF_APP: usize = 5_000;
+
 /// Creates under way at once while the functions before are made.
 const WRITERS: usize = 32;
 
@@ -32,12 +36,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// This only ends a bench that hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// A federation with one app, whose functions all have the same code.
+/// A federation with functions that all have the same code.
 struct Functions<'a> {
     federation: &'a Federation,
     http: Client,
     api: String,
-    app: String,
+    /// Of the first [`FNS_OF_APP`] functions, of the next, ...
+    apps: Vec<String>,
     image: String,
     /// How many there are.
     count: usize,
@@ -53,12 +58,14 @@ pub async fn measured(federation: &Federation) -> anyhow::Result<()> {
     );
     println!("| functions | p50 | p99 | {HEADINGS} |");
     println!("|---|---|---|---|---|---|");
-    let ready = federation.ready()?;
-    let globals = ready.globals.iter().map(|node| node.pid);
-    let regions = ready.regions.iter().map(|region| region.pid);
-    let pids: Vec<i32> = globals.chain(regions).collect();
     for count in COUNTS {
-        functions.fill(count).await?;
+        functions
+            .held_by(count, &federation.ready()?.regions)
+            .await?;
+        let ready = federation.ready()?;
+        let globals = ready.globals.iter().map(|node| node.pid);
+        let regions = ready.regions.iter().map(|region| region.pid);
+        let pids: Vec<i32> = globals.chain(regions).collect();
         let before = cpu::used(&pids)?;
         let mut samples = Vec::new();
         for _ in 0..CREATES {
@@ -75,8 +82,7 @@ pub async fn measured(federation: &Federation) -> anyhow::Result<()> {
     println!();
 
     heading("Catching up")?;
-    functions.fill(HELD).await?;
-    let (changes, took, used) = functions.catch_up("fra").await?;
+    let (changes, took, used) = functions.catch_up().await?;
     println!(
         "A region with {HELD} functions, started again after {MISSED} changes of functions: the last \
          {changes} of them in {:.2} s, {:.0} revisions a second. It used {:.2} s of a processor as itself \
@@ -113,13 +119,43 @@ impl<'a> Functions<'a> {
             image: image.to_owned(),
             http,
             api,
-            app,
+            apps: vec![app],
             count: 1,
         })
     }
 
-    /// Creates functions until there are so many, and waits until every region has them.
-    async fn fill(&mut self, count: usize) -> anyhow::Result<()> {
+    /// Has these regions hold so many functions. They begin with a snapshot: how fast they follow is
+    /// another question.
+    async fn held_by(&mut self, count: usize, regions: &[RegionProcess]) -> anyhow::Result<()> {
+        for region in regions {
+            self.federation.kill(&region.name).await?;
+        }
+        let revision = self.fill(count).await?;
+        for region in regions {
+            let data = self.federation.up_dir().join("data").join(&region.name);
+            std::fs::remove_dir_all(data.join("replica")).context("remove the region's copy")?;
+            let region = self.started(&region.name).await?;
+            self.has_applied(&region, revision).await?;
+        }
+        Ok(())
+    }
+
+    async fn started(&self, name: &str) -> anyhow::Result<RegionProcess> {
+        self.federation.start_again(name).await?;
+        let mut regions = self.federation.ready()?.regions.into_iter();
+        let started = regions.find(|region| region.name == name);
+        started.context("the region")
+    }
+
+    /// Creates functions until there are so many; the revision of the last.
+    async fn fill(&mut self, count: usize) -> anyhow::Result<u64> {
+        while self.apps.len() <= count / FNS_OF_APP {
+            let body = json!({"name": format!("replication-{}", self.apps.len())});
+            let made = self.http.post(format!("{}/v2/apps", self.api)).json(&body);
+            let app: Value = made.send().await?.error_for_status()?.json().await?;
+            let app = app["id"].as_str().context("an app")?;
+            self.apps.push(app.to_owned());
+        }
         let mut tasks = JoinSet::new();
         let mut revision = 0;
         for number in self.count..count {
@@ -132,13 +168,13 @@ impl<'a> Functions<'a> {
             revision = ended(&mut tasks).await?.max(revision);
         }
         self.count = count.max(self.count);
-        self.everywhere(revision).await
+        Ok(revision)
     }
 
     fn create(&self, number: usize) -> impl Future<Output = anyhow::Result<u64>> + use<> {
         let (http, url) = (self.http.clone(), format!("{}/v2/fns", self.api));
         let body = json!({
-            "name": format!("f{number:06}"), "app_id": self.app, "image": self.image,
+            "name": format!("f{number:06}"), "app_id": self.apps[number / FNS_OF_APP], "image": self.image,
             "memory": 128, "timeout": 30, "idle_timeout": 30,
         });
         async move {
@@ -161,15 +197,17 @@ impl<'a> Functions<'a> {
 
     async fn everywhere(&self, revision: u64) -> anyhow::Result<()> {
         for region in self.federation.ready()?.regions {
-            let begin = Instant::now();
-            while self.applied(&region.admin).await.unwrap_or(0) < revision {
-                ensure!(
-                    begin.elapsed() < PATIENCE,
-                    "{} does not follow",
-                    region.name
-                );
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
+            self.has_applied(&region, revision).await?;
+        }
+        Ok(())
+    }
+
+    async fn has_applied(&self, region: &RegionProcess, revision: u64) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        while self.applied(&region.admin).await.unwrap_or(0) < revision {
+            let name = &region.name;
+            ensure!(begin.elapsed() < PATIENCE, "{name} does not follow");
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
     }
@@ -182,11 +220,18 @@ impl<'a> Functions<'a> {
 
     /// Changes functions while a region is gone; how many of the changes it was seen to take, and the
     /// time and the processor's time that took.
-    async fn catch_up(&self, name: &str) -> anyhow::Result<(u64, Duration, Cpu)> {
+    async fn catch_up(&mut self) -> anyhow::Result<(u64, Duration, Cpu)> {
+        // One region alone: what others do would be measured too.
+        let mut regions = self.federation.ready()?.regions;
+        for region in regions.drain(1..) {
+            self.federation.kill(&region.name).await?;
+        }
+        self.held_by(HELD, &regions).await?;
+        let name = &regions.first().context("a region")?.name;
         self.federation.kill(name).await?;
         let fns = self
             .http
-            .get(format!("{}/v2/fns?app_id={}", self.api, self.app));
+            .get(format!("{}/v2/fns?app_id={}", self.api, self.apps[0]));
         let fns: Value = fns.send().await?.json().await?;
         let function = fns["items"][0]["id"].as_str().context("a function")?;
         let mut newest = 0;
@@ -200,10 +245,7 @@ impl<'a> Functions<'a> {
                 .context("a revision")?;
             newest = revision.to_str()?.parse()?;
         }
-        self.federation.start_again(name).await?;
-        let regions = self.federation.ready()?.regions;
-        let region = regions.iter().find(|region| region.name == name);
-        let region = region.context("the region")?;
+        let region = self.started(name).await?;
         let (admin, pid) = (&region.admin, [region.pid]);
         // It listens before it follows.
         let begin = Instant::now();
