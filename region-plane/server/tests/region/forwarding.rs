@@ -3,19 +3,19 @@
 use std::time::{Duration, Instant};
 
 use crate::plane::{DNS_TTL_SECS, Plane, function};
-use crate::process::{Answer, Region, client, eventually, start};
+use crate::process::{Answer, Region, at, client, eventually, start};
 
 /// Of two busy cores.
 const SLACK: Duration = Duration::from_secs(3);
 
 /// Regions that know of each other and hold function `F` of app `shop`, trigger `/a`.
 async fn regions<const N: usize>(
-    subnet: &str,
+    subnet: u8,
     names: [&str; N],
     settings: &str,
 ) -> (Plane, tempfile::TempDir, [Region; N]) {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::start(&format!("127.43.{subnet}.20:7400"));
+    let plane = Plane::start(&format!("{}:7400", at(subnet, 20)));
     let image = plane.store_bundle();
     plane.put_app("A", "shop", None);
     plane.put_fn(function("F", &image));
@@ -23,8 +23,7 @@ async fn regions<const N: usize>(
     let mut number = 0;
     let regions = names.map(|name| {
         number += 1;
-        let ip = format!("127.43.{subnet}.{number}");
-        start(name, &ip, dir.path(), &plane.url, settings)
+        start(name, &at(subnet, number), dir.path(), &plane.url, settings)
     });
     for (name, region) in names.iter().zip(&regions) {
         eventually("the region reports that it lacks nothing", async || {
@@ -58,7 +57,7 @@ async fn forwarded(region: &Region, path: &str, min_revision: u64) -> Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_is_frozen_costs_two_seconds_and_the_next_one_answers() {
-    let (plane, _dir, [fra, lhr, nrt]) = regions("30", ["fra", "lhr", "nrt"], "").await;
+    let (plane, _dir, [fra, lhr, nrt]) = regions(30, ["fra", "lhr", "nrt"], "").await;
     let elsewhere = Some(r#"{"regions":["lhr","nrt"]}"#);
     let revision = plane.put_app("A", "shop", elsewhere);
     for region in [&fra, &lhr, &nrt] {
@@ -87,7 +86,7 @@ async fn a_peer_that_is_frozen_costs_two_seconds_and_the_next_one_answers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_freezes_with_a_call_is_given_up_after_five_seconds_and_nobody_else_runs_it() {
-    let (plane, _dir, [fra, lhr, nrt]) = regions("31", ["fra", "lhr", "nrt"], "").await;
+    let (plane, _dir, [fra, lhr, nrt]) = regions(31, ["fra", "lhr", "nrt"], "").await;
     let elsewhere = Some(r#"{"regions":["lhr","nrt"]}"#);
     let revision = plane.put_app("A", "shop", elsewhere);
     for region in [&fra, &lhr, &nrt] {
@@ -120,7 +119,7 @@ async fn a_peer_that_freezes_with_a_call_is_given_up_after_five_seconds_and_nobo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forwarder_is_told_to_go_elsewhere_and_never_redirected() {
-    let (plane, _dir, [fra, _nrt]) = regions("32", ["fra", "nrt"], "").await;
+    let (plane, _dir, [fra, _nrt]) = regions(32, ["fra", "nrt"], "").await;
     let revision = plane.put_app("A", "shop", Some(r#"{"regions":["nrt"]}"#));
     fra.applied(revision).await;
     assert_eq!(fra.post("/invoke/F", "x").await.status, 307);
@@ -133,7 +132,7 @@ async fn a_forwarder_is_told_to_go_elsewhere_and_never_redirected() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forwarded_call_runs_what_its_forwarder_found_or_does_not_start() {
-    let (plane, _dir, [fra]) = regions("33", ["fra"], "").await;
+    let (plane, _dir, [fra]) = regions(33, ["fra"], "").await;
     let image = plane.store_bundle();
     let next = plane.revision() + 1;
     let written = async {
@@ -158,7 +157,7 @@ async fn a_forwarded_call_runs_what_its_forwarder_found_or_does_not_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_known_is_looked_for_until_the_watch_says_that_nothing_is_missing() {
-    let (plane, _dir, [fra]) = regions("34", ["fra"], "").await;
+    let (plane, _dir, [fra]) = regions(34, ["fra"], "").await;
     let image = plane.store_bundle();
     for round in 0..3 {
         let id = format!("N{round}");
@@ -186,7 +185,7 @@ async fn what_is_not_known_is_looked_for_until_the_watch_says_that_nothing_is_mi
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_ours_reaches_no_function() {
-    let (_plane, _dir, [fra]) = regions("35", ["fra"], "").await;
+    let (_plane, _dir, [fra]) = regions(35, ["fra"], "").await;
     let call = client()
         .post(format!("{}/invoke/F", fra.gateway))
         .header("tradewind-forwarded-by", "global")
@@ -202,7 +201,7 @@ async fn what_is_ours_reaches_no_function() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopping_region_takes_calls_for_as_long_as_dns_answers_live() {
     let by_dns = "# no drain_pause_ms";
-    let (_plane, _dir, [mut fra]) = regions("36", ["fra"], by_dns).await;
+    let (_plane, _dir, [mut fra]) = regions(36, ["fra"], by_dns).await;
     fra.terminate();
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(DNS_TTL_SECS) {
@@ -220,7 +219,7 @@ async fn a_stopping_region_takes_calls_for_as_long_as_dns_answers_live() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopping_region_that_is_told_again_finishes_its_calls_and_goes() {
     let ten_minutes = "drain_pause_ms = 600000";
-    let (plane, _dir, [mut fra]) = regions("37", ["fra"], ten_minutes).await;
+    let (plane, _dir, [mut fra]) = regions(37, ["fra"], ten_minutes).await;
     let stopped = async {
         eventually("it runs the call", async || {
             let status = fra.status().await?;
