@@ -28,7 +28,7 @@ pub mod process;
 
 pub use config::Config;
 pub use errors::json_errors;
-pub use http::{BindError, HttpLimits, bind, serve};
+pub use http::{BindError, HttpLimits, Routed, bind, serve};
 pub use operations::operations;
 pub use process::{Shutdown, main};
 

@@ -129,12 +129,15 @@ impl Refusal {
     /// 503: no capacity within the call's wait.
     #[must_use]
     pub fn busy() -> Self {
+        Self::busy_with("Timed out - server too busy")
+    }
+
+    /// 503: no capacity, as the message says.
+    #[must_use]
+    pub fn busy_with(message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             retry_after_secs: Some(BUSY_SECS),
-            ..Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Timed out - server too busy",
-            )
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
         }
     }
 

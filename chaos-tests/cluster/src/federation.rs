@@ -246,11 +246,21 @@ impl Federation {
     /// Deploys the Rust example under `app` as function `hello` with trigger `/hello`, and waits
     /// until every region holds it.
     pub fn deploy_hello(&self, app: &str) -> anyhow::Result<()> {
-        let function = self.dir.path().join("hello");
+        self.deploy(app, "hello", &binary("hello-rust")?)
+    }
+
+    /// Deploys a program under `app` as function `name` with trigger `/name`, and waits until every
+    /// region holds it.
+    pub fn deploy(&self, app: &str, name: &str, program: &Path) -> anyhow::Result<()> {
+        let function = self.dir.path().join(name);
         std::fs::create_dir_all(&function).context("make the function's folder")?;
-        std::fs::copy(binary("hello-rust")?, function.join("hello-rust"))
-            .context("copy the example")?;
-        std::fs::write(function.join("func.yaml"), HELLO_FUNC_YAML).context("write func.yaml")?;
+        std::fs::copy(program, function.join(name)).context("copy the program")?;
+        let yaml = format!(
+            "schema_version: 20180708\nname: {name}\nversion: 0.0.1\nruntime: executable\n\
+             entrypoint: /function/{name}\n\
+             triggers:\n- name: {name}\n  type: http\n  source: /{name}\n"
+        );
+        std::fs::write(function.join("func.yaml"), yaml).context("write func.yaml")?;
         self.tradewind_ok([
             OsStr::new("deploy"),
             OsStr::new("--app"),
@@ -260,18 +270,6 @@ impl Federation {
         Ok(())
     }
 }
-
-const HELLO_FUNC_YAML: &str = "\
-schema_version: 20180708
-name: hello
-version: 0.0.1
-runtime: executable
-entrypoint: /function/hello-rust
-triggers:
-- name: hello
-  type: http
-  source: /hello
-";
 
 impl Drop for Federation {
     fn drop(&mut self) {

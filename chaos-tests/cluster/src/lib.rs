@@ -7,6 +7,7 @@
 pub mod caller;
 pub mod dns;
 pub mod federation;
+pub mod raw;
 
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,6 @@ pub mod invoke;
 pub mod members;
 pub mod proxy;
 pub mod regions;
-pub mod unread;
 pub mod views;
 pub mod watch;
 pub mod write;
@@ -66,7 +65,7 @@ pub fn unexpected(reply: &Reply) -> Response {
     error(StatusCode::INTERNAL_SERVER_ERROR, "internal server error")
 }
 
-/// Everything this node serves.
+/// Everything this node serves, but for calls: those are [`invoke`]'s.
 pub fn router(node: &Arc<Node>) -> Router {
     let fn_api = api_fn_http::reads(Reader(Arc::clone(node))).merge(fns::writes(Arc::clone(node)));
     let here = conventional(fn_api.clone());
@@ -87,13 +86,6 @@ pub fn router(node: &Arc<Node>) -> Router {
         .route("/v1/explain", get(explain::explain))
         .route("/v1/bundles/{hex}", put(bundles::put).get(bundles::get))
         .with_state(Arc::clone(node));
-    // These answer what functions answered.
-    let calls = Router::new()
-        .route("/invoke/{fn_id}", post(invoke::invoke))
-        .route("/t/{app}", any(invoke::trigger_root))
-        .route("/t/{app}/", any(invoke::trigger_root))
-        .route("/t/{app}/{*source}", any(invoke::trigger))
-        .with_state(Arc::clone(node));
     let ready = {
         let node = Arc::clone(node);
         move || match node.raft().leader {
@@ -106,9 +98,8 @@ pub fn router(node: &Arc<Node>) -> Router {
         .merge(prefixed)
         .merge(internal::routes(Arc::clone(node)))
         .merge(daemon::operations(ready));
-    conventional(daemon::json_errors(ours).merge(calls))
+    conventional(daemon::json_errors(ours))
         .layer(middleware::from_fn_with_state(Arc::clone(node), revision))
-        .layer(middleware::from_fn(unread::discard))
 }
 
 /// Every response says which state it was made from, or at least which it is no older than.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use calls_door::Network;
 use dns_steering::Policy;
 use serde::Deserialize;
 
@@ -25,6 +26,9 @@ pub struct Config {
     /// Base of the endpoints handed out; empty means the scheme and `Host` of the request.
     #[serde(default)]
     pub public_url: String,
+    /// Networks of proxies that speak the PROXY protocol to the API listener.
+    #[serde(default)]
+    pub proxy_protocol_from: Vec<Network>,
     #[serde(default = "default_tick_ms")]
     pub tick_ms: u64,
     #[serde(default = "default_election_ticks")]
@@ -151,6 +155,7 @@ zone = "fn.test"                       # lower case, no trailing dot
 gateway_port = 8080                    # TCP port of every region's gateway
 dns_ttl_secs = 30                      # of DNS servers' answers, for explanations
 public_url = ""                        # base of invoke endpoints; empty: scheme and Host of the request
+proxy_protocol_from = []               # proxies before this node that say who calls, e.g. ["10.0.0.0/8"]
 tick_ms = 100                          # Raft's clock
 election_ticks = 10                    # ticks without a leader before an election
 report_lease_ms = 3000                 # silence after which a region may be thought down

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::api;
+use crate::api::{self, invoke::Front};
 use crate::bundles::BundleStore;
 use crate::config::Config;
 use crate::confirm::Shared;
@@ -140,7 +140,15 @@ async fn serve(
     let mut tasks = JoinSet::new();
     let drained = shutdown.child_token();
     let router = api::router(node);
-    let http = daemon::serve(listener, router, drained, HttpLimits::default());
+    let limits = HttpLimits {
+        proxies: node.config.proxy_protocol_from.clone(),
+        ..HttpLimits::default()
+    };
+    let front = {
+        let node = Arc::clone(node);
+        move |caller| Front::new(Arc::clone(&node), router.clone(), caller)
+    };
+    let http = calls_door::serve(listener, front, drained, limits);
     tasks.spawn(async move { http.await.context("serve the API") });
     let judging = Arc::clone(node);
     tasks.spawn(async move {

@@ -241,10 +241,16 @@ impl Dispatcher {
                     self.refresh(&key);
                 }
                 Some(function) => {
+                    // Its function may have been mended since.
+                    let rejection = match function.outdated {
+                        true => Rejection::Outdated,
+                        false => Rejection::StartFailed(failure),
+                    };
                     if let Some(oldest) = function.waiting.front() {
                         let call = oldest.call;
-                        self.reject(call, Rejection::StartFailed(failure), &mut actions);
+                        self.reject(call, rejection, &mut actions);
                     }
+                    self.reject_outdated(&key, &mut actions);
                 }
                 None => {}
             }
@@ -268,8 +274,10 @@ impl Dispatcher {
     /// The function now has the settings `current`, or none if it was removed.
     ///
     /// Nothing is started with earlier ones any more. Their idle instances stop now, busy ones once no
-    /// call waits for them; calls that would have to wait for a start are refused as outdated. Later
-    /// ones stay: whoever brought them heard of them before they were told here.
+    /// call waits for them; calls that would have to wait for a start are refused as outdated, so that
+    /// they run with the newest settings, unless little is left of their wait
+    /// ([`Limits::settle_within`]). Later ones stay: whoever brought them heard of them before they were
+    /// told here.
     pub fn function_changed(
         &mut self,
         now: Duration,
@@ -429,10 +437,20 @@ impl Dispatcher {
                 .len()
                 .saturating_sub(function.starting.len()),
         };
-        let waiting = function.waiting.iter().map(|waiting| waiting.call);
-        let leave: Vec<_> = waiting.skip(stay).collect();
-        let instances = function.idle.values().chain(&function.starting);
-        let stop: Vec<_> = instances.copied().collect();
+        // Nobody settles for what was removed.
+        let is_there = self.settings.contains_key(&key.function);
+        let mut settled = 0;
+        let mut leave = Vec::new();
+        for waiting in function.waiting.iter().skip(stay) {
+            if is_there && self.is_settled(waiting.call) {
+                settled += 1;
+            } else {
+                leave.push(waiting.call);
+            }
+        }
+        // The oldest starts are the likeliest to be up in time.
+        let starting = function.starting.iter().skip(settled);
+        let stop: Vec<_> = function.idle.values().chain(starting).copied().collect();
         for call in leave {
             self.reject(call, Rejection::Outdated, actions);
         }
@@ -440,6 +458,16 @@ impl Dispatcher {
             self.stop(instance, StopReason::Outdated, actions);
         }
         self.refresh(key);
+        // One that settled on a start there is not.
+        self.reject_outdated(key, actions);
+    }
+
+    /// Whether so little is left of a waiting call's time that it takes the start it has.
+    fn is_settled(&self, call: Call) -> bool {
+        match &self.calls[&call] {
+            Place::Waiting { until, .. } => *until <= self.now + self.limits.settle_within,
+            Place::Running(_) => false,
+        }
     }
 
     /// When the last instance with settings that are outdated is gone, nobody may wait for another.

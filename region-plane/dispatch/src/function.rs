@@ -23,7 +23,7 @@ pub(crate) struct Function {
     pub(crate) starting: BTreeSet<InstanceId>,
     pub(crate) running: usize,
     /// The function has later settings or is gone: nothing is started with these any more, and
-    /// instances go as soon as no call waits for them.
+    /// instances go as soon as no call waits for them. Starts go on for calls that settled for them.
     pub(crate) outdated: bool,
     /// Since when more instances start than calls wait.
     pub(crate) surplus_since: Option<Duration>,
@@ -76,11 +76,12 @@ impl Function {
         self.waiting.iter().skip(self.starting.len()).take(room)
     }
 
-    /// How many start for nobody. One may, for whoever comes next.
+    /// How many start for nobody. One may, for whoever comes next; nobody comes for what is outdated.
     pub(crate) fn surplus(&self) -> usize {
+        let spare = usize::from(!self.outdated);
         self.starting
             .len()
-            .saturating_sub(self.waiting.len().max(1))
+            .saturating_sub(self.waiting.len().max(spare))
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -61,6 +61,9 @@ pub struct Limits {
     pub calls_target: u32,
     /// Calls of one function that may wait, so that one function cannot take every place.
     pub queue_max: u32,
+    /// A call that has no more than this left of its wait keeps the start it waits for when its
+    /// function changes: one that changes faster than it starts would otherwise never run.
+    pub settle_within: Duration,
 }
 
 /// What its owner must do now.

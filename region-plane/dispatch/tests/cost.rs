@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     calls_max: 20_000,
     calls_target: 15_000,
     queue_max: 20_000,
+    settle_within: Duration::from_secs(5),
 };
 
 fn spec(function: &str) -> Spec {

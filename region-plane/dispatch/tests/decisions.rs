@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     calls_max: 8,
     calls_target: 6,
     queue_max: 3,
+    settle_within: Duration::from_secs(5),
 };
 
 const NOON: Duration = Duration::from_secs(43_200);
@@ -452,6 +453,46 @@ fn calls_that_wait_for_a_start_are_refused_as_outdated_when_their_function_chang
     // Who looked the function up before the change was told here.
     let newest = later(&new);
     assert_eq!(arrive(&mut dispatcher, 5, &newest), [start(4, &newest)]);
+}
+
+#[test]
+fn a_call_that_has_waited_long_keeps_its_start_whatever_changes() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let old = spec("a", 50);
+    arrive(&mut dispatcher, 1, &old);
+    let late = dispatcher.call_arrived(NOON, Call(2), &old, secs(30));
+    assert_eq!(late, [start(2, &old)]);
+    let changed = dispatcher.function_changed(secs(5), &old.key.function, Some(2));
+    assert_eq!(
+        changed,
+        [
+            reject(2, Rejection::Outdated),
+            stop(2, StopReason::Outdated)
+        ]
+    );
+    assert_eq!(
+        dispatcher.instance_started(secs(6), InstanceId(1)),
+        [run(1, 1)]
+    );
+    assert_eq!(
+        dispatcher.call_finished(secs(7), Call(1), AfterCall::Kept),
+        [stop(1, StopReason::Outdated)]
+    );
+}
+
+#[test]
+fn a_start_that_fails_with_outdated_settings_is_nobodys_answer() {
+    let mut dispatcher = Dispatcher::new(LIMITS);
+    let old = spec("a", 50);
+    arrive(&mut dispatcher, 1, &old);
+    assert_eq!(
+        dispatcher.function_changed(secs(5), &old.key.function, Some(2)),
+        []
+    );
+    assert_eq!(
+        dispatcher.instance_failed(secs(6), InstanceId(1), StartFailure::Failed),
+        [reject(1, Rejection::Outdated)]
+    );
 }
 
 #[test]

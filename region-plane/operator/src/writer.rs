@@ -102,7 +102,7 @@ impl Written {
 /// A function that may run here, its app, and whether it is placed here: else it comes while all
 /// regions that it is placed in are away. By then nobody may be there to write an object.
 fn callable<'a>(held: &'a Held, id: &FnId) -> Option<(&'a App, &'a Fn, bool)> {
-    held.settings(id)?;
+    held.order(id)?;
     let function = held.all().function(id)?;
     let app = held.all().app(&function.app_id)?;
     Some((app, function, held.here().function(id).is_some()))

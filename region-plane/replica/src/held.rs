@@ -156,9 +156,9 @@ impl Held {
         callable.filter_map(|function| self.all.function(function))
     }
 
-    /// Of a function that may be called here, see [`crate::settings`].
-    pub fn settings(&self, function: &FnId) -> Option<u64> {
-        self.here.settings(function)
+    /// Of a function that may be called here, see [`crate::order`].
+    pub fn order(&self, function: &FnId) -> Option<u64> {
+        self.here.order(function)
     }
 
     /// Functions that came to be, changed, or are no longer among [`Self::callable`] after a

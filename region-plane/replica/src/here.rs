@@ -8,7 +8,7 @@ use api_types::placement::Tier;
 use api_types::{AppId, Catalog, Digest, Fn, FnId, ObjectId, Region, TriggerId};
 
 use crate::feed::{Feed, News};
-use crate::{placement, settings};
+use crate::{order, placement};
 
 /// How functions that may be called in this region refer to a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ pub struct Here {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Callable {
-    settings: u64,
+    order: u64,
     bundle: Option<Digest>,
     reference: Reference,
 }
@@ -90,9 +90,9 @@ impl Here {
         self.callable.keys()
     }
 
-    /// See [`crate::settings`]; `None` if it may never be called here.
-    pub fn settings(&self, function: &FnId) -> Option<u64> {
-        Some(self.callable.get(function)?.settings)
+    /// See [`crate::order`]; `None` if it may never be called here.
+    pub fn order(&self, function: &FnId) -> Option<u64> {
+        Some(self.callable.get(function)?.order)
     }
 
     /// Functions that were or are [`Self::callable`] and that changed after a position.
@@ -179,7 +179,7 @@ impl Here {
             _ => return None,
         };
         Some(Callable {
-            settings: settings(all.app(&function.app_id)?, function),
+            order: order(all.app(&function.app_id)?, function),
             bundle: function.bundle().map(|bundle| bundle.digest),
             reference,
         })

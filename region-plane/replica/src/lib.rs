@@ -12,12 +12,14 @@ mod held;
 mod here;
 mod lag;
 pub mod placement;
+mod settings;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use api_types::{App, Fn, Region, Revision};
+use api_types::{Region, Revision};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -26,6 +28,7 @@ pub use feed::News;
 pub use follow::follow;
 pub use held::{Held, Meta, Refused};
 pub use here::Reference;
+pub use settings::{order, settings};
 
 use disk::Disk;
 use held::Step;
@@ -41,6 +44,8 @@ struct Shared {
     held: RwLock<Held>,
     disk: Disk,
     position: watch::Sender<Position>,
+    /// Counts steps that are visible.
+    version: AtomicU64,
     marks: watch::Sender<Marks>,
     refused: RwLock<Option<String>>,
     progress: RwLock<Progress>,
@@ -91,6 +96,7 @@ impl Replica {
         });
         Ok(Self {
             shared: Arc::new(Shared {
+                version: AtomicU64::new(0),
                 held: RwLock::new(held),
                 disk,
                 position,
@@ -115,6 +121,13 @@ impl Replica {
                 .read()
                 .unwrap_or_else(PoisonError::into_inner),
         )
+    }
+
+    /// Grows with each change of anything that is held, once readers see it: what was worked out from
+    /// a read that began with this is right for as long as it stays.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.shared.version.load(Ordering::Acquire)
     }
 
     #[must_use]
@@ -229,20 +242,11 @@ impl Replica {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take(step);
+        self.shared.version.fetch_add(1, Ordering::Release);
         self.shared.position.send_modify(|position| {
             position.revision = Some(revision);
             position.functions += u64::from(functions_changed);
         });
         Ok(())
     }
-}
-
-/// Stands for everything an instance of the function is started with: whatever changes it changes
-/// the app's or the function's revision (Fn contract 9.5: the hot-slot key).
-///
-/// Unique for revisions below 2^32, which is more than a century of one write a second, and greater
-/// with each change.
-#[must_use]
-pub fn settings(app: &App, function: &Fn) -> u64 {
-    app.revision.0.rotate_left(32) ^ function.revision.0
 }

@@ -2,7 +2,8 @@
 //! with nothing between.
 //!
 //! The body of a call is a command: `headers`, `sleep MILLIS`, `until FILE` (exists), `wire STATUS`,
-//! `http STATUS`, `large BYTES`, `exit`; anything else is echoed. Configuration `START` may be `exit` or `hang`.
+//! `http STATUS`, `large BYTES`, `exit`; anything else is echoed. Configuration `START` may be `exit`,
+//! `hang` or `slow`.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ async fn main() -> anyhow::Result<()> {
     match std::env::var("START").as_deref() {
         Ok("exit") => std::process::exit(3),
         Ok("hang") => std::future::pending::<()>().await,
+        Ok("slow") => tokio::time::sleep(Duration::from_millis(700)).await,
         _ => {}
     }
     let listener = std::env::var("FN_LISTENER")?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use api_client::Client;
 use api_types::{Location, Region, RegionName, Revision, Timestamp, Verdict};
 use api_wire::planes::RegisterRegion;
+use calls_door::Network;
 use serde::Deserialize;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -43,6 +44,9 @@ pub struct Config {
     drain_pause_ms: Option<u64>,
     #[serde(default = "default_drain_grace_ms")]
     drain_grace_ms: u64,
+    /// Networks of proxies that speak the PROXY protocol to the gateway.
+    #[serde(default)]
+    pub proxy_protocol_from: Vec<Network>,
     #[serde(default)]
     pub socket_dir: PathBuf,
     /// Absent: functions run as processes on this machine.
@@ -260,6 +264,7 @@ hot_start_timeout_ms = 5000              # for an instance to become ready
 wait_max_ms = 10000                      # for a call to wait for an instance
 drain_pause_ms = 7000                    # on SIGTERM: still accepting; default DNS's TTL and two seconds
 drain_grace_ms = 15000                   # on SIGTERM: for calls under way, after that pause
+proxy_protocol_from = []                 # proxies before the gateway that say who calls, e.g. ["10.0.0.0/8"]
 socket_dir = ""                          # short path for functions' sockets; default below /tmp
 
 [kubernetes]                             # run functions in pods; absent: on this machine

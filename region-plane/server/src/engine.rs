@@ -9,19 +9,20 @@
 //! the instance, and the next caller would pay with a cold start.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api_types::{CallId, FnId, Load, chain};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, request};
 use region_plane_dispatch::{
     Action, AfterCall, Call, Dispatcher, InstanceId, InstanceState, Key, Limits, Rejection, Spec,
     StartFailure,
 };
 use region_plane_runtime::{
-    CallError, CallRequest, CallResponse, Instance, InstanceSpec, Runtime, StartError,
+    CallError, CallRequest, CallResponse, Code, Instance, InstanceSpec, Runtime, StartError,
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -36,13 +37,41 @@ use daemon::clock;
 /// A call as the engine needs it.
 #[derive(Debug)]
 pub struct Work {
-    pub spec: Spec,
-    pub launch: InstanceSpec,
+    pub spec: Arc<Spec>,
+    pub launch: Launch,
     pub call: CallId,
-    pub headers: HeaderMap,
+    /// The request as the door admitted it.
+    pub head: Arc<request::Parts>,
+    pub headers: FunctionHeaders,
     pub body: Bytes,
     /// The function's, from the moment it starts (Fn contract 9.5).
     pub timeout: Duration,
+}
+
+/// What the function gets to see of the headers.
+#[derive(Debug)]
+pub enum FunctionHeaders {
+    /// Those of the request, as they are.
+    OfTheRequest,
+    Made(HeaderMap),
+}
+
+/// What an instance is started with, should one be needed.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    pub spec: Arc<InstanceSpec>,
+    /// Where its bundle is, if its code is one.
+    pub folder: Option<PathBuf>,
+}
+
+impl Launch {
+    fn spec(&self) -> InstanceSpec {
+        let mut spec = InstanceSpec::clone(&self.spec);
+        if let (Code::Bundle { folder, .. }, Some(here)) = (&mut spec.code, &self.folder) {
+            folder.clone_from(here);
+        }
+        spec
+    }
 }
 
 /// Why a call has no response.
@@ -103,9 +132,12 @@ const QUESTIONS_MAX: usize = 16;
 /// neither any more is dropped.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
-/// Instances that may turn a call away, nothing of it having reached the function, before its caller
-/// is told: more than a few are not an accident.
-const RESTARTS_MAX: u32 = 3;
+/// Before a call that an instance turned away, nothing of it having reached the function, is offered
+/// again: a first accident costs nothing, and where it is none not every instance is tried at once.
+const RESTART_PAUSE: Duration = Duration::from_millis(20);
+
+/// The pause grows to this.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 enum Event {
     Arrived {
@@ -138,23 +170,25 @@ enum Ended<I> {
 }
 
 impl Engine {
-    /// Gives the region a call and waits for its answer.
+    /// Gives the region a call, which may wait for an instance until `wait_until`, and waits for its
+    /// answer.
     ///
     /// Dropped while the call waits, it leaves the queue; while it runs, its answer is dropped.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn call(&self, work: Work) -> Result<CallResponse, Failure> {
-        let (work, wait_until) = (Arc::new(work), Instant::now() + self.wait_max);
-        let mut restarts = 0;
+    pub async fn call(&self, work: Work, wait_until: Instant) -> Result<CallResponse, Failure> {
+        let work = Arc::new(work);
+        let mut pause = Duration::ZERO;
         loop {
             match self.offer(Arc::clone(&work), wait_until).await {
                 Err(Failure::Call(CallError::NotStarted { source }))
-                    if restarts < RESTARTS_MAX && Instant::now() < wait_until =>
+                    if Instant::now() + pause < wait_until =>
                 {
-                    restarts += 1;
                     metrics::counter!("tradewind_region_calls_restarted_total").increment(1);
                     debug!(call = %work.call, error = %source, "not started, offered again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).clamp(RESTART_PAUSE, RESTART_PAUSE_MAX);
                 }
                 answer => return answer,
             }
@@ -219,10 +253,10 @@ impl Engine {
         }
     }
 
-    /// How long a call may wait for an instance.
+    /// Until when a call that comes now may wait for an instance.
     #[must_use]
-    pub fn wait_max(&self) -> Duration {
-        self.wait_max
+    pub fn wait_until(&self) -> Instant {
+        Instant::now() + self.wait_max
     }
 }
 
@@ -278,7 +312,7 @@ struct Owner<R: Runtime> {
     started: Instant,
     calls: HashMap<Call, Admitted>,
     /// What an instance of each key is started with, while a call may need one.
-    launches: HashMap<Key, InstanceSpec>,
+    launches: HashMap<Key, Launch>,
     /// Ends the start of an instance.
     starting: HashMap<InstanceId, CancellationToken>,
     instances: HashMap<InstanceId, Arc<R::Instance>>,
@@ -376,10 +410,10 @@ impl<R: Runtime> Owner<R> {
                 if answer.is_closed() {
                     return Vec::new();
                 }
-                let spec = work.spec.clone();
-                self.launches
-                    .entry(spec.key.clone())
-                    .or_insert_with(|| work.launch.clone());
+                let spec = Arc::clone(&work.spec);
+                if !self.launches.contains_key(&spec.key) {
+                    self.launches.insert(spec.key.clone(), work.launch.clone());
+                }
                 self.calls.insert(
                     call,
                     Admitted {
@@ -531,7 +565,7 @@ impl<R: Runtime> Owner<R> {
         let launch = self
             .launches
             .get(key)
-            .cloned()
+            .map(Launch::spec)
             .expect("a call brought it before it was needed");
         let runtime = Arc::clone(&self.runtime);
         let end = CancellationToken::new();
@@ -559,7 +593,11 @@ impl<R: Runtime> Owner<R> {
             .expect("instances go from here and from the dispatcher in one step");
         let timeout = work.timeout;
         let function = work.spec.key.function.clone();
-        let mut headers = work.headers.clone();
+        // The one copy: the request may still be handed on if no instance takes it.
+        let mut headers = match &work.headers {
+            FunctionHeaders::OfTheRequest => work.head.headers.clone(),
+            FunctionHeaders::Made(headers) => headers.clone(),
+        };
         headers.insert(DEADLINE, deadline_text(timeout));
         let request = CallRequest {
             call: work.call.clone(),

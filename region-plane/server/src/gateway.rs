@@ -4,38 +4,40 @@
 //! here yet, which is fetched once. Calls are held whole in both directions, as Fn does.
 
 mod body;
+mod callable;
 pub mod error;
 mod fresh;
 pub mod headers;
 mod memory;
 mod route;
 
-use std::path::PathBuf;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::placement::Why;
 use api_types::{App, CallId, Catalog, Fn, FnId, Revision};
 use api_wire::call_headers::{ALIVE_PATH, BY_GATEWAY, BY_GLOBAL, MIN_REVISION};
-use axum::Router;
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use calls_door::head::host_of;
+use calls_door::{Body, Caller, Refusal};
 use calls_forward::Forwarder;
 use http::header::{CONNECTION, LOCATION};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
-use region_plane_dispatch::{Key, Rejection, Spec};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use hyper::service::Service;
+use region_plane_dispatch::Rejection;
 use region_plane_replica::{Held, Replica, placement};
-use region_plane_resources::Scaling;
-use region_plane_runtime::{Code, InstanceSpec};
+use region_plane_runtime::Code;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bundles::Bundles;
-use crate::engine::{Engine, Failure, Work};
-use crate::spill::{Onward, Spill, Spilled};
+use crate::definitions::Definitions;
+use crate::engine::{Engine, Failure, FunctionHeaders, Launch, Work};
+use crate::spill::{Onward, Received, Spill};
 use body::Bodies;
+use callable::{Callable, Callables, Place};
 use daemon::clock;
 use error::CallRefused;
 use fresh::Fresh;
@@ -44,74 +46,72 @@ use memory::NoRoom;
 use route::Route;
 
 pub struct Gateway {
-    pub replica: Replica,
-    pub bundles: Bundles,
-    pub engine: Engine,
+    replica: Replica,
+    bundles: Bundles,
+    engine: Engine,
+    callables: Callables,
     spill: Spill,
     fresh: Fresh,
     bodies: Bodies,
     region: HeaderValue,
-    /// The port callers reach gateways on, before the first snapshot says it.
-    port: u16,
     stopping: CancellationToken,
+}
+
+/// What a gateway calls with.
+pub struct Parts {
+    pub forwarder: Arc<Forwarder>,
+    pub replica: Replica,
+    pub bundles: Bundles,
+    pub engine: Engine,
+    pub definitions: Arc<Definitions>,
+    pub request_body_bytes_max: usize,
+    /// The port callers reach gateways on, before the first snapshot says it.
+    pub port: u16,
+    pub stopping: CancellationToken,
 }
 
 impl Gateway {
     #[must_use]
-    pub fn new(
-        forwarder: Arc<Forwarder>,
-        replica: Replica,
-        bundles: Bundles,
-        engine: Engine,
-        request_body_bytes_max: usize,
-        port: u16,
-        stopping: CancellationToken,
-    ) -> Self {
-        let name = replica.read(|held| held.me().name.clone());
+    pub fn new(parts: Parts) -> Self {
+        let name = parts.replica.read(|held| held.me().name.clone());
         Self {
-            fresh: Fresh::new(replica.clone()),
-            replica,
-            bundles,
-            engine,
-            spill: Spill::new(forwarder),
-            bodies: Bodies::new(request_body_bytes_max),
+            fresh: Fresh::new(parts.replica.clone()),
+            replica: parts.replica,
+            bundles: parts.bundles,
+            engine: parts.engine,
+            callables: Callables::new(parts.definitions, parts.port),
+            spill: Spill::new(parts.forwarder),
+            bodies: Bodies::new(parts.request_body_bytes_max),
             region: HeaderValue::from_str(name.as_str()).expect("a region name is a DNS label"),
-            port,
-            stopping,
+            stopping: parts.stopping,
         }
     }
 }
 
-pub fn router(gateway: Arc<Gateway>) -> Router {
-    Router::new().fallback(call).with_state(gateway)
+/// The gateway as one connection's requests reach it.
+#[derive(Clone)]
+pub struct Counter {
+    gateway: Arc<Gateway>,
+    caller: Caller,
 }
 
-async fn call(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
-    let version = request.version();
-    // Boxed: axum keeps the future of a handler inside those of its layers.
-    let mut response = Box::pin(gateway.answer(request)).await;
-    // So that no client sends a call on a connection that is about to close (RFC 9112 section 9.6),
-    // and the next connection leads to whoever takes this gateway's place. HTTP/2 has GOAWAY.
-    if gateway.stopping.is_cancelled() && version <= Version::HTTP_11 {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(CONNECTION, close);
+impl Counter {
+    #[must_use]
+    pub fn new(gateway: Arc<Gateway>, caller: Caller) -> Self {
+        Self { gateway, caller }
     }
-    response
-        .headers_mut()
-        .entry(REGION)
-        .or_insert_with(|| gateway.region.clone());
-    metrics::counter!(
-        "tradewind_region_responses_total",
-        "class" => match response.status().as_u16() / 100 {
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            5 => "5xx",
-            _ => "other",
-        }
-    )
-    .increment(1);
-    response
+}
+
+impl Service<Request<Body>> for Counter {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Body>) -> Self::Future {
+        let (gateway, caller) = (Arc::clone(&self.gateway), self.caller.address.ip());
+        // Boxed once for each call: the connection keeps the future within its own.
+        Box::pin(async move { Ok(gateway.call(caller, request).await) })
+    }
 }
 
 /// How a function was asked for.
@@ -121,18 +121,9 @@ enum Way {
     Trigger,
 }
 
-/// What a route leads to.
+/// What a request leads to.
 enum Found {
-    Here {
-        way: Way,
-        function: FnId,
-    },
-    /// Other regions serve it, or none does at the moment.
-    Elsewhere {
-        /// Where it may be found by its own name, unless the call came by it.
-        redirect: Option<String>,
-        onward: Onward,
-    },
+    Function { way: Way, callable: Arc<Callable> },
     Refused(CallRefused),
 }
 
@@ -156,47 +147,6 @@ impl By {
     }
 }
 
-struct Target {
-    way: Way,
-    spec: Spec,
-    timeout: Duration,
-    /// Its bundle's folder is filled in once the bundle is here.
-    launch: InstanceSpec,
-}
-
-impl Target {
-    fn new(way: Way, app: &App, function: &Fn) -> Self {
-        let spec = spec(app, function);
-        let code = match function.bundle() {
-            Some(bundle) => Code::Bundle {
-                digest: bundle.digest,
-                folder: PathBuf::new(),
-            },
-            None => Code::Image,
-        };
-        Self {
-            way,
-            timeout: Duration::from_secs(function.timeout_secs.into()),
-            launch: InstanceSpec::new(app, function, spec.key.settings, code),
-            spec,
-        }
-    }
-
-    /// A function that was found here, as it is now.
-    fn now(held: &Held, way: Way, function: &FnId) -> Result<Self, CallRefused> {
-        // Known here a moment ago, so it was removed, and a peer that runs it has not heard of that.
-        let found = by_id(held.all(), function.as_str());
-        let (app, function) = found.map_err(|missing| match missing {
-            Missing::Unknown(message) => CallRefused::not_found(message),
-            Missing::NotYet => CallRefused::busy(),
-        })?;
-        if !placement::serves_itself(held, function) {
-            return Err(CallRefused::busy());
-        }
-        Ok(Self::new(way, app, function))
-    }
-}
-
 /// Why a call has no answer from a function here.
 enum NotAnswered {
     Refused(CallRefused),
@@ -211,159 +161,146 @@ impl From<CallRefused> for NotAnswered {
 }
 
 impl Gateway {
-    async fn answer(&self, request: Request) -> Response {
+    async fn call(&self, caller: IpAddr, request: Request<Body>) -> Response<Body> {
+        let version = request.version();
+        let mut response = self.answer(caller, request).await;
+        // So that no client sends a call on a connection that is about to close (RFC 9112 section 9.6),
+        // and the next connection leads to whoever takes this gateway's place. HTTP/2 has GOAWAY.
+        if self.stopping.is_cancelled() && version <= Version::HTTP_11 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        response
+            .headers_mut()
+            .entry(REGION)
+            .or_insert_with(|| self.region.clone());
+        metrics::counter!(
+            "tradewind_region_responses_total",
+            "class" => match response.status().as_u16() / 100 {
+                2 => "2xx",
+                3 => "3xx",
+                4 => "4xx",
+                5 => "5xx",
+                _ => "other",
+            }
+        )
+        .increment(1);
+        response
+    }
+
+    async fn answer(&self, caller: IpAddr, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let by = By::of(&head.headers);
         if by != By::Caller {
             if head.method == Method::GET && head.uri.path() == ALIVE_PATH {
-                return StatusCode::NO_CONTENT.into_response();
+                return status(StatusCode::NO_CONTENT);
             }
             let revision = min_revision(&head.headers);
             if self.fresh.reached(revision).await.is_err() {
                 return tell(&CallRefused::behind(), None, by);
             }
         }
-        let host = route::host(&head.uri, &head.headers).map(str::to_owned);
-        let find = || {
-            self.replica.read(|held| {
-                let path = head.uri.path();
-                let route = route::route(&head.method, host.as_deref(), path, held.zone());
-                self.find(held, &route, &head, host.as_deref())
-            })
-        };
-        let mut found = find();
+        let mut found = self.find(&head);
         if by == By::Caller && is_unknown(&found) {
             // It may have been written a moment ago.
             let again = self
                 .fresh
-                .look(|| Some(find()).filter(|found| !is_unknown(found)));
+                .look(|| Some(self.find(&head)).filter(|found| !is_unknown(found)));
             found = again.await.unwrap_or(found);
         }
-        let call = Spilled {
-            head,
-            host,
-            body: Bytes::new(),
-        };
-        match found {
+        let (way, callable) = match found {
             // What it names may be in what this region lacks.
             Found::Refused(refused) if refused.elsewhere && self.replica.behind().is_some() => {
-                match by {
-                    By::Caller => self.unknown(call, body).await,
+                return match by {
+                    By::Caller => self.unknown(caller, head, body).await,
                     By::Gateway | By::Global => tell(&CallRefused::behind(), None, by),
-                }
+                };
             }
-            Found::Refused(refused) => tell(&refused, None, by),
+            Found::Refused(refused) => return tell(&refused, None, by),
+            Found::Function { way, callable } => (way, callable),
+        };
+        match &callable.place {
+            Place::Here => self.here(caller, head, body, way, callable, by).await,
             // It exists; the forwarder knows another revision of where.
-            Found::Elsewhere { .. } if by != By::Caller => tell(&CallRefused::nowhere(), None, by),
-            Found::Elsewhere { redirect, onward } => {
-                self.elsewhere(call, body, redirect, &onward).await
+            Place::Elsewhere { .. } if by != By::Caller => tell(&CallRefused::nowhere(), None, by),
+            Place::Elsewhere { host } => {
+                let redirect = host
+                    .as_ref()
+                    .and_then(|host| redirect(host, &callable, way, &head));
+                self.elsewhere(caller, head, body, redirect, &callable)
+                    .await
             }
-            Found::Here { way, function } => self.here(call, body, way, &function, by).await,
         }
     }
 
-    fn find(
-        &self,
-        held: &Held,
-        route: &Route,
-        head: &http::request::Parts,
-        host: Option<&str>,
-    ) -> Found {
-        let path = head.uri.path();
-        let (way, found) = match route {
-            Route::NotFound => {
-                return Found::Refused(CallRefused::path_not_found(&head.method, path));
-            }
-            Route::MethodNotAllowed => {
-                return Found::Refused(CallRefused::method_not_allowed(&head.method, path));
-            }
-            Route::Invoke { fn_id } => (Way::Invoke, by_id(held.all(), fn_id)),
-            Route::InvokeNamed { app, function } => {
-                (Way::Invoke, by_name(held.all(), app, function))
-            }
-            Route::Trigger { app, source } => (Way::Trigger, by_source(held.all(), app, source)),
-        };
-        let (app, function) = match found {
-            Ok(found) => found,
-            Err(missing) => return Found::Refused(CallRefused::missing(held, missing)),
-        };
-        if placement::serves_itself(held, function) {
-            return Found::Here {
-                way,
-                function: function.id.clone(),
+    fn find(&self, head: &request::Parts) -> Found {
+        let version = self.replica.version();
+        self.replica.read(|held| {
+            let (path, host) = (head.uri.path(), host_of(&head.headers));
+            let route = match route::route(&head.method, host, path, held.zone()) {
+                Ok(route) => route,
+                Err(refusal) => return Found::Refused(refusal.into()),
             };
-        }
-        let peers = placement::peers(held, function);
-        // A redirect to a name without a region that serves would leave its caller with nothing.
-        let redirect = match peers.why {
-            Why::AllDown | Why::Nowhere => None,
-            Why::Placed | Why::FunctionYields | Why::AppYields => {
-                self.redirect(held, app, function, way, head, host)
+            let (way, found) = match &route {
+                Route::Invoke { fn_id } => (Way::Invoke, by_id(held.all(), &FnId::new(fn_id))),
+                Route::InvokeNamed { app, function } => {
+                    (Way::Invoke, by_name(held.all(), app, function))
+                }
+                Route::Trigger { app, source } => {
+                    (Way::Trigger, by_source(held.all(), app, source))
+                }
+            };
+            match found {
+                Ok((app, function)) => Found::Function {
+                    way,
+                    callable: self.callables.get(version, held, app, function),
+                },
+                Err(missing) => Found::Refused(CallRefused::missing(held, missing)),
             }
-        };
-        Found::Elsewhere {
-            redirect,
-            onward: Onward::new(peers.regions, app, function),
-        }
+        })
     }
 
-    /// The call's URL by the name that is steered to where the function is; `None` if it has no
-    /// such name or the call came by it.
-    fn redirect(
-        &self,
-        held: &Held,
-        app: &App,
-        function: &Fn,
-        way: Way,
-        head: &http::request::Parts,
-        host: Option<&str>,
-    ) -> Option<String> {
-        let zone = held.zone();
-        // A function that narrows its app's placement is steered by its own name.
-        let narrowed = function.placement().map(|_| function.name.as_str());
-        let name = route::dns_name(zone, narrowed, &app.name)?;
-        let came_by = route::without_port(host.unwrap_or_default())
-            .trim_end_matches('.')
-            .to_ascii_lowercase();
-        if came_by == name {
-            return None;
-        }
-        let query = head
-            .uri
-            .query()
-            .map(|query| format!("?{query}"))
-            .unwrap_or_default();
-        let path = head.uri.path();
-        // Paths below /invoke and /t mean the same on every host; others only on their own.
-        let path = match way {
-            Way::Invoke => format!("/invoke/{}", function.id),
-            Way::Trigger if path.starts_with("/t/") || path == "/t" => path.to_owned(),
-            Way::Trigger => format!("/t/{}{path}", app.name),
-        };
-        let port = held.gateway_port().unwrap_or(self.port);
-        Some(format!("http://{name}:{port}{path}{query}"))
+    /// What the function has become since it was found.
+    fn again(&self, function: &FnId) -> Result<Arc<Callable>, CallRefused> {
+        let version = self.replica.version();
+        self.replica.read(|held: &Held| {
+            // Known here a moment ago, so it was removed, and a peer that runs it has not heard of that.
+            let found = by_id(held.all(), function);
+            let (app, function) = found.map_err(|missing| match missing {
+                Missing::Unknown(message) => Refusal::not_found(message).into(),
+                Missing::NotYet => CallRefused::busy(),
+            })?;
+            Ok(self.callables.get(version, held, app, function))
+        })
     }
 
     /// Before the body is read where there is a name to go to; else the call is handed on.
     async fn elsewhere(
         &self,
-        mut call: Spilled,
+        caller: IpAddr,
+        head: request::Parts,
         body: Body,
-        redirect: Option<String>,
-        onward: &Onward,
-    ) -> Response {
-        if let Some(location) = redirect.and_then(|url| HeaderValue::from_str(&url).ok()) {
-            return (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, location)]).into_response();
+        redirect: Option<HeaderValue>,
+        callable: &Callable,
+    ) -> Response<Body> {
+        if let Some(location) = redirect {
+            let mut response = status(StatusCode::TEMPORARY_REDIRECT);
+            response.headers_mut().insert(LOCATION, location);
+            return response;
         }
-        if onward.regions.is_empty() {
+        if callable.onward.regions.is_empty() {
             return CallRefused::nowhere().respond(None);
         }
-        let held = match self.bodies.receive(&call.head.headers, body).await {
+        let held = match self.bodies.receive(body).await {
             Ok(held) => held,
             Err(refused) => return refused.respond(None),
         };
-        call.body = held.bytes.clone();
-        match self.spill.send(&call, onward).await {
+        let call = Received {
+            caller,
+            head: Arc::new(head),
+            body: held.bytes.clone(),
+        };
+        match self.spill.send(&call, &callable.onward).await {
             Ok(Some(response)) => response,
             Ok(None) => CallRefused::nowhere().respond(None),
             Err(refused) => refused.respond(None),
@@ -371,18 +308,19 @@ impl Gateway {
     }
 
     /// Hands a call that names nothing known here to a region that may know more.
-    async fn unknown(&self, mut call: Spilled, body: Body) -> Response {
+    async fn unknown(&self, caller: IpAddr, head: request::Parts, body: Body) -> Response<Body> {
         let peers = self.replica.read(placement::peers_of_unknown);
-        let held = match self.bodies.receive(&call.head.headers, body).await {
+        let held = match self.bodies.receive(body).await {
             Ok(held) => held,
             Err(refused) => return refused.respond(None),
         };
-        call.body = held.bytes.clone();
-        match self
-            .spill
-            .send(&call, &Onward::unknown(peers.regions))
-            .await
-        {
+        let call = Received {
+            caller,
+            head: Arc::new(head),
+            body: held.bytes.clone(),
+        };
+        let onward = Onward::unknown(peers.regions);
+        match self.spill.send(&call, &onward).await {
             Ok(Some(response)) => response,
             Ok(None) => CallRefused::behind().respond(None),
             Err(refused) => refused.respond(None),
@@ -391,33 +329,41 @@ impl Gateway {
 
     async fn here(
         &self,
-        mut call: Spilled,
+        caller: IpAddr,
+        mut head: request::Parts,
         body: Body,
         way: Way,
-        function: &FnId,
+        callable: Arc<Callable>,
         by: By,
-    ) -> Response {
+    ) -> Response<Body> {
         let id = CallId::new(clock::mint());
         let refuse = |refused: &CallRefused| tell(refused, Some(&id), by);
-        if way == Way::Invoke && is_detached(&call.head.headers) {
+        if way == Way::Invoke && is_detached(&head.headers) {
             return refuse(&CallRefused::detached());
         }
-        let held = match self.bodies.receive(&call.head.headers, body).await {
+        let held = match self.bodies.receive(body).await {
             Ok(held) => held,
             Err(refused) => return refuse(&refused),
         };
-        call.body = held.bytes.clone();
+        if way == Way::Invoke {
+            headers::into_invoke_request(&mut head.headers, &id);
+        }
+        let call = Received {
+            caller,
+            head: Arc::new(head),
+            body: held.bytes.clone(),
+        };
 
         // One that is stopping has its instances still, and its peers may have none.
-        if self.replica.read(Held::drained) {
+        if callable.is_drained {
             // With nowhere to go it is better served here than not at all.
-            match self.hand_on(&call, function, by).await {
+            match self.hand_on(&call, &callable, by).await {
                 Ok(Some(response)) => return response,
                 Ok(None) => {}
                 Err(refused) => return refuse(&refused),
             }
         }
-        let refused = match self.run(&call, &id, way, function).await {
+        let (refused, callable) = match self.run(&call, &id, way, callable).await {
             Ok(answer) => {
                 let (head, bytes) = answer.into_parts();
                 return match self.bodies.memory.answer(bytes, held.into_memory()) {
@@ -428,7 +374,7 @@ impl Gateway {
             Err(refused) => refused,
         };
         if refused.elsewhere {
-            match self.hand_on(&call, function, by).await {
+            match self.hand_on(&call, &callable, by).await {
                 Ok(Some(response)) => return response,
                 Ok(None) => {}
                 Err(refused) => return refuse(&refused),
@@ -441,106 +387,149 @@ impl Gateway {
     /// [`Spill::send`] has it.
     async fn hand_on(
         &self,
-        call: &Spilled,
-        function: &FnId,
+        call: &Received,
+        callable: &Callable,
         by: By,
-    ) -> Result<Option<Response>, CallRefused> {
+    ) -> Result<Option<Response<Body>>, CallRefused> {
         if by == By::Gateway {
             return Ok(None);
         }
-        match self.onward(function) {
-            Some(onward) => self.spill.send(call, &onward).await,
-            None => Ok(None),
-        }
+        self.spill.send(call, &callable.onward).await
     }
 
-    /// Runs a call here; once more if its function is changed while it waits.
+    /// Runs a call here, by what its function is when it runs: it is looked up anew whenever it has
+    /// changed before the call reached an instance, for as long as the call may wait.
     ///
-    /// Looked up only now: a body may take minutes to come, and the engine hears of a change but once.
+    /// A refusal comes with what the function was last.
     async fn run(
         &self,
-        call: &Spilled,
+        call: &Received,
         id: &CallId,
         way: Way,
-        function: &FnId,
-    ) -> Result<http::Response<Bytes>, CallRefused> {
-        for _ in 0..2 {
-            let target = (self.replica).read(|held| Target::now(held, way, function))?;
-            match self.attempt(call, id, target).await {
-                Err(NotAnswered::Outdated) => {}
-                Err(NotAnswered::Refused(refused)) => return Err(refused),
+        mut callable: Arc<Callable>,
+    ) -> Result<Response<Bytes>, (CallRefused, Arc<Callable>)> {
+        let wait_until = self.engine.wait_until();
+        let mut version = 0;
+        loop {
+            // A body may take minutes to come, and the engine hears of a change but once.
+            let now = self.replica.version();
+            if now != version {
+                version = now;
+                callable = match self.again(&callable.function) {
+                    Ok(current) => current,
+                    Err(refused) => return Err((refused, callable)),
+                };
+                if matches!(callable.place, Place::Elsewhere { .. }) {
+                    return Err((CallRefused::busy(), callable));
+                }
+            }
+            match self.attempt(call, id, way, &callable, wait_until).await {
                 Ok(answer) => return Ok(answer),
+                Err(NotAnswered::Refused(refused)) => return Err((refused, callable)),
+                Err(NotAnswered::Outdated) if Instant::now() >= wait_until => {
+                    return Err((CallRefused::busy(), callable));
+                }
+                // The engine was told of what is not seen here, or the other way round; soon it is.
+                Err(NotAnswered::Outdated) if self.replica.version() == version => {
+                    tokio::time::sleep(TOLD_SOON).await;
+                    version = 0;
+                }
+                Err(NotAnswered::Outdated) => {}
             }
         }
-        // Changed twice while one call waits.
-        Err(CallRefused::busy())
     }
 
     async fn attempt(
         &self,
-        call: &Spilled,
+        call: &Received,
         id: &CallId,
-        target: Target,
-    ) -> Result<http::Response<Bytes>, NotAnswered> {
-        let deadline = Instant::now() + self.engine.wait_max();
-        let mut launch = target.launch;
-        if let Code::Bundle { digest, folder } = &mut launch.code {
-            *folder = self
-                .bundles
-                .demand(digest, deadline)
-                .await
-                .map_err(|error| CallRefused::fetch(&launch.image, &error))?;
-        }
-        let image = launch.image.clone();
-        let request_headers = match target.way {
-            Way::Invoke => headers::invoke_request(&call.head.headers, id),
-            Way::Trigger => {
-                let path_and_query = call
-                    .head
-                    .uri
-                    .path_and_query()
-                    .map_or("/", |path| path.as_str());
-                let url = headers::request_url(call.host.as_deref(), path_and_query);
-                headers::trigger_request(&call.head.headers, &call.head.method, &url, id)
-            }
+        way: Way,
+        callable: &Callable,
+        wait_until: Instant,
+    ) -> Result<Response<Bytes>, NotAnswered> {
+        let image = &callable.launch.image;
+        let folder = match &callable.launch.code {
+            Code::Bundle { digest, .. } => Some(
+                self.bundles
+                    .demand(digest, wait_until)
+                    .await
+                    .map_err(|error| CallRefused::fetch(image, &error))?,
+            ),
+            Code::Image => None,
+        };
+        let headers = match way {
+            Way::Invoke => FunctionHeaders::OfTheRequest,
+            Way::Trigger => FunctionHeaders::Made(triggered(&call.head, id)),
         };
         let work = Work {
-            spec: target.spec,
-            launch,
+            spec: Arc::clone(&callable.spec),
+            launch: Launch {
+                spec: Arc::clone(&callable.launch),
+                folder,
+            },
             call: id.clone(),
-            headers: request_headers,
+            head: Arc::clone(&call.head),
+            headers,
             body: call.body.clone(),
-            timeout: target.timeout,
+            timeout: callable.timeout,
         };
-        let answer = self
-            .engine
-            .call(work)
-            .await
-            .map_err(|failure| match failure {
-                Failure::Rejected(Rejection::Outdated) => NotAnswered::Outdated,
-                failure => CallRefused::failure(&image, &failure).into(),
-            })?;
-        let (status, headers) = match target.way {
+        let answer = self.engine.call(work, wait_until).await;
+        let answer = answer.map_err(|failure| match failure {
+            Failure::Rejected(Rejection::Outdated) => NotAnswered::Outdated,
+            failure => CallRefused::failure(image, &failure).into(),
+        })?;
+        let (status, headers) = match way {
             Way::Invoke => (StatusCode::OK, headers::invoke_response(answer.headers, id)),
             Way::Trigger => headers::trigger_response(&answer.headers, id)
                 .map_err(|_| CallRefused::bad_status())?,
         };
-        let has_body = status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED;
-        let body = if has_body { answer.body } else { Bytes::new() };
-        let mut response = http::Response::new(body);
+        let mut response = Response::new(answer.body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok(response)
     }
+}
 
-    /// Where a function that is here may go instead.
-    fn onward(&self, function: &FnId) -> Option<Onward> {
-        self.replica.read(|held| {
-            let (app, function) = by_id(held.all(), function.as_str()).ok()?;
-            let peers = placement::peers(held, function);
-            Some(Onward::new(peers.regions, app, function))
-        })
+/// Between the replica's hearing of a change and the engine's there is a pause, and as much between two
+/// tries of a call that falls into it.
+const TOLD_SOON: Duration = Duration::from_millis(20);
+
+/// The call's URL by the name that is steered to where the function is; `None` if it came by it.
+fn redirect(
+    host: &str,
+    callable: &Callable,
+    way: Way,
+    head: &request::Parts,
+) -> Option<HeaderValue> {
+    let bare = |host: &str| {
+        let name = route::without_port(host).trim_end_matches('.');
+        name.to_ascii_lowercase()
+    };
+    if host_of(&head.headers).is_some_and(|came_by| bare(came_by) == bare(host)) {
+        return None;
     }
+    let path = head.uri.path();
+    // Paths below /invoke and /t mean the same on every host; others only on their own.
+    let path = match way {
+        Way::Invoke => format!("/invoke/{}", callable.function),
+        Way::Trigger if path.starts_with("/t/") => path.to_owned(),
+        Way::Trigger => format!("/t/{}{path}", callable.app_name),
+    };
+    let query = head.uri.query().map(|query| format!("?{query}"));
+    let url = format!("http://{host}{path}{}", query.unwrap_or_default());
+    HeaderValue::from_str(&url).ok()
+}
+
+fn triggered(head: &request::Parts, id: &CallId) -> HeaderMap {
+    let target = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let url = headers::request_url(host_of(&head.headers), target);
+    headers::trigger_request(&head.headers, &head.method, &url, id)
+}
+
+fn status(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
 }
 
 /// Nothing is called so here, as far as this region has heard.
@@ -556,7 +545,7 @@ fn min_revision(headers: &HeaderMap) -> Revision {
 }
 
 /// A forwarder is told if it may try another region.
-fn tell(refused: &CallRefused, call: Option<&CallId>, by: By) -> Response {
+fn tell(refused: &CallRefused, call: Option<&CallId>, by: By) -> Response<Body> {
     let mut response = refused.respond(call);
     if by != By::Caller && refused.elsewhere {
         response
@@ -573,22 +562,6 @@ fn is_detached(headers: &HeaderMap) -> bool {
         .is_some_and(|kind| kind.as_bytes().eq_ignore_ascii_case(b"detached"))
 }
 
-/// What the dispatcher must know.
-#[must_use]
-pub fn spec(app: &App, function: &Fn) -> Spec {
-    // What is wrong with annotations the operator says where they are looked for.
-    let scaling = Scaling::of(app, function).unwrap_or_default();
-    Spec {
-        key: Key {
-            function: function.id.clone(),
-            settings: region_plane_replica::settings(app, function),
-        },
-        memory_mb: function.memory.max(1),
-        instances_max: scaling.max.unsigned_abs(),
-        idle_timeout: Duration::from_secs(function.idle_timeout_secs.into()),
-    }
-}
-
 /// Why a call leads to no function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
@@ -600,8 +573,8 @@ pub enum Missing {
 
 type Pair<'a> = Result<(&'a App, &'a Fn), Missing>;
 
-fn by_id<'a>(catalog: &'a Catalog, id: &str) -> Pair<'a> {
-    let function = catalog.function(&FnId::new(id));
+fn by_id<'a>(catalog: &'a Catalog, id: &FnId) -> Pair<'a> {
+    let function = catalog.function(id);
     let function = function.ok_or(Missing::Unknown("Fn not found"))?;
     let app = catalog.app(&function.app_id).ok_or(Missing::NotYet)?;
     Ok((app, function))

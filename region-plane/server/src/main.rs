@@ -7,6 +7,7 @@
 mod admin;
 mod bundles;
 mod config;
+mod definitions;
 mod engine;
 mod gateway;
 mod region;

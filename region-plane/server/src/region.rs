@@ -22,8 +22,9 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::bundles::{Bundles, Form};
 use crate::config::{Config, DNS_TTL_DEFAULT};
+use crate::definitions::Definitions;
 use crate::engine::{self, Engine};
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, Counter, Gateway};
 use crate::reporter::Reporter;
 
 /// Between looks at which functions changed: bounds the work of a bulk deploy.
@@ -100,6 +101,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         calls_max: config.calls_max,
         calls_target: config.calls_target(),
         queue_max: config.queue_max,
+        settle_within: config.wait_max() / 2,
     };
     let (wait_max, engine_end) = (config.wait_max(), end.child_token());
     let (engine, pods) = match driver {
@@ -115,6 +117,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             )
         }
     };
+    let definitions = Arc::<Definitions>::default();
     let revision = replica.read(|held| held.meta().map(|meta| meta.revision.0));
     info!(region = %config.name(), revision, "serving");
 
@@ -145,8 +148,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     });
     tasks.spawn({
         let (engine, replica, end) = (engine.clone(), replica.clone(), end.child_token());
+        let definitions = Arc::clone(&definitions);
         async move {
-            tell_settings(engine, replica, end).await;
+            tell_settings(engine, replica, &definitions, end).await;
             Ok(())
         }
     });
@@ -170,18 +174,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     });
 
     let forwarder = Arc::new(Forwarder::new(BY_GATEWAY));
-    let gateway = gateway::router(Arc::new(Gateway::new(
-        Arc::clone(&forwarder),
+    let gateway = Arc::new(Gateway::new(gateway::Parts {
+        forwarder: Arc::clone(&forwarder),
         replica,
         bundles,
         engine,
-        config.request_body_bytes_max,
-        config.gateway_listen.port(),
-        stopping.clone(),
-    )));
+        definitions,
+        request_body_bytes_max: config.request_body_bytes_max,
+        port: config.gateway_listen.port(),
+        stopping: stopping.clone(),
+    }));
     let gateway_limits = HttpLimits {
         grace: config.calls_grace(),
         connections_max: config.connections_max(),
+        proxies: config.proxy_protocol_from.clone(),
         ..HttpLimits::default()
     };
     tasks.spawn({
@@ -192,9 +198,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         }
     });
     let mut serving = JoinSet::new();
-    serving.spawn(daemon::serve(
+    serving.spawn(calls_door::serve(
         gateway_listener,
-        gateway,
+        move |caller| Counter::new(Arc::clone(&gateway), caller),
         gateway_end.child_token(),
         gateway_limits,
     ));
@@ -256,7 +262,12 @@ fn open(config: &Config, client: Client) -> anyhow::Result<(Replica, Bundles)> {
 
 /// Tells the engine which functions changed, so that instances of what they were go: of all that may
 /// be called here, since what came in a failover changes too.
-async fn tell_settings(engine: Engine, replica: Replica, shutdown: CancellationToken) {
+async fn tell_settings(
+    engine: Engine,
+    replica: Replica,
+    definitions: &Definitions,
+    shutdown: CancellationToken,
+) {
     let mut changed = replica.subscribe();
     // The engine has heard of none, so nothing that is not here need be told of.
     let mut told = BTreeSet::<FnId>::new();
@@ -273,16 +284,26 @@ async fn tell_settings(engine: Engine, replica: Replica, shutdown: CancellationT
                     callable.chain(std::mem::take(&mut told)).collect()
                 }
             };
-            let settings = looked_at.into_iter().map(|function| {
-                let settings = held.settings(&function);
-                (function, settings)
+            let number = |id: &FnId| {
+                // Only of what may be called here.
+                held.order(id)?;
+                let function = held.all().function(id)?;
+                let app = held.all().app(&function.app_id)?;
+                Some(definitions.number(app, function))
+            };
+            let numbers = looked_at.into_iter().map(|function| {
+                let number = number(&function);
+                (function, number)
             });
-            settings.collect()
+            numbers.collect()
         });
         for (function, settings) in current {
             match settings {
                 Some(_) => told.insert(function.clone()),
-                None => told.remove(&function),
+                None => {
+                    definitions.forget(&function);
+                    told.remove(&function)
+                }
             };
             engine.changed(function, settings).await;
         }

@@ -3,27 +3,24 @@
 //! One hop, and only a call that no function has seen: `calls-forward` offers it to one peer after
 //! another until one takes it.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{App, Region, Revision};
-use axum::body::Body;
-use axum::extract::ConnectInfo;
-use axum::response::Response;
 use bytes::Bytes;
+use calls_door::{Body, Refusal};
 use calls_forward::{Call, ForwardError, Forwarded, Forwarder, Gateway, Outcome};
-use http::{StatusCode, request};
+use http::{Response, StatusCode, request};
 use http_body_util::Full;
 
 use crate::gateway::error::CallRefused;
 
-/// A call as it came, with its body.
-#[derive(Debug, Clone)]
-pub struct Spilled {
-    pub head: request::Parts,
-    /// The name it came by.
-    pub host: Option<String>,
+/// A call with its body, as the door admitted it.
+#[derive(Debug)]
+pub struct Received {
+    pub caller: IpAddr,
+    pub head: Arc<request::Parts>,
     pub body: Bytes,
 }
 
@@ -77,14 +74,13 @@ impl Spill {
     /// If a peer may have started it and there is no answer.
     pub async fn send(
         &self,
-        call: &Spilled,
+        call: &Received,
         onward: &Onward,
-    ) -> Result<Option<Response>, CallRefused> {
-        let caller = call.head.extensions.get::<ConnectInfo<SocketAddr>>();
+    ) -> Result<Option<Response<Body>>, CallRefused> {
         let forwarding = Call {
             head: &call.head,
             body: Full::new(call.body.clone()),
-            caller: caller.map(|caller| caller.0.ip()),
+            caller: Some(call.caller),
             min_revision: Some(onward.revision.0),
             timeout: onward.timeout,
         };
@@ -97,19 +93,15 @@ impl Spill {
             })
             .collect();
         match self.forwarder.forward(forwarding, &gateways, count).await {
-            Ok(Forwarded::Answered(response)) => Ok(Some(response.map(Body::new))),
+            Ok(Forwarded::Answered(response)) => Ok(Some(response.map(Body::stream))),
             Ok(Forwarded::NotStarted { .. }) => Ok(None),
-            Err(ForwardError::Broken { region, .. }) => Err(CallRefused::new(
-                StatusCode::BAD_GATEWAY,
-                format!("region {region} broke the call off"),
-            )),
-            Err(ForwardError::Silent { region }) => Err(CallRefused::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                format!("region {region} has gone silent"),
-            )),
-            Err(ForwardError::TimedOut { .. }) => {
-                Err(CallRefused::new(StatusCode::GATEWAY_TIMEOUT, "Timed out"))
+            Err(ForwardError::Broken { .. }) => {
+                Err(Refusal::broken_off("the region broke the call off").into())
             }
+            Err(ForwardError::Silent { .. }) => {
+                Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the region has gone silent").into())
+            }
+            Err(ForwardError::TimedOut { .. }) => Err(Refusal::timed_out().into()),
             Err(ForwardError::Caller(never)) => match never {},
         }
     }

@@ -1,25 +1,72 @@
 //! `/invoke` and `/t` on a global node: the caller is steered as DNS would steer it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_fn_http::{ApiError, Id};
 use api_types::{FnId, Revision, chain};
 use api_wire::call_headers::{CLIENT, NOT_STARTED};
-use axum::BoxError;
-use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{ConnectInfo, Path, Request, State};
-use axum::response::{IntoResponse as _, Response};
+use calls_door::route::{self, Path};
+use calls_door::{Body, Caller, Refusal};
 use calls_forward::{Call, ForwardError, Forwarded, Gateway, Outcome, Reply};
+use daemon::Routed;
 use dns_steering::Target;
-use http::StatusCode;
-use http::header::{CONTENT_LENGTH, HeaderMap, RETRY_AFTER};
+use http::header::HeaderMap;
+use http::{HeaderValue, Request, Response, StatusCode, request};
+use http_body::Body as _;
 use http_body_util::{LengthLimitError, Limited};
+use hyper::service::Service;
 
-use super::error;
 use crate::node::Node;
+
+/// A node's one listener, for one connection: calls, and everything else by the router.
+#[derive(Clone)]
+pub struct Front {
+    node: Arc<Node>,
+    admin: Routed,
+    caller: Caller,
+}
+
+impl Front {
+    #[must_use]
+    pub fn new(node: Arc<Node>, router: axum::Router, caller: Caller) -> Self {
+        Self {
+            node,
+            admin: Routed::new(router, caller),
+            caller,
+        }
+    }
+}
+
+impl Service<Request<Body>> for Front {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Body>) -> Self::Future {
+        let path = match route::path(request.method(), request.uri().path()) {
+            Ok(None) => return self.admin.call(request),
+            Ok(Some(path)) => Ok(path),
+            Err(refusal) => Err(refusal),
+        };
+        let (node, caller) = (Arc::clone(&self.node), self.caller.address.ip());
+        Box::pin(async move {
+            // What it was made from, or at least what it is no older than.
+            let revision = node.replica.position().revision;
+            let mut response = match path {
+                Ok(path) => call(&node, caller, &path, request).await,
+                Err(refusal) => refusal.respond(),
+            };
+            response
+                .headers_mut()
+                .entry(super::REVISION)
+                .or_insert(HeaderValue::from(revision.0));
+            Ok(response)
+        })
+    }
+}
 
 /// What a call leads to.
 struct Found {
@@ -43,44 +90,17 @@ impl Found {
     }
 }
 
-pub async fn invoke(
-    State(node): State<Arc<Node>>,
-    Id(id): Id,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let id = FnId::new(id);
-    let find = |state: &global_plane_state::State| {
-        let catalog = state.catalog();
-        let function = catalog.function(&id).ok_or("Fn not found")?;
-        let app = catalog.app(&function.app_id).map(|app| app.revision);
-        let called = Target::function(catalog, function);
-        Ok(Found::new(called, function, app.as_slice()))
-    };
-    call(&node, peer, request, find).await
-}
-
-pub async fn trigger_root(
-    State(node): State<Arc<Node>>,
-    Id(app): Id,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let find = |state: &_| by_source(state, &app, "/");
-    call(&node, peer, request, find).await
-}
-
-pub async fn trigger(
-    State(node): State<Arc<Node>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    // A path that is not text names nothing.
-    let (app, source) = path.map(|Path(parts)| parts).unwrap_or_default();
-    let source = format!("/{source}");
-    let find = |state: &_| by_source(state, &app, &source);
-    call(&node, peer, request, find).await
+fn find(state: &global_plane_state::State, path: &Path) -> Result<Found, &'static str> {
+    match path {
+        Path::Invoke { fn_id } => {
+            let catalog = state.catalog();
+            let function = catalog.function(&FnId::new(fn_id)).ok_or("Fn not found")?;
+            let app = catalog.app(&function.app_id).map(|app| app.revision);
+            let called = Target::function(catalog, function);
+            Ok(Found::new(called, function, app.as_slice()))
+        }
+        Path::Trigger { app, source } => by_source(state, app, source),
+    }
 }
 
 fn by_source(
@@ -102,45 +122,47 @@ fn by_source(
     ))
 }
 
-async fn call(
+async fn call(node: &Node, caller: IpAddr, path: &Path, request: Request<Body>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    match forward(node, caller, path, &head, body).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.respond(),
+    }
+}
+
+async fn forward(
     node: &Node,
-    peer: SocketAddr,
-    request: Request,
-    find: impl Fn(&global_plane_state::State) -> Result<Found, &'static str> + Send,
-) -> Response {
+    caller: IpAddr,
+    path: &Path,
+    head: &request::Parts,
+    body: Body,
+) -> Result<Response<Body>, Refusal> {
     // What was written through another node a moment ago is called as it was written. Without a
     // leader what is here is served: nothing can have been written.
     let confirmed = node.confirm_shared().await;
-    let found = match (node.replica.read(&find), confirmed) {
-        (Ok(found), _) => found,
-        (Err(message), Ok(())) => return error(StatusCode::NOT_FOUND, message),
-        (Err(_), Err(none)) => return super::no_leader(none),
-    };
+    let found = node.replica.read(|state| find(state, path));
+    let found = found.map_err(|message| match confirmed {
+        Ok(()) => Refusal::not_found(message),
+        Err(none) => Refusal::away(none.to_string()),
+    })?;
     let bytes_max = node.config.limits.invoke_body_bytes_max;
-    let declared = request
-        .headers()
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if let Some(length) = declared.filter(|length| *length > bytes_max) {
-        return error(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("Content-Length too large for this server, {length} > max {bytes_max}"),
-        );
+    if let Some(length) = body
+        .size_hint()
+        .exact()
+        .filter(|length| *length > bytes_max)
+    {
+        return Err(Refusal::too_large(length, bytes_max));
     }
-    let client = match client_of(request.headers(), peer) {
-        Ok(client) => client,
-        Err(refused) => return refused.into_response(),
-    };
+    let client = client_of(&head.headers, caller)?;
     let gateways = node.steer(client, &found.called);
     if gateways.is_empty() {
-        return unavailable("no region may run this function at the moment");
+        return Err(Refusal::away(NOBODY));
     }
-    let (head, body) = request.into_parts();
     let body_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
     let forwarding = Call {
-        head: &head,
+        head,
         body: Limited::new(body, body_max),
-        caller: Some(peer.ip()),
+        caller: Some(caller),
         min_revision: Some(found.revision.0),
         timeout: found.timeout,
     };
@@ -153,63 +175,62 @@ async fn call(
         .increment(1);
     };
     match node.forwarder.forward(forwarding, &gateways, told).await {
-        Ok(Forwarded::Answered(response)) => response.map(Body::new),
+        Ok(Forwarded::Answered(response)) => Ok(response.map(Body::stream)),
         Ok(Forwarded::NotStarted { refusal }) => not_started(refusal),
-        Err(failed) => not_answered(&failed, bytes_max),
+        Err(failed) => Err(not_answered(&failed, bytes_max)),
     }
 }
+
+const NOBODY: &str = "no region may run this function at the moment";
 
 /// The function exists here, so that no region has it yet or any more is no reason for a 404.
-fn not_started(refusal: Option<http::Response<Reply>>) -> Response {
+fn not_started(refusal: Option<Response<Reply>>) -> Result<Response<Body>, Refusal> {
     match refusal {
-        None => unavailable("no region can be reached at the moment"),
-        Some(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
-            unavailable("no region may run this function at the moment")
-        }
+        None => Err(Refusal::away("no region can be reached at the moment")),
+        Some(refusal) if refusal.status() == StatusCode::NOT_FOUND => Err(Refusal::away(NOBODY)),
         Some(mut refusal) => {
             refusal.headers_mut().remove(NOT_STARTED);
-            refusal.map(Body::new)
+            Ok(refusal.map(Body::stream))
         }
     }
 }
 
-fn not_answered(failed: &ForwardError<BoxError>, bytes_max: u64) -> Response {
+fn not_answered(
+    failed: &ForwardError<Box<dyn std::error::Error + Send + Sync>>,
+    bytes_max: u64,
+) -> Refusal {
     match failed {
-        ForwardError::Caller(broken) if broken.is::<LengthLimitError>() => error(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("request body too large for this server, max {bytes_max}"),
-        ),
-        ForwardError::Caller(_) => error(StatusCode::BAD_REQUEST, "the request body broke off"),
+        ForwardError::Caller(broken) if broken.is::<LengthLimitError>() => {
+            Refusal::too_long(bytes_max)
+        }
+        ForwardError::Caller(_) => Refusal::body_broken(),
         ForwardError::Broken { .. } => {
             tracing::warn!(error = chain(&failed), "call broken off");
-            error(StatusCode::BAD_GATEWAY, "the region broke the call off")
+            Refusal::broken_off("the region broke the call off")
         }
         ForwardError::Silent { .. } => {
             tracing::warn!(error = chain(&failed), "call broken off");
-            error(StatusCode::GATEWAY_TIMEOUT, "the region has gone silent")
+            Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the region has gone silent")
         }
-        ForwardError::TimedOut { .. } => error(StatusCode::GATEWAY_TIMEOUT, "Timed out"),
+        ForwardError::TimedOut { .. } => Refusal::timed_out(),
     }
 }
 
-fn unavailable(message: &str) -> Response {
-    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, message);
-    response
-        .headers_mut()
-        .insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
-    response
-}
-
-/// The address to steer for: the peer's, unless a peer on this machine says otherwise.
+/// The address to steer for: the caller's, unless a caller on this machine says otherwise.
 /// `X-Forwarded-For` is anyone's word and is not read.
-fn client_of(headers: &HeaderMap, peer: SocketAddr) -> Result<IpAddr, ApiError> {
-    let peer = peer.ip().to_canonical();
+fn client_of(headers: &HeaderMap, caller: IpAddr) -> Result<IpAddr, Refusal> {
+    let caller = caller.to_canonical();
     match headers.get(CLIENT) {
-        Some(said) if peer.is_loopback() => said
+        Some(said) if caller.is_loopback() => said
             .to_str()
             .ok()
             .and_then(|said| said.trim().parse().ok())
-            .ok_or_else(|| ApiError::invalid("Tradewind-Client is not an IP address")),
-        _ => Ok(peer),
+            .ok_or_else(|| {
+                Refusal::new(
+                    StatusCode::BAD_REQUEST,
+                    "Tradewind-Client is not an IP address",
+                )
+            }),
+        _ => Ok(caller),
     }
 }

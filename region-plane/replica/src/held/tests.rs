@@ -396,7 +396,7 @@ impl Follower {
                 .collect(),
         };
         for function in looked_at {
-            match held.settings(&function) {
+            match held.order(&function) {
                 Some(settings) => told.insert(function, settings),
                 None => told.remove(&function),
             };
@@ -473,7 +473,7 @@ proptest! {
         });
         prop_assert_eq!(kept.here(), fresh.here());
         let settings = |held: &Held| -> BTreeMap<FnId, u64> {
-            held.callable().map(|function| (function.id.clone(), held.settings(&function.id).unwrap())).collect()
+            held.callable().map(|function| (function.id.clone(), held.order(&function.id).unwrap())).collect()
         };
         prop_assert_eq!(settings(&kept), settings(&fresh));
         prop_assert_eq!(&follower.functions.0, &settings(&fresh));
@@ -489,7 +489,7 @@ proptest! {
             let tier = placement::tier(all, function, kept.me());
             let is_here = kept.here().function(&function.id).is_some();
             prop_assert_eq!(is_here, tier == Tier::Placed);
-            prop_assert_eq!(kept.settings(&function.id).is_some(), tier.may_hold());
+            prop_assert_eq!(kept.order(&function.id).is_some(), tier.may_hold());
         }
         for trigger in all.triggers() {
             let is_here = kept.here().function(&trigger.fn_id).is_some();

@@ -4,7 +4,6 @@ use std::future::pending;
 
 use api_types::AppId;
 use metrics::{Counter, Gauge, Histogram, KeyName, Metadata, Recorder, SharedString, Unit};
-use region_plane_runtime::Code;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -18,6 +17,7 @@ const LIMITS: Limits = Limits {
     calls_max: 4,
     calls_target: 3,
     queue_max: 4,
+    settle_within: Duration::from_secs(5),
 };
 
 /// A machine whose instances come up at once and answer at once, but for those of the function
@@ -93,7 +93,7 @@ impl Instance for Running {
 
 fn work(function: &str, memory_mb: u64) -> Work {
     Work {
-        spec: Spec {
+        spec: Arc::new(Spec {
             key: Key {
                 function: FnId::new(function),
                 settings: 1,
@@ -101,21 +101,25 @@ fn work(function: &str, memory_mb: u64) -> Work {
             memory_mb,
             instances_max: 100,
             idle_timeout: Duration::from_secs(30),
-        },
-        launch: InstanceSpec {
-            app_id: AppId::new("app"),
-            app_name: "app".to_owned(),
-            fn_id: FnId::new(function),
-            fn_name: function.to_owned(),
-            memory_mb,
-            app_config: BTreeMap::new(),
-            fn_config: BTreeMap::new(),
-            settings: 1,
-            image: "image".to_owned(),
-            code: Code::Image,
+        }),
+        launch: Launch {
+            spec: Arc::new(InstanceSpec {
+                app_id: AppId::new("app"),
+                app_name: "app".to_owned(),
+                fn_id: FnId::new(function),
+                fn_name: function.to_owned(),
+                memory_mb,
+                app_config: BTreeMap::new(),
+                fn_config: BTreeMap::new(),
+                settings: 1,
+                image: "image".to_owned(),
+                code: Code::Image,
+            }),
+            folder: None,
         },
         call: CallId::new("01X"),
-        headers: HeaderMap::new(),
+        head: Arc::new(http::Request::new(()).into_parts().0),
+        headers: FunctionHeaders::OfTheRequest,
         body: Bytes::new(),
         timeout: Duration::from_secs(30),
     }
@@ -145,7 +149,7 @@ async fn each_call_of_a_burst_is_answered_however_many_there_are() {
     let mut tasks = JoinSet::new();
     let (engine, _) = engine(SOON, &mut tasks);
     // Many more than the inbox has places.
-    let calls = (0..2_000).map(|_| engine.call(work("quick", 1)));
+    let calls = (0..2_000).map(|_| engine.call(work("quick", 1), engine.wait_until()));
     let answers = timeout(SOON, futures_util::future::join_all(calls))
         .await
         .expect("nobody waits for what another keeps");
@@ -165,7 +169,7 @@ async fn a_caller_who_leaves_makes_room_whether_he_was_heard_or_not() {
         let (engine, mut alive) = engine(SOON, &mut tasks);
         // As many as are admitted.
         let mut waiting: Vec<_> = (0..4)
-            .map(|_| Box::pin(engine.call(work("stuck", 1))))
+            .map(|_| Box::pin(engine.call(work("stuck", 1), engine.wait_until())))
             .collect();
         for call in &mut waiting {
             assert!(futures_util::poll!(call).is_pending());
@@ -174,7 +178,10 @@ async fn a_caller_who_leaves_makes_room_whether_he_was_heard_or_not() {
             becomes(&mut alive, 4).await;
         }
         drop(waiting);
-        engine.call(work("quick", 1)).await.unwrap();
+        engine
+            .call(work("quick", 1), engine.wait_until())
+            .await
+            .unwrap();
     }
 }
 
@@ -183,7 +190,7 @@ async fn a_start_that_nobody_waits_for_gives_its_memory_back() {
     let mut tasks = JoinSet::new();
     // Long enough for a busy machine to start all of them.
     let (engine, mut alive) = engine(Duration::from_secs(1), &mut tasks);
-    let calls = (0..3).map(|_| engine.call(work("stuck", 1)));
+    let calls = (0..3).map(|_| engine.call(work("stuck", 1), engine.wait_until()));
     for answer in futures_util::future::join_all(calls).await {
         let refused = Failure::Rejected(Rejection::TimedOutWaiting);
         assert_eq!(answer.unwrap_err().to_string(), refused.to_string());
@@ -193,14 +200,17 @@ async fn a_start_that_nobody_waits_for_gives_its_memory_back() {
         wait_max: SOON,
         ..engine
     };
-    patient.call(work("large", 4)).await.unwrap();
+    patient
+        .call(work("large", 4), patient.wait_until())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn who_waits_for_a_start_is_told_when_his_function_changes() {
     let mut tasks = JoinSet::new();
     let (engine, mut alive) = engine(SOON, &mut tasks);
-    let mut call = Box::pin(engine.call(work("stuck", 1)));
+    let mut call = Box::pin(engine.call(work("stuck", 1), engine.wait_until()));
     assert!(futures_util::poll!(&mut call).is_pending());
     engine.changed(FnId::new("stuck"), Some(2)).await;
     let outdated = Failure::Rejected(Rejection::Outdated);

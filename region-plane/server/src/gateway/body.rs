@@ -6,10 +6,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use calls_door::{Body, Refusal};
 use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use tokio::time::Instant;
 
 use super::error::CallRefused;
@@ -22,13 +22,6 @@ pub struct Bodies {
     pub memory: Memory,
     bytes_max: usize,
 }
-
-/// A sender whose body is refused hears why only if somebody reads on: one that is still writing
-/// when the connection closes sees a broken pipe. This much is read and thrown away, ...
-const DISCARD_BYTES_MAX: usize = 64 << 20;
-
-/// ... for this long.
-const DISCARD_MAX: Duration = Duration::from_secs(5);
 
 /// A body. Its memory is reserved until the last copy of the bytes is dropped: the engine keeps one of
 /// a call that runs, whether its caller stays or not.
@@ -76,75 +69,42 @@ impl Bodies {
         }
     }
 
-    /// Refuses a body that says it is too long, before a byte of it is held.
+    /// Reads all of it. Not a byte is asked for of one that says it is too long; what becomes of the
+    /// rest of one that is refused is the door's affair.
     ///
     /// # Errors
-    /// 413 with the contract's message.
-    fn check_declared(&self, headers: &HeaderMap) -> Result<Option<usize>, CallRefused> {
-        let declared = headers
-            .get(http::header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        match declared {
-            None => Ok(None),
+    /// 413 if it is too long, 408 if it pauses or takes longer than [`memory::time_for`] it, 503 if
+    /// memory for bodies is used up, 400 if it breaks off.
+    pub async fn receive(&self, mut body: Body) -> Result<HeldBody, CallRefused> {
+        let declared = body.size_hint().exact();
+        let length_max = match declared {
+            None => self.bytes_max,
             Some(length) => usize::try_from(length)
                 .ok()
                 .filter(|length| *length <= self.bytes_max)
-                .map(Some)
-                .ok_or_else(|| CallRefused::too_large(length, self.bytes_max)),
-        }
-    }
-
-    /// Reads all of it; one that is refused is read on for a while and thrown away, so that its
-    /// sender gets to hear why.
-    ///
-    /// # Errors
-    /// As [`Self::check_declared`]; 413 if it is too long after all, 408 if it pauses or takes longer
-    /// than [`memory::time_for`] it, 503 if memory for bodies is used up, 400 if it breaks off.
-    pub async fn receive(
-        &self,
-        headers: &HeaderMap,
-        mut body: Body,
-    ) -> Result<HeldBody, CallRefused> {
-        let held = match self.check_declared(headers) {
-            Ok(declared) => self.hold(&mut body, declared).await,
-            Err(refused) => Err(refused),
+                .ok_or_else(|| Refusal::too_large(length, self.bytes_max as u64))?,
         };
-        if held.is_err() {
-            discard(body).await;
-        }
-        held
+        self.hold(&mut body, length_max).await
     }
 
     /// Memory is reserved for what has come and not for what was announced: who announces much and
     /// sends little must not keep others out.
-    async fn hold(
-        &self,
-        body: &mut Body,
-        declared: Option<usize>,
-    ) -> Result<HeldBody, CallRefused> {
+    async fn hold(&self, body: &mut Body, length_max: usize) -> Result<HeldBody, CallRefused> {
         let begun = Instant::now();
-        let length_max = declared.unwrap_or(self.bytes_max);
         let (mut memory, mut bytes) = (Reserved::default(), Vec::new());
         loop {
             let by = begun + next_piece_by(begun.elapsed(), bytes.len());
             let frame = tokio::time::timeout_at(by, body.frame())
                 .await
-                .map_err(|_| {
-                    CallRefused::new(
-                        StatusCode::REQUEST_TIMEOUT,
-                        "the request body did not arrive in time",
-                    )
-                })?;
+                .map_err(|_| Refusal::body_late())?;
             let Some(frame) = frame else { break };
-            let frame = frame.map_err(|_| {
-                CallRefused::new(StatusCode::BAD_REQUEST, "the request body broke off")
-            })?;
+            let frame = frame.map_err(|_| Refusal::body_broken())?;
             let Ok(data) = frame.into_data() else {
                 continue;
             };
             let length = bytes.len() + data.len();
             if length > self.bytes_max {
-                return Err(CallRefused::too_long(self.bytes_max));
+                return Err(Refusal::too_long(self.bytes_max as u64).into());
             }
             if length > bytes.capacity() {
                 // Doubled, so that a long body is moved a few times only.
@@ -165,20 +125,6 @@ fn next_piece_by(elapsed: Duration, bytes: usize) -> Duration {
     (elapsed + PAUSE_MAX).min(memory::time_for(bytes))
 }
 
-async fn discard(mut body: Body) {
-    let discarding = async {
-        let mut bytes = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            bytes += frame.data_ref().map_or(0, Bytes::len);
-            if bytes > DISCARD_BYTES_MAX {
-                return;
-            }
-        }
-    };
-    // Either way the sender has had its chance.
-    let _in_time = tokio::time::timeout(DISCARD_MAX, discarding).await;
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -193,7 +139,37 @@ mod tests {
             .iter()
             .map(|chunk| Ok::<_, Infallible>(Bytes::from_static(chunk.as_bytes())))
             .collect();
-        Body::from_stream(stream::iter(chunks))
+        streamed(stream::iter(chunks))
+    }
+
+    fn streamed<S>(chunks: S) -> Body
+    where
+        S: futures_util::Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
+    {
+        use hyper::body::Frame;
+        Body::stream(http_body_util::StreamBody::new(
+            chunks.map(|chunk| chunk.map(Frame::data)),
+        ))
+    }
+
+    /// A body that says how long it is.
+    struct Announced(Body, u64);
+
+    impl hyper::body::Body for Announced {
+        type Data = Bytes;
+        type Error = calls_door::BodyError;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            context: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, calls_door::BodyError>>>
+        {
+            std::pin::Pin::new(&mut self.0).poll_frame(context)
+        }
+
+        fn size_hint(&self) -> hyper::body::SizeHint {
+            hyper::body::SizeHint::with_exact(self.1)
+        }
     }
 
     #[tokio::test]
@@ -205,11 +181,11 @@ mod tests {
             (&[], Ok("")),
             (&["hello", "world", "!"], Err(413)),
         ] {
-            let held = bodies.receive(&HeaderMap::new(), chunked(chunks)).await;
+            let held = bodies.receive(chunked(chunks)).await;
             let got = held
                 .as_ref()
                 .map(|held| std::str::from_utf8(&held.bytes).unwrap())
-                .map_err(|refused| refused.status.as_u16());
+                .map_err(|refused| refused.refusal.status.as_u16());
             assert_eq!(got, want);
         }
     }
@@ -217,13 +193,11 @@ mod tests {
     #[tokio::test]
     async fn announced_bodies_take_no_memory_before_they_come() {
         let bodies = Bodies::new(6 << 20);
-        let mut headers = HeaderMap::new();
-        headers.insert("content-length", (6 << 20).into());
         let silent: Vec<_> = (0..200)
             .map(|_| {
                 let body = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"x"))]);
-                let body = Body::from_stream(body.chain(stream::pending()));
-                bodies.receive(&headers, body)
+                let body = streamed(body.chain(stream::pending()));
+                bodies.receive(Body::stream(Announced(body, 6 << 20)))
             })
             .collect();
         let mut silent = Box::pin(futures_util::future::join_all(silent));
@@ -232,8 +206,8 @@ mod tests {
             _ = &mut silent => panic!("none of them is whole"),
             () = tokio::task::yield_now() => {}
         }
-        let whole = Body::from(vec![7; 6 << 20]);
-        let held = bodies.receive(&headers, whole).await;
+        let whole = Body::from(Bytes::from(vec![7; 6 << 20]));
+        let held = bodies.receive(whole).await;
         assert_eq!(held.map(|held| held.bytes.len()).ok(), Some(6 << 20));
     }
 
@@ -241,8 +215,8 @@ mod tests {
     async fn a_body_counts_for_as_long_as_anybody_has_it() {
         let bodies = Bodies::new(1 << 10);
         let all = || bodies.memory.grow(&mut Reserved::default(), 384 << 20);
-        let body = Body::from(vec![7; 1 << 10]);
-        let held = bodies.receive(&HeaderMap::new(), body).await.unwrap();
+        let body = Body::from(Bytes::from(vec![7; 1 << 10]));
+        let held = bodies.receive(body).await.unwrap();
         let with_the_engine = held.bytes.clone();
         drop(held);
         all().unwrap_err();
@@ -265,13 +239,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_declared_length_over_the_limit_gets_the_contracts_message() {
-        let mut headers = HeaderMap::new();
-        headers.insert("content-length", "11".parse().unwrap());
-        let refused = Bodies::new(10).check_declared(&headers).unwrap_err();
+    #[tokio::test]
+    async fn a_declared_length_over_the_limit_gets_the_contracts_message() {
+        let body = Body::stream(Announced(streamed(stream::pending()), 11));
+        let refused = Bodies::new(10).receive(body).await.err().unwrap();
         assert_eq!(
-            refused.message,
+            refused.refusal.message,
             "Content-Length too large for this server, 11 > max 10"
         );
     }

@@ -1,10 +1,10 @@
 //! What a caller is told when there is no answer from a function (Fn contract 8).
+//!
+//! Statuses and texts that other doors use too are `calls-door`'s.
 
 use api_types::CallId;
-use api_wire::fns::ErrorBody;
-use axum::response::{IntoResponse as _, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Method, StatusCode};
+use calls_door::{Body, Refusal};
+use http::{HeaderValue, Response, StatusCode};
 use region_plane_dispatch::{Rejection, StartFailure};
 use region_plane_replica::Held;
 use region_plane_runtime::{CallError, INIT_FAILED, INIT_TIMED_OUT};
@@ -14,95 +14,71 @@ use super::headers::CALL_ID;
 use crate::bundles::FetchError;
 use crate::engine::Failure;
 
-/// A status and a message, both the contract's where it has them.
+/// A refusal, and whether another region may do better.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallRefused {
-    pub status: StatusCode,
-    pub message: String,
+    pub refusal: Refusal,
     /// No function has seen the call, and another region may have what this one lacks.
     pub elsewhere: bool,
 }
 
-/// What Fn tells callers to wait when it has no capacity.
-const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("15");
+impl From<Refusal> for CallRefused {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            elsewhere: false,
+        }
+    }
+}
 
 impl CallRefused {
     #[must_use]
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            message: message.into(),
-            elsewhere: false,
-        }
+        let message: String = message.into();
+        Refusal::new(status, message).into()
     }
 
-    #[must_use]
-    pub fn not_found(message: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, message)
+    fn elsewhere(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            elsewhere: true,
+        }
     }
 
     /// What a call names is not in this region's copy of the metadata. 404 only where the copy can
     /// know; another region may have heard of it in either case.
     #[must_use]
     pub fn missing(held: &Held, missing: Missing) -> Self {
-        let refused = match missing {
-            _ if held.meta().is_none() => Self::not_now(
+        Self::elsewhere(match missing {
+            _ if held.meta().is_none() => Refusal::busy_with(
                 "this region has not reached the global plane since its start and knows no function",
             ),
-            Missing::NotYet => Self::not_now("this region has not heard all of the function yet"),
-            Missing::Unknown(message) => Self::not_found(message),
-        };
-        Self {
-            elsewhere: true,
-            ..refused
-        }
+            Missing::NotYet => {
+                Refusal::busy_with("this region has not heard all of the function yet")
+            }
+            Missing::Unknown(message) => Refusal::not_found(message),
+        })
     }
 
     /// This region lacks a revision that it could have had: what the call needs may be in it.
     #[must_use]
     pub fn behind() -> Self {
-        Self {
-            elsewhere: true,
-            ..Self::not_now("this region has not applied the newest revision yet")
-        }
-    }
-
-    /// 503 with `Retry-After`.
-    fn not_now(message: &str) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
-    }
-
-    #[must_use]
-    pub fn path_not_found(method: &Method, path: &str) -> Self {
-        Self::not_found(&format!("Path not found: {method} {path}"))
-    }
-
-    #[must_use]
-    pub fn method_not_allowed(method: &Method, path: &str) -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            format!("Method not allowed: {method} {path}"),
-        )
+        Self::elsewhere(Refusal::busy_with(
+            "this region has not applied the newest revision yet",
+        ))
     }
 
     #[must_use]
     pub fn busy() -> Self {
-        Self {
-            elsewhere: true,
-            ..Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Timed out - server too busy",
-            )
-        }
+        Self::elsewhere(Refusal::busy())
     }
 
     /// The function exists, and no region that may run it can be reached.
     #[must_use]
     pub fn nowhere() -> Self {
-        Self {
-            elsewhere: true,
-            ..Self::not_now("no region that may run this function serves at the moment")
-        }
+        Self::elsewhere(Refusal::busy_with(
+            "no region that may run this function serves at the moment",
+        ))
     }
 
     /// The function has run, and there is no memory for its answer. Not a 503: that asks its caller
@@ -124,23 +100,6 @@ impl CallRefused {
     }
 
     #[must_use]
-    pub fn too_large(declared: u64, bytes_max: usize) -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("Content-Length too large for this server, {declared} > max {bytes_max}"),
-        )
-    }
-
-    /// A body that did not say how long it is.
-    #[must_use]
-    pub fn too_long(bytes_max: usize) -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("request body too large for this server, max {bytes_max}"),
-        )
-    }
-
-    #[must_use]
     pub fn pull(image: &str, problem: &str) -> Self {
         Self::new(
             StatusCode::BAD_GATEWAY,
@@ -150,15 +109,14 @@ impl CallRefused {
 
     #[must_use]
     pub fn fetch(image: &str, error: &FetchError) -> Self {
-        match error {
-            FetchError::Failed(problem) => Self {
-                elsewhere: true,
-                ..Self::pull(image, problem)
-            },
-            FetchError::TimedOut => Self {
-                elsewhere: true,
-                ..Self::new(StatusCode::GATEWAY_TIMEOUT, "Image pull timed out")
-            },
+        Self {
+            elsewhere: true,
+            ..match error {
+                FetchError::Failed(problem) => Self::pull(image, problem),
+                FetchError::TimedOut => {
+                    Self::new(StatusCode::GATEWAY_TIMEOUT, "Image pull timed out")
+                }
+            }
         }
     }
 
@@ -191,31 +149,17 @@ impl CallRefused {
                 Rejection::StartFailed(StartFailure::NotRunnable(problem)) => {
                     Self::pull(image, problem)
                 }
-                Rejection::StartFailed(StartFailure::NoPlace(problem)) => Self {
-                    message: format!("Timed out - server too busy: {problem}"),
-                    ..Self::busy()
-                },
+                Rejection::StartFailed(StartFailure::NoPlace(problem)) => Self::elsewhere(
+                    Refusal::busy_with(format!("Timed out - server too busy: {problem}")),
+                ),
             },
         }
     }
 
     /// The response; `call` is named once there is one (Fn contract 6.2).
     #[must_use]
-    pub fn respond(&self, call: Option<&CallId>) -> Response {
-        let body = ErrorBody {
-            message: self.message.clone(),
-        };
-        let mut text = serde_json::to_string(&body).expect("text is JSON");
-        text.push('\n');
-        let mut response = (
-            self.status,
-            [(CONTENT_TYPE, "application/json; charset=utf-8")],
-            text,
-        )
-            .into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECS);
-        }
+    pub fn respond(&self, call: Option<&CallId>) -> Response<Body> {
+        let mut response = self.refusal.respond();
         if let Some(value) = call.and_then(|call| HeaderValue::from_str(call.as_str()).ok()) {
             response.headers_mut().insert(CALL_ID, value);
         }
@@ -225,6 +169,7 @@ impl CallRefused {
 
 #[cfg(test)]
 mod tests {
+    use http::header::{CONTENT_TYPE, RETRY_AFTER};
     use region_plane_runtime::Breach;
 
     use super::*;
@@ -320,8 +265,8 @@ mod tests {
             let refused = CallRefused::failure("img", &failure);
             assert_eq!(
                 (
-                    refused.status.as_u16(),
-                    refused.message.as_str(),
+                    refused.refusal.status.as_u16(),
+                    refused.refusal.message.as_ref(),
                     refused.elsewhere
                 ),
                 (status, message, elsewhere),
@@ -338,7 +283,7 @@ mod tests {
         let run = CallRefused::unanswerable();
         assert!(!run.elsewhere);
         assert!(!run.respond(None).headers().contains_key(RETRY_AFTER));
-        let missing = CallRefused::not_found("Fn not found").respond(None);
+        let missing = CallRefused::from(Refusal::not_found("Fn not found")).respond(None);
         assert!(!missing.headers().contains_key(RETRY_AFTER));
         assert!(!missing.headers().contains_key(CALL_ID));
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use api_types::CallId;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use region_plane_runtime::call::without_framing;
 
@@ -13,22 +13,25 @@ use api_wire::call_headers::{
     HTTP_METHOD, HTTP_PREFIX, HTTP_REQUEST_URL, HTTP_STATUS, INTENT, ours,
 };
 
-/// What the function sees of a direct call: everything, less what is about the connection.
-#[must_use]
-pub fn invoke_request(client: &HeaderMap, call: &CallId) -> HeaderMap {
-    let mut headers = end_to_end(client);
+/// Makes an admitted request's headers what the function sees of a direct call, in place: everything,
+/// less what is for us. `Host` and the framing are set anew by whoever sends it on, here or to a peer.
+pub fn into_invoke_request(headers: &mut HeaderMap, call: &CallId) {
+    remove_ours(headers);
     headers.insert(CALL_ID, value(call.as_str()));
-    headers
 }
 
 /// What the function sees of a trigger's request. `url` is absolute.
 #[must_use]
 pub fn trigger_request(client: &HeaderMap, method: &Method, url: &str, call: &CallId) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, text) in &end_to_end(client) {
+    let mut headers = HeaderMap::with_capacity(client.len() + 4);
+    for (name, text) in client {
         if name == CONTENT_TYPE {
             headers.append(CONTENT_TYPE, text.clone());
-        } else if let Ok(renamed) = format!("{HTTP_PREFIX}{name}").parse::<HeaderName>() {
+        } else if *name != HOST
+            && *name != CONTENT_LENGTH
+            && !ours(name)
+            && let Ok(renamed) = format!("{HTTP_PREFIX}{name}").parse::<HeaderName>()
+        {
             headers.append(renamed, text.clone());
         }
     }
@@ -42,7 +45,8 @@ pub fn trigger_request(client: &HeaderMap, method: &Method, url: &str, call: &Ca
 /// What the caller of a function sees: everything it set, and status 200 whatever it wished for.
 #[must_use]
 pub fn invoke_response(mut function: HeaderMap, call: &CallId) -> HeaderMap {
-    function = without_ours(without_framing(function));
+    function = without_framing(function);
+    remove_ours(&mut function);
     function.insert(CALL_ID, value(call.as_str()));
     function
 }
@@ -101,23 +105,11 @@ pub fn request_url(host: Option<&str>, path_and_query: &str) -> String {
     format!("http://{}{path_and_query}", host.unwrap_or_default())
 }
 
-/// RFC 9110 §7.6.1 as far as Fn goes: headers that `Connection` names are not removed (Fn contract
-/// 6.1), and further, since no trailers are passed on: `TE: trailers` is. `Host` and the framing are
-/// set anew by whoever sends the request on.
-fn end_to_end(client: &HeaderMap) -> HeaderMap {
-    let mut headers = without_ours(without_framing(client.clone()));
-    for name in [HOST, EXPECT] {
-        headers.remove(name);
-    }
-    headers
-}
-
-fn without_ours(mut headers: HeaderMap) -> HeaderMap {
+fn remove_ours(headers: &mut HeaderMap) {
     let found: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
     for name in found {
         headers.remove(name);
     }
-    headers
 }
 
 fn value(text: &str) -> HeaderValue {
@@ -155,28 +147,20 @@ mod tests {
     }
 
     #[test]
-    fn a_direct_call_passes_everything_but_the_connections_headers() {
-        let client = map(&[
-            ("Host", "x"),
-            ("Connection", "X-Kept"),
-            ("X-Kept", "1"),
-            ("Keep-Alive", "5"),
-            ("Proxy-Connection", "a"),
-            ("Proxy-Authorization", "a"),
-            ("Te", "trailers"),
-            ("Trailer", "a"),
-            ("Transfer-Encoding", "chunked"),
-            ("Upgrade", "h2c"),
-            ("Content-Length", "3"),
+    fn a_direct_call_passes_everything_but_ours() {
+        let mut headers = map(&[
             ("Content-Type", "text/plain"),
             ("Fn-Call-Id", "chosen by the client"),
             ("Fn-Intent", "cloudevent"),
             ("Fn-Invoke-Type", "sync"),
+            ("Tradewind-Forwarded-By", "gateway"),
+            ("Tradewind-Client", "192.0.2.1"),
             ("Accept", "a"),
             ("Accept", "b"),
         ]);
+        into_invoke_request(&mut headers, &call());
         assert_eq!(
-            shown(&invoke_request(&client, &call())),
+            shown(&headers),
             [
                 "accept: a",
                 "accept: b",
@@ -184,7 +168,6 @@ mod tests {
                 "fn-call-id: 01CALL",
                 "fn-intent: cloudevent",
                 "fn-invoke-type: sync",
-                "x-kept: 1",
             ]
         );
     }
@@ -193,7 +176,8 @@ mod tests {
     fn a_triggers_headers_are_renamed_with_duplicates_kept() {
         let client = map(&[
             ("Host", "shop.fn.test"),
-            ("Connection", "close"),
+            ("Content-Length", "3"),
+            ("Tradewind-Client", "192.0.2.1"),
             ("Content-Type", "text/plain"),
             ("Cookie", "a=1"),
             ("Cookie", "b=2"),

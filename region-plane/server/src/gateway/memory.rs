@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::{Buf as _, Bytes};
+use calls_door::Body;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -151,7 +151,7 @@ impl Memory {
         unread.last += 1;
         let number = unread.last;
         unread.answers.insert(number, Arc::clone(&rest));
-        Ok(Body::new(Answer {
+        Ok(Body::stream(Answer {
             number,
             rest,
             unread: Arc::clone(&self.unread),

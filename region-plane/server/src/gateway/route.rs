@@ -1,74 +1,49 @@
 //! What a request at the gateway asks for, by its method, host and path.
 
-use std::borrow::Cow;
-
+use calls_door::Refusal;
+use calls_door::route::{self as door, Path};
 use dns_steering::name::{self, Target};
-use http::{Method, Uri};
-use percent_encoding::percent_decode_str;
+use http::Method;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// `POST /invoke/ID`, on every host.
-    Invoke {
-        fn_id: String,
-    },
+    Invoke { fn_id: String },
     /// `POST /` on `FN--APP.Z`.
-    InvokeNamed {
-        app: String,
-        function: String,
-    },
+    InvokeNamed { app: String, function: String },
     /// `/t/APP/SOURCE` on every host; any other path on `APP.Z`.
-    Trigger {
-        app: String,
-        source: String,
-    },
-    NotFound,
-    MethodNotAllowed,
+    Trigger { app: String, source: String },
 }
 
 /// Reads a request. `host` is the name it came by, with or without a port.
-#[must_use]
-pub fn route(method: &Method, host: Option<&str>, path: &str, zone: &str) -> Route {
-    if let Some(fn_id) = path
-        .strip_prefix("/invoke/")
-        .filter(|id| is_one_segment(id))
-    {
-        return match *method {
-            Method::POST => Route::Invoke {
-                fn_id: decoded(fn_id),
-            },
-            _ => Route::MethodNotAllowed,
-        };
-    }
-    if let Some((app, source)) = path.strip_prefix("/t/").and_then(app_and_source) {
-        return Route::Trigger { app, source };
+///
+/// # Errors
+/// 404 or 405 if it asks for nothing that there is.
+pub fn route(
+    method: &Method,
+    host: Option<&str>,
+    path: &str,
+    zone: &str,
+) -> Result<Route, Refusal> {
+    match door::path(method, path)? {
+        Some(Path::Invoke { fn_id }) => return Ok(Route::Invoke { fn_id }),
+        Some(Path::Trigger { app, source }) => return Ok(Route::Trigger { app, source }),
+        None => {}
     }
     match host.map(|host| name::parse(zone, without_port(host))) {
-        Some(Target::App(app)) => Route::Trigger {
+        Some(Target::App(app)) => Ok(Route::Trigger {
             app,
-            source: decoded(path),
-        },
+            source: door::decoded(path),
+        }),
         Some(Target::Fn { app, name }) if path == "/" => match *method {
-            Method::POST => Route::InvokeNamed {
+            Method::POST => Ok(Route::InvokeNamed {
                 app,
                 function: name,
-            },
-            _ => Route::MethodNotAllowed,
+            }),
+            _ => Err(Refusal::method_not_allowed(method, path)),
         },
-        _ => Route::NotFound,
+        _ => Err(Refusal::path_not_found(method, path)),
     }
-}
-
-/// The host a request was sent to: HTTP/2's authority, else the `Host` header.
-#[must_use]
-pub fn host<'a>(uri: &'a Uri, headers: &'a http::HeaderMap) -> Option<&'a str> {
-    uri.authority()
-        .map(http::uri::Authority::as_str)
-        .or_else(|| {
-            headers
-                .get(http::header::HOST)
-                .and_then(|host| host.to_str().ok())
-        })
 }
 
 #[must_use]
@@ -95,90 +70,60 @@ pub fn dns_name(zone: &str, function: Option<&str>, app: &str) -> Option<String>
     (reads_back && label.len() <= 63).then_some(full)
 }
 
-fn is_one_segment(text: &str) -> bool {
-    !text.is_empty() && !text.contains('/')
-}
-
-/// `app`, `app/` and `app/x/y` as (app, source); the source keeps its slashes (Fn contract 7).
-fn app_and_source(rest: &str) -> Option<(String, String)> {
-    let (app, source) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, "/"),
-    };
-    (!app.is_empty()).then(|| (decoded(app), decoded(source)))
-}
-
-/// Percent-decoded as Go does before it routes; text that does not decode is taken as it stands.
-fn decoded(text: &str) -> String {
-    let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map_or_else(|_| text.to_owned(), Cow::into_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn invoke(fn_id: &str) -> Route {
-        Route::Invoke {
-            fn_id: fn_id.to_owned(),
-        }
-    }
-
-    fn trigger(app: &str, source: &str) -> Route {
-        Route::Trigger {
+    fn trigger(app: &str, source: &str) -> Result<Route, u16> {
+        Ok(Route::Trigger {
             app: app.to_owned(),
             source: source.to_owned(),
-        }
+        })
     }
 
     #[test]
     fn requests_are_routed_by_path_and_then_by_host() {
+        let invoke = Route::Invoke {
+            fn_id: "01ABC".to_owned(),
+        };
         let named = Route::InvokeNamed {
             app: "shop".to_owned(),
             function: "cart".to_owned(),
         };
         for (method, host, path, want) in [
-            ("POST", "127.0.11.1:8080", "/invoke/01ABC", invoke("01ABC")),
-            ("POST", "shop.fn.test", "/invoke/01ABC", invoke("01ABC")),
-            (
-                "GET",
-                "invoke.fn.test",
-                "/invoke/01ABC",
-                Route::MethodNotAllowed,
-            ),
-            ("POST", "fra.at.fn.test", "/invoke/", Route::NotFound),
-            ("POST", "fra.at.fn.test", "/invoke/a/b", Route::NotFound),
-            ("GET", "x", "/t/shop", trigger("shop", "/")),
-            ("GET", "x", "/t/shop/", trigger("shop", "/")),
-            ("PATCH", "x", "/t/shop/a/b/", trigger("shop", "/a/b/")),
-            ("GET", "x", "/t/sh%C3%B6p/a%20b", trigger("shöp", "/a b")),
-            ("GET", "x", "/t/shop/100%", trigger("shop", "/100%")),
+            ("POST", "shop.fn.test", "/invoke/01ABC", Ok(invoke)),
+            ("GET", "invoke.fn.test", "/invoke/01ABC", Err(405)),
+            ("POST", "fra.at.fn.test", "/invoke/", Err(404)),
+            ("POST", "fra.at.fn.test", "/invoke/a/b", Err(404)),
             ("GET", "other.fn.test", "/t/shop/a", trigger("shop", "/a")),
-            ("GET", "x", "/t/", Route::NotFound),
+            ("GET", "x", "/t/", Err(404)),
             ("GET", "SHOP.fn.test.:8080", "/a", trigger("shop", "/a")),
             ("GET", "shop.fn.test", "/", trigger("shop", "/")),
             ("GET", "shop.fn.test", "/t", trigger("shop", "/t")),
+            ("GET", "shop.fn.test", "/a%20b", trigger("shop", "/a b")),
             (
                 "GET",
                 "shop.fn.test",
                 "/invoke/",
                 trigger("shop", "/invoke/"),
             ),
-            ("POST", "cart--shop.fn.test", "/", named),
-            ("GET", "cart--shop.fn.test", "/", Route::MethodNotAllowed),
-            ("POST", "cart--shop.fn.test", "/a", Route::NotFound),
-            ("GET", "invoke.fn.test", "/a", Route::NotFound),
-            ("GET", "fn.test", "/", Route::NotFound),
-            ("GET", "shop.example.com", "/", Route::NotFound),
+            ("POST", "cart--shop.fn.test", "/", Ok(named)),
+            ("GET", "cart--shop.fn.test", "/", Err(405)),
+            ("POST", "cart--shop.fn.test", "/a", Err(404)),
+            ("GET", "invoke.fn.test", "/a", Err(404)),
+            ("GET", "fn.test", "/", Err(404)),
+            ("GET", "shop.example.com", "/", Err(404)),
         ] {
             let method = method.parse::<Method>().expect("a method");
-            assert_eq!(
-                route(&method, Some(host), path, "fn.test"),
-                want,
-                "{method} {host} {path}"
-            );
+            let got = route(&method, Some(host), path, "fn.test");
+            let got = got.map_err(|refused| refused.status.as_u16());
+            assert_eq!(got, want, "{method} {host} {path}");
         }
-        assert_eq!(route(&Method::GET, None, "/", "fn.test"), Route::NotFound);
+        let nameless = route(&Method::GET, None, "/", "fn.test");
+        assert_eq!(
+            nameless.map_err(|refused| refused.status.as_u16()),
+            Err(404)
+        );
     }
 
     #[test]

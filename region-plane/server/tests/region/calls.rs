@@ -9,7 +9,11 @@ use crate::plane::{Plane, function};
 use crate::process::{Region, Until, at, client, eventually, start};
 
 /// A plane and a region that runs function `F` of app `shop`, with trigger `/a`.
-async fn serving(ip: &str, plane_ip: &str, settings: &str) -> (Plane, tempfile::TempDir, Region) {
+pub async fn serving(
+    ip: &str,
+    plane_ip: &str,
+    settings: &str,
+) -> (Plane, tempfile::TempDir, Region) {
     let dir = tempfile::tempdir().unwrap();
     let plane = Plane::start(&format!("{plane_ip}:7400"));
     let image = plane.store_bundle();
@@ -415,4 +419,32 @@ async fn calls_share_as_many_instances_as_their_function_may_have() {
     );
     assert_eq!((first.status, second.status), (200, 200));
     assert_eq!(first.pid, second.pid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_of_a_listed_network_says_who_calls_and_may_not_leave_it_out() {
+    let settings = "proxy_protocol_from = [\"127.0.0.0/8\"]";
+    let (_plane, _dir, _region) = serving(&at(63, 1), &at(63, 20), settings).await;
+    let call = b"POST /invoke/F HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\
+                 connection: close\r\n\r\nhello";
+    let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\x7f\0\0\x01\x1f\x90\0\x50";
+    for (case, sent, is_answered) in [
+        ("proxied", [&header[..], call].concat(), true),
+        ("plain", call.to_vec(), false),
+    ] {
+        let mut caller = TcpStream::connect(format!("{}:8080", at(63, 1)))
+            .await
+            .unwrap();
+        caller.write_all(&sent).await.unwrap();
+        let mut answer = Vec::new();
+        // Closed or reset where nothing is said.
+        let _end = caller.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert_eq!(
+            answer.starts_with("HTTP/1.1 200 "),
+            is_answered,
+            "{case}: {answer}"
+        );
+        assert_eq!(answer.is_empty(), !is_answered, "{case}: {answer}");
+    }
 }
