@@ -43,7 +43,7 @@ const TRIES_MAX: u32 = 60;
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// JSON answers are pages and views; a view of 20,000 functions is about this.
+/// JSON answers are pages, of 100 objects of half a MiB at most, and steering views.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Text of an error that is not ours is shown to this length.
@@ -233,13 +233,21 @@ impl Client {
     }
 
     pub(crate) async fn body<T: DeserializeOwned>(&self, answer: Answer) -> Result<T, Error> {
+        self.body_within(answer, ANSWER_BYTES_MAX).await
+    }
+
+    pub(crate) async fn body_within<T: DeserializeOwned>(
+        &self,
+        answer: Answer,
+        bytes_max: usize,
+    ) -> Result<T, Error> {
         let Answer { response, node } = answer;
-        let bytes = match gather(response, ANSWER_BYTES_MAX).await {
+        let bytes = match gather(response, bytes_max).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => {
                 return Err(Error::TooLarge {
                     what: format!("the answer of {}", self.node_name(node)),
-                    bytes_max: ANSWER_BYTES_MAX as u64,
+                    bytes_max: bytes_max as u64,
                 });
             }
             Err(problem) => {

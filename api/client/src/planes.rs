@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use api_types::{RegionName, Revision};
+use api_wire::bounds::SNAPSHOT_BYTES_MAX;
 use api_wire::call_headers::REVISION;
 use api_wire::page::Page;
 use api_wire::planes::{
@@ -99,7 +100,8 @@ impl Client {
 
     /// All that a region holds; check it with [`Envelope::open`].
     pub async fn snapshot(&self) -> Result<Envelope, Error> {
-        self.read(Ask::get(&["v1", "snapshot"])).await
+        let answer = self.ask(Ask::get(&["v1", "snapshot"])).await?;
+        self.body_within(answer, SNAPSHOT_BYTES_MAX).await
     }
 
     /// The steering view if there is one newer than (`epoch`, `after`), waiting up to `wait` (10 s

@@ -345,6 +345,22 @@ async fn no_newer_view_is_not_an_error() {
 }
 
 #[tokio::test]
+async fn a_snapshot_may_be_larger_than_any_other_answer() {
+    const BYTES: usize = 70 << 20;
+    let mut nodes = Nodes::default();
+    nodes.add(Router::new().route(
+        "/v1/snapshot",
+        get(async || {
+            let id = r#"{"cluster_id":"demo","epoch":1,"revision":7,"count":0,"sha256":""}"#;
+            let body = "x".repeat(BYTES);
+            format!(r#"{{"id":{id},"body":"{body}"}}"#)
+        }),
+    ));
+    let envelope = nodes.client().snapshot().await.unwrap();
+    assert_eq!((envelope.id.revision, envelope.body.len()), (7, BYTES));
+}
+
+#[tokio::test]
 async fn bundles_go_up_from_a_file_on_every_try_and_come_down_whole() {
     let stored = Arc::new(Mutex::new(Bytes::new()));
     let tries = Seen::default();

@@ -212,7 +212,7 @@ kinds! {
         plural: "functions",
         api: "/v2/fns",
         receivers: Receivers::EveryRegion,
-        // At a few KiB each the metadata snapshot of a region stays below a GiB.
+        // How many bytes all of them may have is bounded apart, `api_wire::bounds::OBJECTS_BYTES_MAX`.
         count_max: 200_000,
         dns: |function| placement_text(&function.annotations),
     }

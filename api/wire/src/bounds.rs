@@ -20,6 +20,14 @@ pub const REQUEST_BYTES_MAX: usize = 6 * OBJECT_BYTES_MAX + (64 << 10);
 /// no request brings more than [`REQUEST_BYTES_MAX`] of anything else.
 pub const LINE_BYTES_MAX: usize = (6 << 20) + REQUEST_BYTES_MAX + (64 << 10);
 
+/// All objects together, each as above: 200,000 functions of the usual 600 bytes.
+pub const OBJECTS_BYTES_MAX: usize = 128 << 20;
+
+/// The answer of `GET /v1/snapshot`. It has all objects as a text inside JSON, which makes two bytes of
+/// one at most. Beyond [`OBJECTS_BYTES_MAX`] there may be what was under way when the bound was met, no
+/// more than the 64 MiB that Raft holds uncommitted.
+pub const SNAPSHOT_BYTES_MAX: usize = 2 * (OBJECTS_BYTES_MAX + (64 << 20)) + (1 << 20);
+
 /// How long `value` is as JSON, without writing it anywhere.
 ///
 /// # Panics

@@ -8,21 +8,26 @@
 
 use api_types::{AppId, BundleRef, Config, FnId, Object, Refusal};
 use api_wire::ObjectBody;
-use api_wire::bounds::OBJECT_BYTES_MAX;
+use api_wire::bounds::{OBJECT_BYTES_MAX, OBJECTS_BYTES_MAX};
 use global_plane_consensus::driver::PAYLOAD_BYTES_MAX;
 use global_plane_state::{Command, Envelope, Reply, State, StateParts};
 
 use crate::machine::disk;
 
-/// The log entry of a write that may be proposed. `before` is its [`excerpt`].
+/// The log entry of a write that may be proposed. `before` is its [`excerpt`], `held` what all objects
+/// have in bytes.
 ///
 /// A write that the state will refuse anyway is let through, so that the order of Fn's checks and
 /// their messages stand in one place.
 ///
 /// # Errors
 /// If it is too large, or would make an object that is, or one with configuration that no environment
-/// can hold.
-pub fn admit(before: Option<StateParts>, envelope: &Envelope) -> Result<Vec<u8>, Refusal> {
+/// can hold, or if there is no room for what it adds.
+pub fn admit(
+    before: Option<StateParts>,
+    held: usize,
+    envelope: &Envelope,
+) -> Result<Vec<u8>, Refusal> {
     let payload = disk::encode_envelope(envelope);
     if payload.len() > PAYLOAD_BYTES_MAX {
         return Err(Refusal::invalid(format!(
@@ -30,17 +35,39 @@ pub fn admit(before: Option<StateParts>, envelope: &Envelope) -> Result<Vec<u8>,
             payload.len()
         )));
     }
-    let after = before.map(|parts| State::restore(parts).apply(1, envelope).outcome);
-    if let Some(Ok(reply)) = after {
-        check(&reply)?;
+    let Some(before) = before else {
+        return Ok(payload);
+    };
+    let sizes: Vec<_> = before
+        .objects
+        .iter()
+        .map(|object| (object.id(), bytes(object)))
+        .collect();
+    if let Ok(Reply::Put(object)) = State::restore(before).apply(1, envelope).outcome {
+        check(&object)?;
+        let (id, after) = (object.id(), bytes(&object));
+        let replaced = sizes.iter().find(|(known, _)| *known == id);
+        room(held, replaced.map_or(0, |(_, bytes)| *bytes), after)?;
     }
     Ok(payload)
 }
 
-fn check(reply: &Reply) -> Result<(), Refusal> {
-    let Reply::Put(object) = reply else {
-        return Ok(());
-    };
+fn bytes(object: &Object) -> usize {
+    ObjectBody::of(object.by_ref()).object.get().len()
+}
+
+/// Whether all objects together may grow by what one of them does.
+fn room(held: usize, before: usize, after: usize) -> Result<(), Refusal> {
+    if after > before && held + (after - before) > OBJECTS_BYTES_MAX {
+        return Err(Refusal::full(format!(
+            "all objects together have {held} bytes as JSON, at most {OBJECTS_BYTES_MAX} are \
+             possible; delete what is not needed"
+        )));
+    }
+    Ok(())
+}
+
+fn check(object: &Object) -> Result<(), Refusal> {
     let name = match object {
         Object::App(app) => {
             environment(&app.config)?;
@@ -53,7 +80,7 @@ fn check(reply: &Reply) -> Result<(), Refusal> {
         Object::Trigger(trigger) => trigger.name.clone(),
         other => other.id().to_string(),
     };
-    let bytes = ObjectBody::of(object.by_ref()).object.get().len();
+    let bytes = bytes(object);
     if bytes > OBJECT_BYTES_MAX {
         return Err(Refusal::invalid(format!(
             "{name} would have {bytes} bytes as JSON, at most {OBJECT_BYTES_MAX} are possible; \

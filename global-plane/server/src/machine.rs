@@ -7,6 +7,7 @@
 pub mod disk;
 pub mod history;
 pub mod placed;
+pub mod sizes;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use disk::{DecodeError, Standing};
 use history::{Compacted, Entry, History, Pulled};
 use placed::Placed;
+use sizes::Sizes;
 
 /// Column families of the state.
 pub const FAMILIES: [&str; 4] = [OBJECTS, CHANGES, SESSIONS, META];
@@ -47,6 +49,7 @@ pub enum LoadError {
 pub struct Replica {
     core: RwLock<Core>,
     history: Mutex<History>,
+    sizes: Mutex<Sizes>,
     position: watch::Sender<Position>,
 }
 
@@ -96,6 +99,7 @@ impl Replica {
             log_time: Timestamp(standing.log_time),
             ..StateParts::default()
         };
+        let mut sizes = Sizes::default();
         for (key, value) in reader.scan(OBJECTS)? {
             let object = ObjectBody::from_record(&value).map_err(DecodeError::Object)?;
             if object.id().key().as_bytes() != &key[..] {
@@ -103,6 +107,7 @@ impl Replica {
                     key: String::from_utf8_lossy(&key).into_owned(),
                 });
             }
+            sizes.put(object.id().key(), value.len());
             parts.objects.push(object);
         }
         for (_, value) in reader.scan(SESSIONS)? {
@@ -123,6 +128,7 @@ impl Replica {
         Ok(Self {
             core: RwLock::new(Core { state, placed }),
             history: Mutex::new(History::reload(entries, revision, revisions_max)),
+            sizes: Mutex::new(sizes),
             position: watch::Sender::new(position),
         })
     }
@@ -171,6 +177,16 @@ impl Replica {
         self.history()
             .waiting_since(revision)
             .map_or(0, |since| now.millis_since(since))
+    }
+
+    /// Of the records of all objects together.
+    #[must_use]
+    pub fn objects_bytes(&self) -> usize {
+        self.sizes().total()
+    }
+
+    fn sizes(&self) -> MutexGuard<'_, Sizes> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
@@ -222,11 +238,14 @@ impl Machine {
             let line = match change {
                 Change::Put(object) => {
                     let object = object.by_ref();
-                    batch.put(OBJECTS, object.id().key(), ObjectBody::to_record(object));
+                    let (key, record) = (object.id().key(), ObjectBody::to_record(object));
+                    batch.put(OBJECTS, &key, &record);
+                    self.replica.sizes().put(key, record.len());
                     received(&object.id()).then(|| WatchLine::put(object))
                 }
                 Change::Deleted { revision, object } => {
                     batch.delete(OBJECTS, object.key());
+                    self.replica.sizes().deleted(&object.key());
                     received(object).then(|| WatchLine::deleted(*revision, object))
                 }
                 Change::Session(session) => {
@@ -325,9 +344,12 @@ impl StateMachine for Machine {
         for family in FAMILIES {
             batch.clear(family);
         }
+        let mut sizes = Sizes::default();
         for object in &parts.objects {
             let object = object.by_ref();
-            batch.put(OBJECTS, object.id().key(), ObjectBody::to_record(object));
+            let (key, record) = (object.id().key(), ObjectBody::to_record(object));
+            batch.put(OBJECTS, &key, &record);
+            sizes.put(key, record.len());
         }
         for session in &parts.sessions {
             let record = disk::encode_session(session);
@@ -339,6 +361,7 @@ impl StateMachine for Machine {
         let core = Core { state, placed };
         batch.put(META, STANDING, disk::encode(&core.standing()));
         self.replica.write(|held| *held = core);
+        *self.replica.sizes() = sizes;
         self.replica.history().restart(revision);
         Ok(())
     }

@@ -165,7 +165,7 @@ impl Node {
         let before = self
             .replica
             .read(|state| admission::excerpt(state, envelope));
-        let payload = match admission::admit(before, envelope) {
+        let payload = match admission::admit(before, self.replica.objects_bytes(), envelope) {
             Ok(payload) => payload,
             Err(refusal) => return Ok(Err(refusal)),
         };

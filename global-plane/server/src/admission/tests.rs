@@ -24,7 +24,7 @@ fn envelope(request: &str, command: Command) -> Envelope {
 
 /// What the leader does.
 fn admitted(state: &State, envelope: &Envelope) -> Result<Vec<u8>, Refusal> {
-    admit(excerpt(state, envelope), envelope)
+    admit(excerpt(state, envelope), 0, envelope)
 }
 
 fn text(text: impl Into<String>) -> Option<String> {
@@ -202,6 +202,65 @@ fn what_a_change_is_merged_into_counts() {
     // A retry of what was written is answered, whatever has become of the object.
     let retry = envelope("held 0", update_app(config([("X", &part)])));
     admitted(&state, &retry).unwrap();
+}
+
+#[test]
+fn where_there_is_no_room_objects_may_only_shrink() {
+    let mut state = held();
+    let grown = envelope(
+        "grown",
+        update_app(config([("A", "a value of some length")])),
+    );
+    state.apply(10, &grown).outcome.unwrap();
+    for (case, command, held, fits) in [
+        (
+            "the last that fits",
+            create_trigger("/hi".to_owned()),
+            OBJECTS_BYTES_MAX - 1000,
+            true,
+        ),
+        (
+            "one too many",
+            create_trigger("/hi".to_owned()),
+            OBJECTS_BYTES_MAX - 100,
+            false,
+        ),
+        (
+            "growing",
+            update_app(config([("B", "1")])),
+            OBJECTS_BYTES_MAX,
+            false,
+        ),
+        (
+            "the same",
+            update_app(config([("A", "a value of some length")])),
+            OBJECTS_BYTES_MAX,
+            true,
+        ),
+        (
+            "shrinking",
+            update_app(config([("A", "short")])),
+            OBJECTS_BYTES_MAX + 1000,
+            true,
+        ),
+        (
+            "deleting",
+            Command::DeleteApp {
+                id: AppId::new("A"),
+            },
+            OBJECTS_BYTES_MAX + 1000,
+            true,
+        ),
+    ] {
+        let write = envelope("r", command);
+        match admit(excerpt(&state, &write), held, &write) {
+            Ok(_) => assert!(fits, "{case}"),
+            Err(refusal) => {
+                assert!(!fits, "{case}: {refusal}");
+                assert_eq!(refusal.kind, RefusalKind::Full, "{case}: {refusal}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -91,16 +91,27 @@ fn every_kind_passes_store_history_snapshot_and_view() {
     }
     let started = disk.load();
     assert_eq!(objects(&started), all, "read back from the disk");
+    let records = all
+        .iter()
+        .map(|object| ObjectBody::to_record(object.by_ref()));
+    let bytes = records.map(|record| record.len()).sum::<usize>();
+    assert_eq!(node.replica.objects_bytes(), bytes, "as they came");
+    assert_eq!(started.objects_bytes(), bytes, "as they were read");
     assert_eq!(
         lines_after(&started, 0).len(),
         lines_after(&node.replica, 0).len()
     );
+    // The same again is not counted twice.
+    keep(Change::Put(all[0].clone()), revision + 1);
+    revision += 1;
+    assert_eq!(node.replica.objects_bytes(), bytes, "put again");
 
     let snapshot = Machine::new(Arc::clone(&started)).snapshot();
     let other = Disk::new();
     let mut behind = Machine::new(other.load());
     other.write(|batch| behind.restore(&snapshot, batch).unwrap());
     assert_eq!(objects(&behind.replica), all, "taken from a snapshot");
+    assert_eq!(behind.replica.objects_bytes(), bytes, "of a snapshot");
     assert_eq!(objects(&other.load()), all, "and kept");
 
     let views = Views::new(Site {
@@ -140,4 +151,5 @@ fn every_kind_passes_store_history_snapshot_and_view() {
         }
     }
     assert_eq!(objects(&disk.load()), [], "nothing is left on the disk");
+    assert_eq!(node.replica.objects_bytes(), 0, "nothing is left");
 }
