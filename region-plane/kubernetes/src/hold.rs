@@ -187,7 +187,7 @@ impl Keeper<'_> {
                 );
                 self.over.cancel();
                 tokio::select! {
-                    () = self.runner.calls_settled() => {}
+                    () = self.runner.close_calls() => {}
                     () = self.stop.cancelled() => {}
                 }
                 return;

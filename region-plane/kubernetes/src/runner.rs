@@ -109,37 +109,59 @@ pub struct Runner {
     address: SocketAddr,
     /// Of the connection there was last. It may take no requests any more, and still bring answers.
     sender: watch::Sender<Option<SendRequest<Body>>>,
-    calls: CallsUnderWay,
+    calls: Calls,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
 
-/// How many calls have neither their answer nor an error yet.
+/// The calls that have neither their answer nor an error yet.
 ///
 /// Counted here because nobody else knows: hyper ends a client's connection task as soon as that meets
 /// the peer's GOAWAY, while a task that nobody can await still brings the answers; and an answer that
 /// comes with the connection's last bytes is handed on by a third task, which may run after all others.
 #[derive(Debug, Default)]
-struct CallsUnderWay(watch::Sender<usize>);
+struct Calls(watch::Sender<UnderWay>);
 
-struct CallUnderWay<'a>(&'a CallsUnderWay);
+#[derive(Debug, Default)]
+struct UnderWay {
+    calls: usize,
+    /// None begins any more.
+    closed: bool,
+}
 
-impl CallsUnderWay {
-    fn begin(&self) -> CallUnderWay<'_> {
-        self.0.send_modify(|calls| *calls += 1);
-        CallUnderWay(self)
+struct CallUnderWay<'a>(&'a Calls);
+
+impl Calls {
+    /// `None` once they are closed.
+    fn begin(&self) -> Option<CallUnderWay<'_>> {
+        let begun = self.0.send_if_modified(|under_way| {
+            under_way.calls += usize::from(!under_way.closed);
+            !under_way.closed
+        });
+        begun.then(|| CallUnderWay(self))
     }
 
-    async fn none(&self) {
-        let mut calls = self.0.subscribe();
-        let none = calls.wait_for(|calls| *calls == 0);
-        none.await.expect("its sender is here");
+    /// Returns once there is none, and lets none begin from then on.
+    async fn close(&self) {
+        let mut under_way = self.0.subscribe();
+        loop {
+            let none = under_way.wait_for(|under_way| under_way.calls == 0);
+            drop(none.await.expect("its sender is here"));
+            // One may have begun in between.
+            let closed = self.0.send_if_modified(|under_way| {
+                under_way.closed |= under_way.calls == 0;
+                under_way.closed
+            });
+            if closed {
+                return;
+            }
+        }
     }
 }
 
 impl Drop for CallUnderWay<'_> {
     fn drop(&mut self) {
-        self.0.0.send_modify(|calls| *calls -= 1);
+        self.0.0.send_modify(|under_way| under_way.calls -= 1);
     }
 }
 
@@ -149,7 +171,7 @@ impl Runner {
         Self {
             address,
             sender: watch::Sender::new(None),
-            calls: CallsUnderWay::default(),
+            calls: Calls::default(),
             tasks,
             closing,
         }
@@ -191,9 +213,10 @@ impl Runner {
         Ok(())
     }
 
-    /// Returns once every call that was under way has its answer, or has failed with its connection.
-    pub async fn calls_settled(&self) {
-        self.calls.none().await;
+    /// Returns once every call that was begun has its answer, or has failed with its connection. No other
+    /// begins from then on.
+    pub async fn close_calls(&self) {
+        self.calls.close().await;
     }
 
     pub async fn claim(&self, claim: &Claim) -> Result<ClaimAnswer, RunnerError> {
@@ -303,7 +326,10 @@ impl Runner {
         deadline: Instant,
         body_bytes_max: usize,
     ) -> Result<CallResponse, CallError> {
-        let _under_way = self.calls.begin();
+        let Some(_under_way) = self.calls.begin() else {
+            let source = Breach::PodLost;
+            return Err(CallError::NotStarted { source });
+        };
         let left = deadline.saturating_duration_since(Instant::now());
         let request = compose_call(claim, request, left, body_bytes_max);
         timeout_at(deadline, self.exchange_call(request, body_bytes_max))
@@ -515,6 +541,55 @@ impl From<BodyError> for RunnerError {
         match error {
             BodyError::TooLarge { .. } => Self::TooLarge,
             BodyError::Exchange { source } => Self::Exchange { source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    use futures_util::poll;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_that_have_begun_are_waited_for_and_then_none_begins() {
+        let calls = Calls::default();
+        let (first, second) = (calls.begin().unwrap(), calls.begin().unwrap());
+        let mut closing = pin!(calls.close());
+        assert!(poll!(closing.as_mut()).is_pending());
+        drop(first);
+        let third = calls.begin().unwrap();
+        drop(second);
+        assert!(poll!(closing.as_mut()).is_pending(), "one has begun since");
+        drop(third);
+        closing.await;
+        assert!(calls.begin().is_none());
+        calls.close().await;
+    }
+
+    /// Callers on other threads begin one call after the other until they may not.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn no_call_is_under_way_once_they_are_closed() {
+        for _ in 0..300 {
+            let calls = Arc::new(Calls::default());
+            let mut callers = JoinSet::new();
+            for _ in 0..2 {
+                let calls = Arc::clone(&calls);
+                callers.spawn(async move {
+                    while let Some(_under_way) = calls.begin() {
+                        tokio::task::yield_now().await;
+                    }
+                });
+            }
+            calls.close().await;
+            assert_eq!(calls.0.borrow().calls, 0);
+            callers.join_all().await;
+            assert_eq!(calls.0.borrow().calls, 0);
         }
     }
 }
