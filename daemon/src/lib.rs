@@ -23,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod errors;
 pub mod http;
+pub mod inherited;
 pub mod operations;
 pub mod process;
 

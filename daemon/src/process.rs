@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use api_types::chain;
+use calls_door::descriptors;
 use clap::{Arg, ArgAction, Command, value_parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -16,7 +17,7 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{self, Config, LOG_VARIABLE};
-use crate::{VERSION, operations};
+use crate::{VERSION, inherited, operations};
 
 /// `EX_CONFIG` of `sysexits.h`: started wrongly, and starting again would not help.
 const EXIT_CONFIG: u8 = 78;
@@ -71,14 +72,17 @@ impl Shutdown {
 /// Runs a daemon to its end: the whole of its `fn main`.
 ///
 /// Reads `--config FILE` and the environment, and exits 78 with every problem listed before `run`
-/// is called, so before any port is bound. SIGTERM and SIGINT begin the shutdown; `run` then has
-/// [`Config::drain_grace`] to return. A second signal ends that wait, or first the pause of a daemon
-/// that has one ([`Shutdown::at_once`]). Exits 1 if `run` fails or is cut off.
+/// is called, so before any port is bound. Of whoever started it a daemon keeps descriptors 0, 1 and 2
+/// alone, and no signal ignored or blocked ([`inherited`]); its soft limit of open files is raised to the
+/// hard one. SIGTERM and SIGINT begin the shutdown; `run` then has [`Config::drain_grace`] to return. A
+/// second signal ends that wait, or first the pause of a daemon that has one ([`Shutdown::at_once`]).
+/// Exits 1 if `run` fails or is cut off.
 pub fn main<C, Fut>(name: &'static str, run: impl FnOnce(C, Shutdown) -> Fut) -> ExitCode
 where
     C: Config,
     Fut: Future<Output = anyhow::Result<()>>,
 {
+    inherited::drop_inherited();
     let matches = command::<C>(name).get_matches();
     let path: &PathBuf = matches.get_one("config").expect("clap requires it");
     let config = config::load::<C>(path, std::env::vars_os(), matches.get_flag("insecure"));
@@ -101,6 +105,10 @@ where
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         .init();
+    match descriptors::raise() {
+        Ok(limit) => info!(limit, "open files"),
+        Err((limit, error)) => warn!(limit, %error, "the limit of open files stays"),
+    }
     operations::recorder();
     metrics::gauge!("tradewind_build_info", "daemon" => name, "version" => VERSION).set(1.0);
 

@@ -8,6 +8,7 @@
 
 pub mod answer;
 mod body;
+pub mod descriptors;
 pub mod head;
 pub mod limits;
 pub mod network;

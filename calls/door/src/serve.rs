@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{Body, Caller, Network};
+use crate::{Body, Caller, Network, descriptors};
 
 /// Bounds on what strangers may hold open.
 #[derive(Debug, Clone)]
@@ -29,6 +29,9 @@ pub struct Limits {
     /// closed; if all are in use it waits, and those behind it stay unaccepted in the kernel's
     /// backlog, where they cost neither a file descriptor nor a buffer.
     pub connections_max: usize,
+    /// Of the files that the process may have open, how many of a hundred its connections may be at most.
+    /// It has to leave room for other listeners and for what a connection leads to.
+    pub descriptors_percent: u8,
     /// From accepting a connection, or from the end of an HTTP/1.1 response, until the head of the
     /// next request has arrived. It is therefore also how long an idle HTTP/1.1 connection is
     /// kept: clients should drop theirs sooner.
@@ -51,9 +54,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // A connection costs a descriptor and about 16 KiB of buffers. 4096 stays well under
-            // the 20,000 descriptors a service manager gives by default, with RocksDB beside it.
+            // A connection costs a descriptor and about 16 KiB of buffers.
             connections_max: 4096,
+            // Two listeners of each daemon, at most; files, peers and functions have the rest.
+            descriptors_percent: 25,
             header_read_timeout: Duration::from_secs(20),
             // A path that fails over takes some seconds.
             unread_timeout: Duration::from_secs(20),
@@ -142,7 +146,16 @@ where
         + 'static,
     S::Future: Send,
 {
-    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let connections_max =
+        descriptors::connections(limits.connections_max, limits.descriptors_percent);
+    if connections_max < limits.connections_max {
+        let (wanted, open_files) = (limits.connections_max, descriptors::limit());
+        warn!(
+            connections_max,
+            wanted, open_files, "fewer connections, for want of open files"
+        );
+    }
+    let places = Arc::new(Semaphore::new(connections_max));
     let presences = Arc::new(Presences::default());
     let limits = Arc::new(limits);
     let closing = CancellationToken::new();
@@ -187,6 +200,8 @@ where
                 }
                 AcceptError::Resources => {
                     warn!(%error, ?pause, "cannot accept, pausing");
+                    // One that asks for nothing has what this one lacks.
+                    presences.close_longest_idle();
                     tokio::select! {
                         () = shutdown.cancelled() => break,
                         () = tokio::time::sleep(pause) => {}

@@ -141,6 +141,8 @@ async fn serve(
     let drained = shutdown.child_token();
     let router = api::router(node);
     let limits = HttpLimits {
+        // A call that is handed on has another.
+        descriptors_percent: 40,
         proxies: node.config.proxy_protocol_from.clone(),
         ..HttpLimits::default()
     };
