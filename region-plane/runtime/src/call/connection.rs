@@ -1,11 +1,14 @@
 //! The one connection to an instance (Fn contract 9.3).
 
+mod socket;
+
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use calls_door::limits::{FIELDS_MAX, HEAD_BYTES_MAX};
 use http::header::{HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -14,15 +17,20 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::framing::{self, BodyError, without_framing};
 use super::{Breach, CallError, CallRequest, CallResponse};
+use socket::{Listens, Socket};
 
 /// Fn's own value: some FDKs take an idle connection away, and a request sent at that moment would
 /// kill a healthy instance.
 const IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// How long the function may take to read the end of its call once it has answered. It mostly has read
+/// it before; one that leaves it unread is sent the next call on a new connection.
+const UNREAD_MAX: Duration = Duration::from_millis(20);
 
 /// Reaches one instance by at most one connection, opened when there is a call to send and closed
 /// when there has been none for a second.
@@ -46,6 +54,7 @@ struct Open {
     sender: SendRequest<Full<Bytes>>,
     /// Since when it has been idle; its task closes it after [`IDLE_MAX`].
     idle_since: watch::Sender<Option<Instant>>,
+    listens: Listens,
 }
 
 impl Connection {
@@ -125,7 +134,8 @@ impl Connection {
             }
             Err(error) => return (Err(error), None),
         };
-        let reusable = open.sender.ready().await.is_ok();
+        let ready = timeout(UNREAD_MAX, open.sender.ready()).await;
+        let reusable = ready.is_ok_and(|ready| ready.is_ok()) && open.listens.still();
         let answer = outcome.map(|()| CallResponse {
             headers: without_framing(parts.headers),
             body,
@@ -160,20 +170,28 @@ impl Connection {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| not_started(Breach::Connect { source }))?;
+        let (socket, listens) = Socket::new(stream);
         let (sender, connection) = http1::Builder::new()
             .title_case_headers(true)
-            .handshake(TokioIo::new(stream))
+            .max_headers(FIELDS_MAX)
+            .max_header_size(HEAD_BYTES_MAX)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .handshake(TokioIo::new(socket))
             .await
             .map_err(|source| not_started(Breach::Exchange { source }))?;
         let (idle_since, idle) = watch::channel(None);
         self.tasks.spawn(drive(connection, idle));
-        Ok(Open { sender, idle_since })
+        Ok(Open {
+            sender,
+            idle_since,
+            listens,
+        })
     }
 }
 
 /// Moves bytes until either side closes, or the connection has been idle for too long.
 async fn drive(
-    connection: http1::Connection<TokioIo<UnixStream>, Full<Bytes>>,
+    connection: http1::Connection<TokioIo<Socket>, Full<Bytes>>,
     mut idle_since: watch::Receiver<Option<Instant>>,
 ) {
     let mut connection = pin!(connection);

@@ -165,3 +165,45 @@ async fn a_connection_that_the_function_closed_after_its_answer_is_replaced() {
         assert_eq!(text(&instance, "").await, want);
     }
 }
+
+/// A function need not read what it does not need.
+#[tokio::test]
+async fn an_answer_before_the_call_is_read_is_an_answer() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nCONNECTION";
+    for afterwards in ["wait", "close"] {
+        let config = [
+            ("BEHAVIOUR", "raw"),
+            ("READS", "head"),
+            ("RESPONSE", answer),
+            ("AFTERWARDS", afterwards),
+        ];
+        let (_driver, instance, _bundle) = started(&config).await;
+        // The instance goes on, each time by a connection that has nothing unread on it.
+        for want in 1..=20 {
+            let mut large = request("");
+            large.body = Bytes::from(vec![b'x'; 4 << 20]);
+            let deadline = Instant::now() + LONG;
+            let response = instance.call(large, deadline).await;
+            let response =
+                response.unwrap_or_else(|error| panic!("{afterwards} {want}: {error:?}"));
+            assert_eq!(response.body, format!("{want:03}"), "{afterwards}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_have_ten_thousand_fields() {
+    for (fields, fits) in [(98, true), (101, true), (10_000, true), (10_001, false)] {
+        let response = format!("FIELDS {fields}");
+        let config = [("BEHAVIOUR", "raw"), ("RESPONSE", response.as_str())];
+        let (_driver, instance, _bundle) = started(&config).await;
+        match call(&instance, "").await {
+            // Without its length, which is of the connection.
+            Ok(response) => assert_eq!((response.headers.len(), fits), (fields - 1, true)),
+            Err(error) => {
+                assert!(!fits, "{fields}: {error}");
+                assert_eq!(error.to_string(), "function response header too large");
+            }
+        }
+    }
+}
