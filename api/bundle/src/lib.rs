@@ -15,7 +15,7 @@ pub mod unpack;
 pub use manifest::{Manifest, ManifestError, PlatformMismatch};
 pub use pack::{PackError, Packed, Tree, TreeError};
 pub use path::PathError;
-pub use unpack::{UnpackError, digest, unpack, verify};
+pub use unpack::{UnpackError, digest, is_unpacked, unpack, verify};
 
 /// Bytes a bundle may have packed: it is held by every global node and sent to every region.
 pub const PACKED_BYTES_MAX: u64 = 64 << 20;

@@ -1,9 +1,9 @@
 //! Checking a bundle and unpacking it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use api_types::Digest;
@@ -95,7 +95,8 @@ pub fn verify(bundle: &mut impl Read, expected: &Digest) -> Result<u64, UnpackEr
 
 /// Unpacks a bundle into `dest`, which is made and must not exist or be empty.
 ///
-/// The whole is hashed first and only then read as an archive. Blocking. Unpack beside the final
+/// The whole is hashed first and only then read as an archive. Nobody may write to what is below
+/// `dest`: code that changes under those who run it is a fault. Blocking. Unpack beside the final
 /// place and rename once this returns: on an error `dest` holds what was written so far, and
 /// nothing is synced to disk.
 ///
@@ -107,16 +108,64 @@ pub fn unpack(
     expected: &Digest,
     dest: &Path,
 ) -> Result<Manifest, UnpackError> {
+    check(&mut bundle, expected)?;
+    let mut writing = Writing::new(dest)?;
+    let manifest = read(bundle, &mut writing)?;
+    writing.seal()?;
+    Ok(manifest)
+}
+
+/// Whether `folder` holds what [`unpack`] makes of the bundle, and nothing else but files named
+/// `beside` at its top. Blocking.
+///
+/// # Errors
+/// As [`unpack`], about the bundle. A file of the folder that cannot be read is a difference.
+pub fn is_unpacked(
+    mut bundle: impl Read + Seek,
+    expected: &Digest,
+    folder: &Path,
+    beside: &[&str],
+) -> Result<bool, UnpackError> {
+    check(&mut bundle, expected)?;
+    let top = beside.iter().map(|name| (*name).to_owned()).collect();
+    let mut comparing = Comparing {
+        folder,
+        names: BTreeMap::from([(String::new(), top)]),
+        is_same: true,
+    };
+    read(bundle, &mut comparing)?;
+    Ok(comparing.is_same && comparing.has_no_more())
+}
+
+/// What is done with the entries of a bundle, each of which has passed every check.
+trait Entries {
+    fn folder(&mut self, path: &str) -> Result<(), UnpackError>;
+    fn file(
+        &mut self,
+        path: &str,
+        executable: bool,
+        content: &mut dyn Read,
+    ) -> Result<(), UnpackError>;
+    fn link(&mut self, path: &str, target: &str) -> Result<(), UnpackError>;
+}
+
+/// Checks that it is the bundle expected, and goes back to its beginning.
+fn check(bundle: &mut (impl Read + Seek), expected: &Digest) -> Result<(), UnpackError> {
     let read = |source| UnpackError::Read { source };
     bundle.seek(SeekFrom::Start(0)).map_err(read)?;
-    verify(&mut bundle, expected)?;
+    verify(bundle, expected)?;
     bundle.seek(SeekFrom::Start(0)).map_err(read)?;
+    Ok(())
+}
 
+/// Checks the entries of a bundle and gives them to `to`, the manifest first.
+fn read(bundle: impl Read, to: &mut impl Entries) -> Result<Manifest, UnpackError> {
+    let read = |source| UnpackError::Read { source };
     let unzipped = GzDecoder::new(bundle).take(STREAM_BYTES_MAX);
     let mut archive = Archive::new(unzipped);
     // Raw: what extends a name is read here, within bounds, rather than by the library.
     let entries = archive.entries().map_err(read)?.raw(true);
-    let mut unpacking = Unpacking::new(dest)?;
+    let mut bounds = Bounds::default();
     let mut manifest = None;
     let mut long_path = None;
     let mut long_link = None;
@@ -141,22 +190,26 @@ pub fn unpack(
         if manifest.is_none() {
             let json = manifest_json(&path, kind, &mut entry)?;
             manifest = Some(Manifest::from_json(&json)?);
-            unpacking.file(MANIFEST_NAME, false, &mut json.as_slice())?;
+            to.file(MANIFEST_NAME, false, &mut json.as_slice())?;
             continue;
         }
-        unpacking.admit(&path, entry.size())?;
+        bounds.admit(&path, entry.size())?;
         match kind {
-            EntryType::Directory => unpacking.folder(&path)?,
+            EntryType::Directory => {
+                to.folder(&path)?;
+                bounds.folders.insert(path);
+            }
             EntryType::Regular => {
                 let mode = entry.header().mode().map_err(read)?;
-                unpacking.file(&path, mode & 0o100 != 0, &mut entry)?;
+                to.file(&path, mode & 0o100 != 0, &mut entry)?;
             }
             EntryType::Symlink => {
                 let target = match long_link.take() {
                     Some(target) => target,
                     None => text(&entry.link_name_bytes().unwrap_or_default())?,
                 };
-                unpacking.link(&path, &target)?;
+                path::check_link(&path, &target)?;
+                to.link(&path, &target)?;
             }
             other => {
                 return Err(UnpackError::Kind {
@@ -208,35 +261,27 @@ fn manifest_json(
     Ok(json)
 }
 
-struct Unpacking<'a> {
-    dest: &'a Path,
-    /// Folders made so far. An entry's parent must be one, so nothing is ever written through a
-    /// link.
+/// What an entry may be, by those before it.
+struct Bounds {
+    /// Folders so far. An entry's parent must be one, so nothing is ever written through a link.
     folders: BTreeSet<String>,
     last: String,
     entries: usize,
     bytes_left: u64,
 }
 
-impl<'a> Unpacking<'a> {
-    fn new(dest: &'a Path) -> Result<Self, UnpackError> {
-        let failed = |source| UnpackError::Write {
-            path: dest.to_owned(),
-            source,
-        };
-        fs::create_dir_all(dest).map_err(failed)?;
-        if fs::read_dir(dest).map_err(failed)?.next().is_some() {
-            return Err(failed(io::ErrorKind::DirectoryNotEmpty.into()));
-        }
-        Ok(Self {
-            dest,
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
             folders: BTreeSet::new(),
             last: String::new(),
             entries: 0,
             bytes_left: UNPACKED_BYTES_MAX,
-        })
+        }
     }
+}
 
+impl Bounds {
     /// The checks that every entry must pass before anything of it is used.
     fn admit(&mut self, path: &str, size: u64) -> Result<(), UnpackError> {
         path::check(path)?;
@@ -261,22 +306,61 @@ impl<'a> Unpacking<'a> {
             .ok_or(UnpackError::Unpacked)?;
         Ok(())
     }
+}
 
+/// Modes of what is unpacked: for everybody to read, for nobody to write.
+const FOLDER_MODE: u32 = 0o555;
+const FILE_MODE: u32 = 0o444;
+const PROGRAM_MODE: u32 = 0o555;
+
+struct Writing<'a> {
+    dest: &'a Path,
+    folders: Vec<PathBuf>,
+}
+
+impl<'a> Writing<'a> {
+    fn new(dest: &'a Path) -> Result<Self, UnpackError> {
+        let failed = |source| UnpackError::Write {
+            path: dest.to_owned(),
+            source,
+        };
+        fs::create_dir_all(dest).map_err(failed)?;
+        if fs::read_dir(dest).map_err(failed)?.next().is_some() {
+            return Err(failed(io::ErrorKind::DirectoryNotEmpty.into()));
+        }
+        Ok(Self {
+            dest,
+            folders: Vec::new(),
+        })
+    }
+
+    /// Once all is in them.
+    fn seal(self) -> Result<(), UnpackError> {
+        for path in self.folders {
+            fs::set_permissions(&path, fs::Permissions::from_mode(FOLDER_MODE))
+                .map_err(|source| UnpackError::Write { path, source })?;
+        }
+        Ok(())
+    }
+}
+
+impl Entries for Writing<'_> {
     fn folder(&mut self, path: &str) -> Result<(), UnpackError> {
         let at = self.dest.join(path);
-        fs::DirBuilder::new()
-            .mode(0o755)
-            .create(&at)
-            .map_err(|source| UnpackError::Write { path: at, source })?;
-        self.folders.insert(path.to_owned());
-        Ok(())
+        match fs::DirBuilder::new().mode(0o755).create(&at) {
+            Ok(()) => {
+                self.folders.push(at);
+                Ok(())
+            }
+            Err(source) => Err(UnpackError::Write { path: at, source }),
+        }
     }
 
     fn file(
-        &self,
+        &mut self,
         path: &str,
         executable: bool,
-        content: &mut impl Read,
+        content: &mut dyn Read,
     ) -> Result<(), UnpackError> {
         let at = self.dest.join(path);
         let write = |source| UnpackError::Write {
@@ -286,16 +370,98 @@ impl<'a> Unpacking<'a> {
         let mut file: File = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(if executable { 0o755 } else { 0o644 })
+            .mode(if executable { PROGRAM_MODE } else { FILE_MODE })
             .open(&at)
             .map_err(write)?;
         io::copy(content, &mut file).map_err(write)?;
         Ok(())
     }
 
-    fn link(&self, path: &str, target: &str) -> Result<(), UnpackError> {
-        path::check_link(path, target)?;
+    fn link(&mut self, path: &str, target: &str) -> Result<(), UnpackError> {
         let at = self.dest.join(path);
         symlink(target, &at).map_err(|source| UnpackError::Write { path: at, source })
+    }
+}
+
+struct Comparing<'a> {
+    folder: &'a Path,
+    /// The names in each folder of the bundle; the topmost is "".
+    names: BTreeMap<String, BTreeSet<String>>,
+    is_same: bool,
+}
+
+impl Comparing<'_> {
+    fn expect(&mut self, path: &str) -> PathBuf {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let names = self.names.entry(parent.to_owned()).or_default();
+        names.insert(name.to_owned());
+        self.folder.join(path)
+    }
+
+    /// Whether each folder has no other names than the bundle's. The first one is the answer, however
+    /// many a function has made.
+    fn has_no_more(&self) -> bool {
+        self.names.iter().all(|(folder, names)| {
+            let Ok(mut entries) = fs::read_dir(self.folder.join(folder)) else {
+                return false;
+            };
+            entries.all(|entry| {
+                entry.is_ok_and(|entry| {
+                    (entry.file_name().to_str()).is_some_and(|name| names.contains(name))
+                })
+            })
+        })
+    }
+}
+
+impl Entries for Comparing<'_> {
+    fn folder(&mut self, path: &str) -> Result<(), UnpackError> {
+        let at = self.expect(path);
+        self.names.entry(path.to_owned()).or_default();
+        self.is_same &= fs::symlink_metadata(at).is_ok_and(|found| found.is_dir());
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        path: &str,
+        executable: bool,
+        content: &mut dyn Read,
+    ) -> Result<(), UnpackError> {
+        let at = self.expect(path);
+        if self.is_same {
+            let is_like_it = fs::symlink_metadata(&at).is_ok_and(|found| {
+                found.is_file() && (found.permissions().mode() & 0o100 != 0) == executable
+            });
+            self.is_same = is_like_it && has_content(&at, content)?;
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, path: &str, target: &str) -> Result<(), UnpackError> {
+        let at = self.expect(path);
+        self.is_same &= fs::read_link(at).is_ok_and(|found| found == Path::new(target));
+        Ok(())
+    }
+}
+
+/// Whether a file has exactly this content.
+fn has_content(path: &Path, content: &mut dyn Read) -> Result<bool, UnpackError> {
+    let Ok(mut file) = File::open(path) else {
+        return Ok(false);
+    };
+    let (mut wanted, mut found) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    loop {
+        let read = match content.read(&mut wanted) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(source) => return Err(UnpackError::Read { source }),
+        };
+        if read == 0 {
+            return Ok(file.read(&mut found).is_ok_and(|more| more == 0));
+        }
+        if file.read_exact(&mut found[..read]).is_err() || found[..read] != wanted[..read] {
+            return Ok(false);
+        }
     }
 }

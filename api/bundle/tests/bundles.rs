@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use api_bundle::manifest::SCHEMA;
-use api_bundle::{Manifest, Packed, Tree, UnpackError, digest, unpack};
+use api_bundle::{Manifest, Packed, Tree, UnpackError, digest, is_unpacked, unpack};
 use api_types::Digest;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -69,10 +69,10 @@ fn read_back(root: &Path, below: &Path, nodes: &mut BTreeMap<String, Node>) {
             Node::Folder
         } else {
             let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
-            assert!(matches!(mode, 0o644 | 0o755), "{path:?} has mode {mode:o}");
+            assert!(matches!(mode, 0o444 | 0o555), "{path:?} has mode {mode:o}");
             Node::File {
                 bytes: fs::read(entry.path()).unwrap(),
-                executable: mode == 0o755,
+                executable: mode == 0o555,
             }
         };
         nodes.insert(path.to_str().unwrap().to_owned(), node);
@@ -131,6 +131,12 @@ proptest! {
         prop_assert_eq!(read, manifest());
         let mut found = BTreeMap::new();
         read_back(&out.join("function"), Path::new(""), &mut found);
+        for (path, node) in &found {
+            if *node == Node::Folder {
+                let mode = fs::metadata(out.join("function").join(path)).unwrap().permissions().mode();
+                prop_assert_eq!(mode & 0o7777, 0o555, "nobody writes to {}", path);
+            }
+        }
         prop_assert_eq!(found, nodes);
     }
 
@@ -153,6 +159,80 @@ proptest! {
         let (digest, _) = digest(&mut bytes.as_slice()).unwrap();
         prop_assert!(unpack(Cursor::new(bytes), &digest, &dir.path().join("out")).is_err());
     }
+}
+
+/// Whatever is changed in an unpacked bundle is seen, and what is not there is a change too.
+#[test]
+fn an_unpacked_bundle_is_told_from_a_damaged_one() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 9] = [
+        ("a program cut short", |folder| {
+            fs::write(folder.join("function/hello"), "#!/bin").unwrap();
+        }),
+        ("a longer program", |folder| {
+            fs::write(folder.join("function/hello"), "#!/bin/sh\nexit 1\n").unwrap();
+        }),
+        ("a program that may not run", |folder| {
+            let none = fs::Permissions::from_mode(0o444);
+            fs::set_permissions(folder.join("function/hello"), none).unwrap();
+        }),
+        ("no program", |folder| {
+            fs::remove_file(folder.join("function/hello")).unwrap();
+        }),
+        ("another link", |folder| {
+            fs::remove_file(folder.join("function/link")).unwrap();
+            symlink("elsewhere", folder.join("function/link")).unwrap();
+        }),
+        ("a link for a folder", |folder| {
+            fs::remove_dir(folder.join("function/folder")).unwrap();
+            symlink("/tmp", folder.join("function/folder")).unwrap();
+        }),
+        ("one file more", |folder| {
+            fs::write(folder.join("function/folder/more"), "").unwrap();
+        }),
+        ("another manifest", |folder| {
+            fs::write(folder.join("manifest.json"), "{}").unwrap();
+        }),
+        ("nothing", |folder| fs::remove_dir_all(folder).unwrap()),
+    ];
+    let source = tempfile::tempdir().unwrap();
+    let program = Node::File {
+        bytes: b"#!/bin/sh\n".to_vec(),
+        executable: true,
+    };
+    let nodes = BTreeMap::from([
+        ("folder".to_owned(), Node::Folder),
+        ("hello".to_owned(), program),
+        ("link".to_owned(), Node::Link("hello".to_owned())),
+    ]);
+    lay_out(source.path(), &nodes);
+    let (bytes, packed) = packed(&tree_of(source.path()));
+    let is_whole = |folder: &Path| {
+        is_unpacked(Cursor::new(&bytes), &packed.digest, folder, &["packed"]).unwrap()
+    };
+    for (case, damage) in damages {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("bundle");
+        unpack(Cursor::new(&bytes), &packed.digest, &folder).unwrap();
+        fs::write(folder.join("packed"), "").unwrap();
+        assert!(is_whole(&folder), "before {case}");
+        for sealed in ["function", "function/folder"] {
+            let open = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(folder.join(sealed), open).unwrap();
+        }
+        assert!(is_whole(&folder), "a folder's mode is no damage");
+        for (file, mode) in [("function/hello", 0o755), ("manifest.json", 0o644)] {
+            fs::set_permissions(folder.join(file), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        damage(&folder);
+        assert!(!is_whole(&folder), "{case}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let other = is_unpacked(Cursor::new(&bytes[1..]), &packed.digest, folder.path(), &[]);
+    assert!(
+        matches!(other, Err(UnpackError::Digest { .. })),
+        "{other:?}"
+    );
 }
 
 #[test]

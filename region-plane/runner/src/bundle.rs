@@ -11,7 +11,13 @@ use hyper::body::{Body as _, Incoming};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 
+use region_plane_runtime::trash;
+use tracing::warn;
+
 use crate::launch::BUNDLE;
+
+/// Folders that may be set aside in one pod: more have a cause that moving them does not end.
+const SET_ASIDE_MAX: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
@@ -101,12 +107,7 @@ fn unpack(code_dir: &Path, packed: &Path, digest: &Digest) -> Result<Manifest, B
     };
     // One may be left of an earlier attempt, whole or in part.
     for left in [&beside, &place] {
-        match fs::remove_dir_all(left) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed(left)(error));
-            }
-            _ => {}
-        }
+        clear(code_dir, left).map_err(failed(left))?;
     }
     let file = fs::File::open(packed).map_err(failed(packed))?;
     let manifest = api_bundle::unpack(file, digest, &beside)
@@ -114,4 +115,19 @@ fn unpack(code_dir: &Path, packed: &Path, digest: &Digest) -> Result<Manifest, B
     manifest.check_platform(&Platform::here())?;
     fs::rename(&beside, &place).map_err(failed(&place))?;
     Ok(manifest)
+}
+
+/// Takes away what is left in a place. What cannot be removed is moved aside, and goes with the pod.
+fn clear(code_dir: &Path, left: &Path) -> io::Result<()> {
+    let Err(error) = trash::remove(left) else {
+        return Ok(());
+    };
+    warn!(path = %left.display(), %error, "an earlier bundle is not removed");
+    for number in 0..SET_ASIDE_MAX {
+        let aside = code_dir.join(format!("left-{number}"));
+        if !aside.exists() {
+            return trash::rename(left, &aside);
+        }
+    }
+    Err(error)
 }

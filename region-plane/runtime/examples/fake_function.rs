@@ -11,7 +11,8 @@ use std::time::Duration;
 use api_types::{AppId, Config, Digest, FnId};
 use fdk::{Bytes, Context, Response};
 use region_plane_runtime::{
-    Code, InstanceSpec, ProcessRuntime, ProcessSettings, Runtime as _, exec_instance_if_asked,
+    CallRequest, Code, Instance as _, InstanceSpec, ProcessRuntime, ProcessSettings, Runtime as _,
+    exec_instance_if_asked,
 };
 
 fn main() -> ExitCode {
@@ -94,6 +95,39 @@ async fn behave(context: Context, body: Bytes) -> fdk::Result {
             let child = Command::new("sleep").arg("1000").spawn()?;
             child.id().to_string().into()
         }
+        // One that leaves its group, its session and its parent, and writes its number to a file.
+        "daemon" => {
+            let wait =
+                format!("echo $$ > {argument}.new; mv {argument}.new {argument}; exec sleep 1000");
+            let status = Command::new("setsid")
+                .args(["--fork", "env", "-i", "/bin/sh", "-c", &wait])
+                .status()?;
+            status.to_string().into()
+        }
+        "parent" => std::os::unix::process::parent_id().to_string().into(),
+        // Folders in one another, by paths that are always short.
+        "nest" => {
+            let (levels, folder) = argument.split_once(' ').ok_or("how many, and where")?;
+            std::env::set_current_dir(folder)?;
+            for _ in 0..levels.parse::<usize>()? {
+                std::fs::create_dir("d")?;
+                std::env::set_current_dir("d")?;
+            }
+            "nested".into()
+        }
+        "write" => {
+            std::fs::write(argument, "x")?;
+            "written".into()
+        }
+        "descriptors" => {
+            let mut open: Vec<_> = std::fs::read_dir("/proc/self/fd")?
+                .flatten()
+                .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+                .map(|target| target.display().to_string())
+                .collect();
+            open.sort();
+            open.join("\n").into()
+        }
         other => return Err(format!("there is no behaviour {other:?}").into()),
     })
 }
@@ -104,7 +138,8 @@ fn listener() -> PathBuf {
 }
 
 /// Serves one connection after the other, and answers each request with `RESPONSE`, where `CONNECTION`
-/// is the number of the connection, and then does as `AFTERWARDS` says.
+/// is the number of the connection, and then does as `AFTERWARDS` says: `close`, or `wait` for the other
+/// side to close. Of requests it reads what `READS` says: all, or `head`.
 fn raw() -> ! {
     let link = listener();
     let listener = UnixListener::bind(link.with_file_name("lsnr.sock.tmp")).expect("it is fresh");
@@ -114,13 +149,30 @@ fn raw() -> ! {
         // An environment variable has room for 128 KiB only.
         response = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
     }
-    let close = std::env::var("AFTERWARDS").as_deref() == Ok("close");
+    if let Some(fields) = response.strip_prefix("FIELDS ") {
+        let fields: usize = fields.parse().expect("a number");
+        let fields: String = (1..fields)
+            .map(|field| format!("X-{field}: y\r\n"))
+            .collect();
+        response = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{fields}\r\nok");
+    }
+    let afterwards = std::env::var("AFTERWARDS").unwrap_or_default();
+    let whole = std::env::var("READS").as_deref() != Ok("head");
     for connection in 1.. {
         let (mut stream, _) = listener.accept().expect("it listens");
         let mut requests = BufReader::new(stream.try_clone().expect("a second handle"));
         let response = response.replace("CONNECTION", &format!("{connection:03}"));
-        while read_request(&mut requests) {
-            if stream.write_all(response.as_bytes()).is_err() || close {
+        while read_request(&mut requests, whole) {
+            if stream.write_all(response.as_bytes()).is_err() || afterwards == "close" {
+                break;
+            }
+            if afterwards == "wait" {
+                // Without reading: only its end is waited for.
+                let mut ended = [rustix::event::PollFd::new(
+                    &stream,
+                    rustix::event::PollFlags::HUP,
+                )];
+                let _ended = rustix::event::poll(&mut ended, None);
                 break;
             }
         }
@@ -129,7 +181,7 @@ fn raw() -> ! {
 }
 
 /// Whether there was one.
-fn read_request(stream: &mut impl std::io::BufRead) -> bool {
+fn read_request(stream: &mut impl std::io::BufRead, whole: bool) -> bool {
     let mut length = 0;
     loop {
         let mut line = String::new();
@@ -141,6 +193,9 @@ fn read_request(stream: &mut impl std::io::BufRead) -> bool {
             length = value.trim().parse().expect("a number");
         }
         if line.is_empty() {
+            if !whole {
+                return true;
+            }
             let mut body = vec![0; length];
             return stream.read_exact(&mut body).is_ok();
         }
@@ -167,14 +222,37 @@ fn region(bundle: PathBuf) -> ! {
                 folder: bundle,
             },
         };
-        let _instance = driver.start(spec).await.expect("it starts");
+        let instance = driver.start(spec).await.expect("it starts");
         let children = format!("/proc/{}/task", std::process::id());
         let children: String = std::fs::read_dir(children)
             .expect("it has threads")
             .map(|thread| thread.expect("it has threads").path().join("children"))
             .map(|children| std::fs::read_to_string(children).unwrap_or_default())
             .collect();
-        println!("{}", children.trim());
+        let daemon = std::env::temp_dir().join("daemon");
+        let request = CallRequest {
+            call: api_types::CallId::new("CALL"),
+            headers: [("behave", format!("daemon {}", daemon.display()))]
+                .map(|(name, value)| {
+                    (
+                        name.parse().expect("a name"),
+                        value.parse().expect("a value"),
+                    )
+                })
+                .into_iter()
+                .collect(),
+            body: Bytes::new(),
+        };
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        instance
+            .call(request, deadline)
+            .await
+            .expect("it starts one");
+        while !daemon.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let daemon = std::fs::read_to_string(daemon).expect("it is there");
+        println!("{} {}", children.trim(), daemon.trim());
         std::future::pending().await
     })
 }

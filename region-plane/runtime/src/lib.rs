@@ -11,6 +11,7 @@ pub mod output;
 pub mod process;
 pub mod readiness;
 mod start;
+pub mod trash;
 
 use std::path::PathBuf;
 

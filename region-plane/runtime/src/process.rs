@@ -1,17 +1,19 @@
 //! Instances that are child processes of the region.
 //!
 //! A bundle is run as it lies on disk, in a process group and with an environment of its own, and
-//! dies with the region. That keeps honest functions apart. It does not confine a hostile one: it
-//! runs as the region's user and sees the machine's files and network.
+//! dies with the region, with all that it has started. That keeps honest functions apart. It does not
+//! confine a hostile one: it runs as the region's user, without its capabilities, and sees the machine's
+//! files and network.
 
 mod command;
 mod exec;
 mod scratch;
-mod spawner;
 
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::process::ExitStatus;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api_types::CallId;
@@ -23,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::call::Connection;
 use crate::output::{Output, Printed, Stream};
@@ -33,7 +35,6 @@ use crate::{
 };
 use command::Prepared;
 use scratch::{Scratch, ScratchRoot};
-use spawner::Spawner;
 
 pub use exec::{exec_instance_if_asked, limit};
 pub use scratch::SettingsError;
@@ -42,6 +43,10 @@ pub use scratch::SettingsError;
 /// by default and regions on one machine share them; and what starts slower for sharing the cores
 /// with more would time out.
 const STARTING_MAX: usize = 32;
+
+/// How long a keeper may take to end an instance once it is asked to: the kernel kills thousands of
+/// processes in that time.
+const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// What a killed process has written is in its pipes; longer than this only a process that left
 /// its group can hold them open.
@@ -76,7 +81,6 @@ impl Default for ProcessSettings {
 pub struct ProcessRuntime {
     settings: ProcessSettings,
     scratch: Arc<ScratchRoot>,
-    spawner: Spawner,
     starting: Semaphore,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -95,9 +99,20 @@ pub struct ProcessInstance {
 /// A child process that is being watched until it is gone.
 #[derive(Debug)]
 struct Process {
+    keeper: Pid,
     stop: CancellationToken,
     gone: CancellationToken,
+    known: Arc<Known>,
     _stop_on_drop: DropGuard,
+}
+
+/// What is known of an instance's processes, beside the keeper's number.
+#[derive(Debug, Default)]
+struct Known {
+    /// The function's own process, once it is ready.
+    function: OnceLock<Pid>,
+    /// How its keeper has exited, before it is told that it is gone.
+    exit: OnceLock<ExitStatus>,
 }
 
 impl ProcessRuntime {
@@ -107,13 +122,10 @@ impl ProcessRuntime {
     /// If its directory cannot be made or is too deep for the paths of sockets.
     pub fn new(settings: ProcessSettings) -> Result<Self, SettingsError> {
         let scratch = ScratchRoot::new(settings.socket_dir.as_deref())?;
-        let spawner =
-            Spawner::new(STARTING_MAX).map_err(|source| SettingsError::Thread { source })?;
         let shutdown = CancellationToken::new();
         Ok(Self {
             settings,
             scratch: Arc::new(scratch),
-            spawner,
             starting: Semaphore::new(STARTING_MAX),
             tasks: TaskTracker::new(),
             _stop_on_drop: shutdown.clone().drop_guard(),
@@ -130,10 +142,16 @@ impl ProcessRuntime {
     ) -> Result<Process, NotRunnable> {
         let system = |what| move |source| NotRunnable::System { what, source };
         let command = prepared.command(&self.settings.launcher, &scratch);
-        let mut child = self
-            .spawner
-            .spawn(command)
+        // Off the threads that serve: to start a process blocks. If nobody waits for it any more, its
+        // input is closed, and it ends.
+        let spawned = tokio::task::spawn_blocking(move || {
+            let mut command = command;
+            command.spawn()
+        });
+        let mut child = spawned
             .await
+            .map_err(io::Error::other)
+            .flatten()
             .map_err(system("spawning the process"))?;
         let stdout = child.stdout.take().expect("it is piped");
         let stderr = child.stderr.take().expect("it is piped");
@@ -145,14 +163,24 @@ impl ProcessRuntime {
             self.tasks.spawn(reader);
         }
         let watched = Watched::new(child).map_err(system("watching the process"))?;
+        let keeper = watched.pid;
         let stop = self.shutdown.child_token();
         let gone = CancellationToken::new();
-        self.tasks
-            .spawn(watched.until_gone(stop.clone(), gone.clone(), scratch, output.clone()));
+        let known = Arc::new(Known::default());
+        let until_gone = watched.until_gone(
+            stop.clone(),
+            gone.clone(),
+            Arc::clone(&known),
+            scratch,
+            output.clone(),
+        );
+        self.tasks.spawn(until_gone);
         Ok(Process {
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
             gone,
+            known,
+            keeper,
         })
     }
 }
@@ -201,14 +229,21 @@ impl Runtime for ProcessRuntime {
         );
         match ready.await.unwrap_or(Err(StartError::TimedOut)) {
             Ok(socket) => Ok(ProcessInstance {
+                process: process.that_is_ready(),
                 connection: Connection::new(socket, self.tasks.clone()),
                 response_body_bytes_max: self.settings.response_body_bytes_max,
-                process,
                 output,
             }),
             Err(error) => {
                 process.stop().await;
-                Err(error)
+                let kept = process.known.exit.get().copied();
+                match kept.and_then(exec::kept_by_the_system) {
+                    Some(source) => Err(StartError::NotRunnable(NotRunnable::System {
+                        what: "starting an instance's process",
+                        source,
+                    })),
+                    None => Err(error),
+                }
             }
         }
     }
@@ -242,16 +277,30 @@ impl Instance for ProcessInstance {
 }
 
 impl Process {
+    /// Notes the function's own number, which nobody but its keeper knows once that is gone.
+    fn that_is_ready(self) -> Self {
+        let keeper = self.keeper.as_raw_nonzero();
+        let children = format!("/proc/{keeper}/task/{keeper}/children");
+        let function = std::fs::read_to_string(children)
+            .ok()
+            .and_then(|list| Pid::from_raw(list.split_whitespace().next()?.parse().ok()?));
+        if let Some(function) = function {
+            let _first = self.known.function.set(function);
+        }
+        self
+    }
+
     async fn stop(&self) {
         self.stop.cancel();
         self.gone.cancelled().await;
     }
 }
 
-/// A child and a way to learn of its exit without reaping it, so that its group still has its number.
+/// An instance's keeper, and a way to learn of its exit without reaping it, so that its children still
+/// have it for a parent.
 struct Watched {
-    child: Child,
-    group: Pid,
+    keeper: Child,
+    pid: Pid,
     exit: AsyncFd<std::os::fd::OwnedFd>,
 }
 
@@ -260,20 +309,21 @@ impl Watched {
         deprecated,
         reason = "its successor is unsafe for descriptors that change, which an OwnedFd never does"
     )]
-    fn new(child: Child) -> io::Result<Self> {
-        let group = child
+    fn new(keeper: Child) -> io::Result<Self> {
+        let pid = keeper
             .id()
             .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
             .ok_or_else(|| io::Error::other("the process was reaped by somebody else"))?;
-        let exit = pidfd_open(group, PidfdFlags::NONBLOCK)?;
+        let exit = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
         let exit = AsyncFd::with_interest(exit, Interest::READABLE)?;
-        Ok(Self { child, group, exit })
+        Ok(Self { keeper, pid, exit })
     }
 
     async fn until_gone(
         mut self,
         stop: CancellationToken,
         gone: CancellationToken,
+        known: Arc<Known>,
         scratch: Scratch,
         output: Output,
     ) {
@@ -281,10 +331,26 @@ impl Watched {
             _ = self.exit.readable() => {}
             () = stop.cancelled() => {}
         }
-        // Also after an exit: what it started must not outlive it. The group may be empty by now.
-        let _ = kill_process_group(self.group, Signal::KILL);
-        match self.child.wait().await {
-            Ok(status) => debug!(pid = self.group.as_raw_nonzero(), %status, "instance is gone"),
+        // It ends everything once its input does.
+        drop(self.keeper.stdin.take());
+        if timeout(STOP_MAX, self.exit.readable()).await.is_err() {
+            warn!(
+                pid = self.pid.as_raw_nonzero(),
+                "an instance does not end, killed"
+            );
+            let _empty = kill_process_group(self.pid, Signal::KILL);
+        }
+        match self.keeper.wait().await {
+            Ok(status) => {
+                debug!(pid = self.pid.as_raw_nonzero(), %status, "instance is gone");
+                // A keeper that was killed has killed nobody.
+                if status.signal().is_some()
+                    && let Some(function) = known.function.get()
+                {
+                    let _empty = kill_process_group(*function, Signal::KILL);
+                }
+                let _first = known.exit.set(status);
+            }
             Err(error) => tracing::error!(%error, "an instance cannot be reaped"),
         }
         gone.cancel();

@@ -23,7 +23,7 @@ pub enum StartError {
         #[source]
         source: InitFailure,
     },
-    #[error("{0}")]
+    #[error(transparent)]
     NotRunnable(NotRunnable),
 }
 
@@ -45,6 +45,8 @@ impl StartError {
             Self::NotRunnable(NotRunnable::Cluster { reason, .. }) => {
                 !OF_THE_FUNCTION.contains(&reason.as_str())
             }
+            // Any other instance would have met the same, or its code is damaged here alone.
+            Self::NotRunnable(NotRunnable::System { .. } | NotRunnable::CodeLost { .. }) => true,
             Self::NotRunnable(_) | Self::TimedOut | Self::Failed { .. } => false,
         }
     }
@@ -85,12 +87,15 @@ pub enum NotRunnable {
     Platform(#[from] PlatformMismatch),
     #[error("a function of runtime {runtime:?} needs {program}, which this machine does not have")]
     NotInstalled { runtime: String, program: String },
+    /// What keeps all others from running too.
     #[error("{what} failed")]
     System {
         what: &'static str,
         #[source]
         source: io::Error,
     },
+    #[error("its bundle is damaged on this region's disk and cannot be replaced: {problem}")]
+    CodeLost { problem: String },
     /// The cluster makes no pod for it. `message` is for callers as well: nothing is in it of what a
     /// container printed.
     #[error("{message}")]
@@ -126,5 +131,15 @@ mod tests {
             assert_eq!(error.is_of_the_region(), of_the_region, "{reason}");
         }
         assert!(!StartError::TimedOut.is_of_the_region());
+        let system = StartError::NotRunnable(NotRunnable::System {
+            what: "spawning the process",
+            source: io::Error::from_raw_os_error(24),
+        });
+        assert!(system.is_of_the_region());
+        let text = crate::with_sources(&system);
+        assert!(
+            text.contains("spawning") && text.contains("os error 24"),
+            "{text}"
+        );
     }
 }

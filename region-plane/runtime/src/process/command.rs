@@ -59,8 +59,6 @@ impl Prepared {
             .env("TMPDIR", scratch.temporary())
             .envs(&self.environment)
             .env("FN_LISTENER", listener)
-            .process_group(0)
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command

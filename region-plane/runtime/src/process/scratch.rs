@@ -1,5 +1,6 @@
 //! The directories an instance has to itself.
 
+use std::ffi::{CStr, OsStr};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -8,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tempfile::TempDir;
 use tracing::warn;
+
+use crate::trash::{self, Trash};
 
 /// What `sun_path` holds without its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -24,11 +26,14 @@ const NUMBER_BYTES_MAX: usize = 9;
 const SOCKETS: &str = "s";
 const TEMPORARY: &str = "t";
 
+/// Where the directories of instances that are gone wait to be removed.
+const TRASH: &str = "trash";
+
 /// Of the directories in which runtimes have theirs.
 const ROOT_PREFIX: &str = "tw-";
 
 /// Locked while the runtime lives. A directory whose file is not was left by one that was killed.
-const LOCK: &str = "lock";
+const LOCK: &CStr = c"lock";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -43,18 +48,15 @@ pub enum SettingsError {
          {SOCKET_PATH_BYTES_MAX} are possible; set socket_dir to a shorter one"
     )]
     TooLong { directory: PathBuf, bytes: usize },
-    #[error("start a thread")]
-    Thread {
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// Where one runtime has all of them; removed with it.
 #[derive(Debug)]
 pub(super) struct ScratchRoot {
-    directory: TempDir,
+    directory: PathBuf,
     last: AtomicU64,
+    /// `None` while it is being dropped.
+    trash: Option<Trash>,
     _lock: File,
 }
 
@@ -63,16 +65,9 @@ impl ScratchRoot {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let made = fs::create_dir_all(&parent)
             .and_then(|()| parent.canonicalize())
-            .and_then(|parent| {
-                remove_abandoned(&parent);
-                // Private to the region's user, as tempfile makes it.
-                tempfile::Builder::new()
-                    .prefix(ROOT_PREFIX)
-                    .tempdir_in(parent)
-            })
-            .and_then(|directory| Ok((lock(directory.path())?, directory)));
-        let (lock, directory) = made.map_err(|source| SettingsError::Create { parent, source })?;
-        let bytes = directory.path().as_os_str().as_bytes().len()
+            .and_then(|parent| Self::make(&parent));
+        let root = made.map_err(|source| SettingsError::Create { parent, source })?;
+        let bytes = root.directory.as_os_str().as_bytes().len()
             + "/".len()
             + NUMBER_BYTES_MAX
             + "/".len()
@@ -81,16 +76,52 @@ impl ScratchRoot {
             + SOCKET_NAME_BYTES_MAX;
         if bytes > SOCKET_PATH_BYTES_MAX {
             return Err(SettingsError::TooLong {
-                directory: directory.path().to_owned(),
+                directory: root.directory.clone(),
                 bytes,
             });
         }
+        Ok(root)
+    }
+
+    fn make(parent: &Path) -> io::Result<Self> {
+        // Private to the region's user, as tempfile makes it.
+        let directory = tempfile::Builder::new()
+            .prefix(ROOT_PREFIX)
+            .tempdir_in(parent)?
+            .keep();
+        let lock = lock(&directory)?;
+        let trash = Trash::open(directory.join(TRASH))?;
+        collect_abandoned(parent, &trash);
         Ok(Self {
             directory,
             last: AtomicU64::new(0),
+            trash: Some(trash),
             _lock: lock,
         })
     }
+
+    fn throw(&self, directory: &Path) {
+        let trash = self.trash.as_ref().expect("it is taken only to be dropped");
+        if let Err(error) = trash.throw(directory) {
+            // It goes with the root, or with what the next start finds of it.
+            warn!(directory = %directory.display(), %error, "an instance's directory stays behind");
+        }
+    }
+}
+
+impl Drop for ScratchRoot {
+    fn drop(&mut self) {
+        // Its thread ends first.
+        self.trash = None;
+        // The lock goes last: without it nobody would know that the rest was abandoned.
+        if let Err(error) = trash::remove_with_last(&self.directory, LOCK) {
+            warn!(directory = %self.directory.display(), %error, "left to the next start");
+        }
+    }
+}
+
+fn lock_in(directory: &Path) -> PathBuf {
+    directory.join(OsStr::from_bytes(LOCK.to_bytes()))
 }
 
 /// The file gets its name only once it is locked, so that nobody finds it unlocked.
@@ -98,12 +129,12 @@ fn lock(directory: &Path) -> io::Result<File> {
     let unnamed = directory.join("lock.new");
     let file = File::create_new(&unnamed)?;
     file.lock()?;
-    fs::rename(unnamed, directory.join(LOCK))?;
+    fs::rename(unnamed, lock_in(directory))?;
     Ok(file)
 }
 
-/// A region that is killed leaves its directory; what cannot be removed is somebody else's.
-fn remove_abandoned(parent: &Path) {
+/// A region that is killed leaves its directory. What cannot be moved is somebody else's.
+fn collect_abandoned(parent: &Path, trash: &Trash) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
     };
@@ -113,10 +144,11 @@ fn remove_abandoned(parent: &Path) {
             .as_bytes()
             .starts_with(ROOT_PREFIX.as_bytes());
         if is_root
-            && let Ok(file) = File::open(entry.path().join(LOCK))
+            && let Ok(file) = File::open(lock_in(&entry.path()))
             && file.try_lock().is_ok()
+            && let Err(error) = trash.take(&entry.path())
         {
-            let _ = fs::remove_dir_all(entry.path());
+            warn!(directory = %entry.path().display(), %error, "an abandoned directory stays");
         }
     }
 }
@@ -126,8 +158,8 @@ fn remove_abandoned(parent: &Path) {
 #[derive(Debug)]
 pub(super) struct Scratch {
     directory: PathBuf,
-    /// Keeps the root until the last instance is gone.
-    _root: Arc<ScratchRoot>,
+    /// Kept until the last instance is gone.
+    root: Arc<ScratchRoot>,
     removed: bool,
 }
 
@@ -135,8 +167,8 @@ impl Scratch {
     pub(super) async fn new(root: &Arc<ScratchRoot>) -> io::Result<Self> {
         let number = root.last.fetch_add(1, Ordering::Relaxed) + 1;
         let scratch = Self {
-            directory: root.directory.path().join(number.to_string()),
-            _root: Arc::clone(root),
+            directory: root.directory.join(number.to_string()),
+            root: Arc::clone(root),
             removed: false,
         };
         let wanted = [
@@ -164,9 +196,10 @@ impl Scratch {
 
     pub(super) async fn remove(mut self) {
         self.removed = true;
-        let directory = self.directory.clone();
-        let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(directory)).await;
-        if let Err(error) = removed.map_err(io::Error::other).flatten() {
+        let (root, directory) = (Arc::clone(&self.root), self.directory.clone());
+        // A rename, mostly.
+        let thrown = tokio::task::spawn_blocking(move || root.throw(&directory));
+        if let Err(error) = thrown.await {
             warn!(%error, "an instance's directory stays behind");
         }
     }
@@ -176,7 +209,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // Only when a start failed or the whole runtime is dropped; nothing can be awaited here.
         if !self.removed {
-            let _ = fs::remove_dir_all(&self.directory);
+            self.root.throw(&self.directory);
         }
     }
 }
@@ -206,10 +239,13 @@ mod tests {
             fs::create_dir(directory).unwrap();
         }
         for directory in [&killed, &foreign] {
-            fs::write(directory.join(LOCK), "").unwrap();
+            fs::write(lock_in(directory), "").unwrap();
         }
-        let _another = ScratchRoot::new(Some(parent.path())).unwrap();
+        let another = ScratchRoot::new(Some(parent.path())).unwrap();
         assert!(!killed.exists());
-        assert!(living.directory.path().exists() && unlocked.exists() && foreign.exists());
+        assert!(living.directory.exists() && unlocked.exists() && foreign.exists());
+        let gone = another.directory.clone();
+        drop(another);
+        assert!(!gone.exists());
     }
 }

@@ -118,4 +118,50 @@ async fn an_instance_is_limited_and_leads_a_group_of_its_own() {
         .unwrap()
         .to_owned();
     assert_eq!(group, text(&instance, "pid").await);
+    assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+    assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
+}
+
+/// A machine that allows fewer open files than the contract does is not the function's fault.
+#[tokio::test]
+async fn a_lower_limit_of_the_machine_is_the_functions_too() {
+    let bundle = fake_bundle();
+    let program = bundle.path().join("function/limited");
+    let script = "#!/bin/sh\nulimit -n 200 && exec \"$LAUNCHER\" \"$@\"\n";
+    fs::write(&program, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&program, executable).unwrap();
+    let driver = driver_with(|settings| settings.launcher = program);
+    let launcher = fake_function();
+    let config = [("LAUNCHER", launcher.to_str().unwrap())];
+    let instance = driver.start(spec(bundle.path(), &config)).await.unwrap();
+    let limits = text(&instance, "read /proc/self/limits").await;
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    assert_eq!(line.split_whitespace().nth(3), Some("200"), "{line}");
+}
+
+/// What keeps every instance from running is the machine's, and says so.
+#[tokio::test]
+async fn what_stops_every_instance_is_no_fault_of_the_function() {
+    let bundle = fake_bundle();
+    let no_files = bundle.path().join("function/no-files");
+    let script = "#!/bin/sh\nulimit -n 3 && exec \"$LAUNCHER\" \"$@\"\n";
+    fs::write(&no_files, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&no_files, executable).unwrap();
+    let driver = driver_with(|settings| settings.launcher = no_files);
+    let launcher = fake_function();
+    let config = [("LAUNCHER", launcher.to_str().unwrap())];
+    let error = driver
+        .start(spec(bundle.path(), &config))
+        .await
+        .unwrap_err();
+    assert!(error.is_of_the_region(), "{error:?}");
+    assert!(
+        error.to_string().contains("starting an instance's process"),
+        "{error}"
+    );
 }
