@@ -45,7 +45,10 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut tasks = JoinSet::<anyhow::Result<()>>::new();
     tasks.spawn({
         let end = end.child_token();
-        async move { Ok(follow(replica, global, end).await?) }
+        async move {
+            follow(replica, global, end).await;
+            Ok(())
+        }
     });
     tasks.spawn({
         let end = end.child_token();

@@ -59,19 +59,15 @@ struct PositionBody {
 
 impl Disk {
     pub fn open(path: &Path) -> Result<Self, DiskError> {
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        // Metadata of 20,000 functions is 40 MB; the defaults are for databases that never fit.
-        options.set_write_buffer_size(8 << 20);
-        options.set_keep_log_file_num(4);
+        let options = options();
         let families =
             [OBJECTS, META].map(|name| ColumnFamilyDescriptor::new(name, options.clone()));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|source| {
             // RocksDB says it in words only: "… lock hold by current process …" or
             // "While lock file: …/LOCK: Resource temporarily unavailable".
             let text = source.to_string();
-            match text.contains("lock") && text.contains("LOCK") {
+            let is_locked = text.contains("lock") && text.contains("LOCK");
+            match is_locked && !text.contains("No space left") {
                 true => DiskError::InUse {
                     path: path.to_owned(),
                 },
@@ -82,6 +78,16 @@ impl Disk {
             }
         })?;
         Ok(Self { db })
+    }
+
+    /// What is there, with nothing written: not even who has it.
+    pub fn read_only(path: &Path) -> Result<Self, DiskError> {
+        DB::open_cf_for_read_only(&options(), path, [OBJECTS, META], false)
+            .map(|db| Self { db })
+            .map_err(|source| DiskError::Open {
+                path: path.to_owned(),
+                source,
+            })
     }
 
     /// Everything on disk.
@@ -128,9 +134,25 @@ impl Disk {
         Ok(held)
     }
 
+    /// Writes a step that has everything in it, in place of what is there. Blocking.
+    pub fn rewrite(&self, whole: &Step) -> Result<(), DiskError> {
+        let mut batch = WriteBatch::default();
+        for entry in self
+            .db
+            .iterator_cf(self.family(OBJECTS), IteratorMode::Start)
+        {
+            let (key, _) = entry.map_err(|source| DiskError::Read { source })?;
+            batch.delete_cf(self.family(OBJECTS), key);
+        }
+        self.write_batch(batch, whole)
+    }
+
     /// Blocking.
     pub fn write(&self, step: &Step) -> Result<(), DiskError> {
-        let mut batch = WriteBatch::default();
+        self.write_batch(WriteBatch::default(), step)
+    }
+
+    fn write_batch(&self, mut batch: WriteBatch, step: &Step) -> Result<(), DiskError> {
         let objects = self.family(OBJECTS);
         for id in &step.deletes {
             batch.delete_cf(objects, id.key());
@@ -167,4 +189,14 @@ impl Disk {
             .cf_handle(name)
             .expect("it was opened with the database")
     }
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    // Metadata of 20,000 functions is 40 MB; the defaults are for databases that never fit.
+    options.set_write_buffer_size(8 << 20);
+    options.set_keep_log_file_num(4);
+    options
 }

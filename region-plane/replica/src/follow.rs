@@ -12,7 +12,7 @@ use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::{DiskError, Held, Refused, Replica};
+use crate::{Held, Refused, Replica};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -43,19 +43,19 @@ enum Broken {
     Refused(#[source] Refused),
     #[error("the watch does not follow on what is held")]
     Diverged(#[source] Refused),
-    #[error("keep what the global plane sent")]
-    Disk(#[source] DiskError),
 }
 
-/// Follows until `shutdown`. Errors are survived: the region serves what it holds.
-///
-/// # Errors
-/// If the disk fails: what is shown would then no longer be what is kept.
-pub async fn follow(
-    replica: Replica,
-    client: Client,
-    shutdown: CancellationToken,
-) -> Result<(), DiskError> {
+/// Follows until `shutdown`. Errors are survived, those of the disk too: the region serves what it holds.
+pub async fn follow(replica: Replica, client: Client, shutdown: CancellationToken) {
+    let written = replica.clone();
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = written.keep_written() => {}
+        () = follow_for_ever(replica, client) => {}
+    }
+}
+
+async fn follow_for_ever(replica: Replica, client: Client) {
     let mut follower = Follower {
         wants_snapshot: replica.read(|held| held.meta().is_none()),
         replica,
@@ -66,15 +66,9 @@ pub async fn follow(
         last_problem: String::new(),
     };
     loop {
-        let broken = tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            broken = follower.once() => broken,
-        };
-        let pause = follower.after(broken)?;
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(pause) => {}
-        }
+        let broken = follower.once().await;
+        let pause = follower.after(broken);
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -128,7 +122,7 @@ impl Follower {
                 .map_err(Broken::Diverged)?;
             let before = self.replica.read(Held::revision);
             if let Some(step) = step {
-                self.replica.take(step).await.map_err(Broken::Disk)?;
+                self.replica.take(step).await;
                 self.count();
             }
             // A line that is only sent again, because those after it never came, is none.
@@ -160,7 +154,7 @@ impl Follower {
         }
         if let Some(step) = step {
             let (revision, objects) = (step.meta.revision, step.puts.len());
-            self.replica.take(step).await.map_err(Broken::Disk)?;
+            self.replica.take(step).await;
             self.count();
             info!(%revision, objects, "took a snapshot");
         }
@@ -168,9 +162,8 @@ impl Follower {
     }
 
     /// How long to wait after something broke.
-    fn after(&mut self, broken: Broken) -> Result<Duration, DiskError> {
+    fn after(&mut self, broken: Broken) -> Duration {
         let pause = match broken {
-            Broken::Disk(error) => return Err(error),
             Broken::Asked(Error::Compacted { .. }) => {
                 info!("too far behind to watch, taking a snapshot");
                 self.wants_snapshot = true;
@@ -226,7 +219,7 @@ impl Follower {
             }
         };
         // Full jitter: regions that lost one node must not come back to the next as one.
-        Ok(rand::rng().random_range(Duration::ZERO..=pause))
+        rand::rng().random_range(Duration::ZERO..=pause)
     }
 
     /// A plane that is away for an hour is one line, not a thousand.

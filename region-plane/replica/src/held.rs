@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::{Catalog, Digest, Fn, FnId, Kind, Object, ObjectId, Region, Revision, Verdict};
+use api_types::{
+    Catalog, Digest, Fn, FnId, Kind, Object, ObjectId, ObjectRef, Region, Revision, Verdict,
+};
 use api_wire::view::{Envelope, MetadataBody, ViewError};
 use api_wire::{ObjectError, WatchLine};
 use sha2::{Digest as _, Sha256};
@@ -122,6 +124,16 @@ impl Held {
             hash: 0,
             zone_configured: zone,
         }
+    }
+
+    /// All that is held, as a step from nothing; `None` until a first snapshot was taken.
+    pub fn whole(&self) -> Option<Step> {
+        Some(Step {
+            meta: self.meta.clone()?,
+            puts: self.all.objects().map(ObjectRef::to_owned).collect(),
+            deletes: Vec::new(),
+            sync: true,
+        })
     }
 
     /// `None` until a first snapshot was taken.

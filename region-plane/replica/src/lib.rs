@@ -10,6 +10,7 @@ mod feed;
 mod follow;
 mod held;
 mod here;
+mod kept;
 mod lag;
 pub mod placement;
 mod settings;
@@ -30,9 +31,12 @@ pub use held::{Held, Meta, Refused};
 pub use here::Reference;
 pub use settings::{order, settings};
 
-use disk::Disk;
 use held::Step;
+use kept::Kept;
 use lag::Lag;
+
+/// Between looks whether a copy that could not be written may be tried again.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -42,7 +46,9 @@ pub struct Replica {
 
 struct Shared {
     held: RwLock<Held>,
-    disk: Disk,
+    kept: Kept,
+    /// Held while a step is written and taken, and while the whole copy is written.
+    writing: tokio::sync::Mutex<()>,
     position: watch::Sender<Position>,
     /// Counts steps that are visible.
     version: AtomicU64,
@@ -88,8 +94,7 @@ impl Replica {
     /// # Errors
     /// If another process holds the folder, or what is there cannot be read.
     pub fn open(data_dir: &Path, me: Region, zone: String) -> Result<Self, DiskError> {
-        let disk = Disk::open(&data_dir.join("replica"))?;
-        let held = disk.load(me, zone)?;
+        let (kept, held) = Kept::open(&data_dir.join("replica"), me, zone)?;
         let (position, _) = watch::channel(Position {
             revision: held.meta().map(|meta| meta.revision),
             functions: 0,
@@ -98,7 +103,8 @@ impl Replica {
             shared: Arc::new(Shared {
                 version: AtomicU64::new(0),
                 held: RwLock::new(held),
-                disk,
+                kept,
+                writing: tokio::sync::Mutex::default(),
                 position,
                 marks: watch::channel(Marks::default()).0,
                 refused: RwLock::new(None),
@@ -229,12 +235,42 @@ impl Replica {
             .unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
-    /// Makes a step durable, then visible.
-    async fn take(&self, step: Step) -> Result<(), DiskError> {
-        let shared = Arc::clone(&self.shared);
-        let step = tokio::task::spawn_blocking(move || shared.disk.write(&step).map(|()| step))
+    /// Why the copy on disk is older than what is held, while it is. It is served from memory then.
+    #[must_use]
+    pub fn unwritten(&self) -> Option<String> {
+        self.shared.kept.problem()
+    }
+
+    /// Tries from time to time to write a copy that could not be written. Never returns.
+    async fn keep_written(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if !self.shared.kept.is_due() {
+                continue;
+            }
+            let _writing = self.shared.writing.lock().await;
+            let shared = Arc::clone(&self.shared);
+            let replica = self.clone();
+            tokio::task::spawn_blocking(move || {
+                if let Some(whole) = replica.read(Held::whole) {
+                    shared.kept.catch_up(&whole);
+                }
+            })
             .await
-            .expect("writing does not panic")?;
+            .expect("writing does not panic");
+        }
+    }
+
+    /// Makes a step durable if the disk takes it, then visible.
+    async fn take(&self, step: Step) {
+        let _writing = self.shared.writing.lock().await;
+        let shared = Arc::clone(&self.shared);
+        let step = tokio::task::spawn_blocking(move || {
+            shared.kept.write(&step);
+            step
+        })
+        .await
+        .expect("writing does not panic");
         let functions_changed = step.changes_functions();
         let revision = step.meta.revision;
         self.shared
@@ -247,6 +283,5 @@ impl Replica {
             position.revision = Some(revision);
             position.functions += u64::from(functions_changed);
         });
-        Ok(())
     }
 }

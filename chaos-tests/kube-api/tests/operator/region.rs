@@ -232,14 +232,11 @@ impl Region {
         .await
         .unwrap();
         let client = api_client::Client::new(&[format!("http://{metadata}")]).unwrap();
-        tasks.spawn({
-            let replica = replica.clone();
-            async move {
-                region_plane_replica::follow(replica, client, CancellationToken::new())
-                    .await
-                    .unwrap();
-            }
-        });
+        tasks.spawn(region_plane_replica::follow(
+            replica.clone(),
+            client,
+            CancellationToken::new(),
+        ));
         let mut position = replica.subscribe();
         tokio::time::timeout(
             patience(),

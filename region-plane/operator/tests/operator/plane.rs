@@ -78,7 +78,7 @@ impl Plane {
             Client::new(&[url]).unwrap(),
             CancellationToken::new(),
         );
-        tasks.spawn(async move { following.await.unwrap() });
+        tasks.spawn(following);
         (plane, replica)
     }
 
