@@ -136,7 +136,7 @@ mod tests {
             source: io::Error::from_raw_os_error(24),
         });
         assert!(system.is_of_the_region());
-        let text = crate::with_sources(&system);
+        let text = api_types::chain(&system);
         assert!(
             text.contains("spawning") && text.contains("os error 24"),
             "{text}"

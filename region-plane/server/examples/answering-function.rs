@@ -2,8 +2,8 @@
 //! with nothing between.
 //!
 //! The body of a call is a command: `headers`, `sleep MILLIS`, `until FILE` (exists), `wire STATUS`,
-//! `http STATUS`, `large BYTES`, `exit`; anything else is echoed. Configuration `START` may be `exit`,
-//! `hang` or `slow`.
+//! `http STATUS`, `large BYTES`, `fields COUNT`, `nest LEVELS home|code|opened-code`, `signals`,
+//! `descriptors`, `exit`; anything else is echoed. Configuration `START` may be `exit`, `hang` or `slow`.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -81,10 +81,54 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
                 .header("Fn-Http-H-X-Answer", "1");
         }
         "large" => text = vec![b'x'; argument.parse().unwrap_or(0)].into(),
+        "fields" => {
+            for field in 0..number {
+                response = response.header(format!("X-Field-{field}"), "x");
+            }
+        }
+        "nest" => {
+            text = match nest(argument) {
+                Ok(()) => Bytes::from_static(b"nested"),
+                Err(error) => error.to_string().into(),
+            }
+        }
+        "signals" => {
+            text = std::fs::read("/proc/self/status")
+                .unwrap_or_default()
+                .into()
+        }
+        "descriptors" => {
+            let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+            let targets: Vec<String> = open
+                .flatten()
+                .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+                .map(|target| target.display().to_string())
+                .collect();
+            text = targets.join("\n").into();
+        }
         "exit" => std::process::exit(4),
         _ => {}
     }
     Ok(response
         .body(Full::new(text))
         .unwrap_or_else(|_| Response::new(Full::new(Bytes::from_static(b"bad command")))))
+}
+
+/// Makes folders in one another by paths that are always short.
+fn nest(argument: &str) -> anyhow::Result<()> {
+    let (levels, place) = argument.split_once(' ').unwrap_or((argument, "home"));
+    let code = std::env::current_exe()?.with_file_name("");
+    match place {
+        "home" => std::env::set_current_dir(std::env::var("HOME")?)?,
+        _ => std::env::set_current_dir(&code)?,
+    }
+    if place == "opened-code" {
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&code, all)?;
+    }
+    for _ in 0..levels.parse::<usize>()? {
+        std::fs::create_dir("d")?;
+        std::env::set_current_dir("d")?;
+    }
+    Ok(())
 }

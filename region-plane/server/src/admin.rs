@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, InstanceRow};
 use crate::reporter;
+use crate::starting::StartHealth;
 
 #[derive(Clone)]
 pub struct Admin {
@@ -25,6 +26,7 @@ pub struct Admin {
     pub engine: Engine,
     /// Of the cluster that functions run in, if they do.
     pub pods: Option<KubernetesHandle>,
+    pub starts: StartHealth,
     pub stopping: CancellationToken,
 }
 
@@ -33,6 +35,7 @@ const NO_METADATA: &str = "no metadata yet: the global plane has not been reache
 
 pub fn router(admin: Admin) -> Router {
     let (replica, pods) = (admin.replica.clone(), admin.pods.clone());
+    let starts = admin.starts.clone();
     let ready = move || {
         if replica.read(|held| held.meta().is_none()) {
             return Err(NO_METADATA.to_owned());
@@ -43,7 +46,7 @@ pub fn router(admin: Admin) -> Router {
                 "the cluster's pods are not known yet: they have not been listed".to_owned(),
             );
         }
-        Ok(())
+        starts.problem().map_or(Ok(()), Err)
     };
     let reads = api_fn_http::reads(Placed {
         replica: admin.replica.clone(),
@@ -113,6 +116,10 @@ struct Status {
     not_following: Option<String>,
     /// Since when it lacks something that it could have had, in milliseconds; 0 within the bound.
     behind_ms: u64,
+    /// Why the metadata on disk is older than what is served, while it is.
+    copy_problem: Option<String>,
+    /// Why nothing can be run here at the moment, by the region's own fault.
+    start_problem: Option<String>,
     load: LoadBody,
     queued: u32,
     memory_held_mb: u64,
@@ -137,6 +144,8 @@ async fn status(State(admin): State<Arc<Admin>>) -> Json<Status> {
         snapshot_refused,
         not_following,
         behind_ms,
+        copy_problem: admin.replica.unwritten(),
+        start_problem: admin.starts.problem(),
         load: counts.load.into(),
         queued: counts.queued,
         memory_held_mb: counts.memory_held_mb,

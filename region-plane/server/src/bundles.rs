@@ -10,6 +10,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use api_types::Digest;
 use rand::Rng as _;
 use region_plane_replica::{News, Reference, Replica};
 use region_plane_runtime::PACKED;
+use region_plane_runtime::trash::{self, Trash};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +37,10 @@ const DEMANDED_MAX: usize = 4;
 
 /// How often what failed is tried again when nothing else changes.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How often one bundle is compared with its digest at most: a function that never comes up must not have
+/// the region read its code all the time.
+const CHECK_EVERY: Duration = Duration::from_secs(60);
 
 /// How long code is kept that no function refers to any more that may be called here: a roll-back
 /// within that time is hot.
@@ -61,6 +67,10 @@ impl Form {
 
 /// In the bundles' folder: what a crash left half done.
 const WORK: &str = "work";
+
+/// In it: what is no longer needed, until it is removed. Functions run in these folders, so they may
+/// have left anything there.
+const TRASH: &str = "trash";
 
 /// In it: the boot of the machine in which all with a digest's name was put there, ...
 const BOOT: &str = "boot";
@@ -111,12 +121,27 @@ pub struct Bundles {
 struct Shared {
     folder: PathBuf,
     form: Form,
+    trash: Trash,
     client: Client,
     prefetches: Semaphore,
     demanded: Semaphore,
     state: Mutex<State>,
     fetches: TaskTracker,
     stopping: CancellationToken,
+    /// When each was last compared with its digest, and found to be damaged or not. One at a time: it
+    /// reads all of a bundle.
+    checked: tokio::sync::Mutex<BTreeMap<Digest, (Instant, bool)>>,
+}
+
+/// What became of a bundle that was held to be damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repair {
+    /// It is what its digest says, or was a moment ago.
+    Sound,
+    /// It was not, and is now.
+    Anew,
+    /// It is not, and no other is to be had. It is missing now.
+    Lost(String),
 }
 
 /// Invariant: `missing` and `unreferenced` are what [`State::look_at`] makes of `here` and
@@ -273,8 +298,11 @@ impl Bundles {
             let path = path.to_owned();
             move |source| StoreError::Disk { what, path, source }
         };
-        if work.exists() {
-            fs::remove_dir_all(&work).map_err(disk("clear", &work))?;
+        let trash = folder.join(TRASH);
+        let trash = Trash::open(trash.clone()).map_err(disk("open", &trash))?;
+        // What cannot be moved away is in nobody's way: names below it are chosen at random.
+        if let Err(error) = trash.throw(&work) {
+            warn!(folder = %work.display(), %error, "unfinished bundles stay behind");
         }
         fs::create_dir_all(&work).map_err(disk("make", &work))?;
         let entries = fs::read_dir(&folder).map_err(disk("read", &folder))?;
@@ -289,11 +317,20 @@ impl Bundles {
             let unsure = folder.join(UNSURE);
             fs::create_dir_all(&unsure).map_err(disk("make", &unsure))?;
             for digest in std::mem::take(&mut here) {
-                let name = digest.to_string();
-                // Of a boot before, if that one ended early.
-                let _absent = fs::remove_dir_all(unsure.join(&name));
-                let place = folder.join(&name);
-                fs::rename(&place, unsure.join(&name)).map_err(disk("move", &place))?;
+                let (place, beside) = (
+                    folder.join(digest.to_string()),
+                    unsure.join(digest.to_string()),
+                );
+                // One may be there of a boot before, if that ended early.
+                let moved = trash
+                    .throw(&beside)
+                    .and_then(|()| trash::rename(&place, &beside))
+                    // What it is kept for is moved out of it.
+                    .and_then(|()| fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)));
+                if let Err(error) = moved {
+                    // It counts as missing all the same, and what is fetched takes its place.
+                    warn!(%digest, %error, "an unsure bundle stays in its place");
+                }
             }
         }
         fs::write(&noted, boot).map_err(disk("write", &noted))?;
@@ -301,6 +338,7 @@ impl Bundles {
             shared: Arc::new(Shared {
                 folder,
                 form,
+                trash,
                 client,
                 prefetches: Semaphore::new(PREFETCHES_MAX),
                 demanded: Semaphore::new(DEMANDED_MAX),
@@ -310,6 +348,7 @@ impl Bundles {
                 }),
                 fetches: TaskTracker::new(),
                 stopping: CancellationToken::new(),
+                checked: tokio::sync::Mutex::default(),
             }),
         })
     }
@@ -346,6 +385,50 @@ impl Bundles {
         }
     }
 
+    /// Whether its folders are as they were unpacked: not even their owner may write to them. Of those
+    /// below the topmost ones nothing is said.
+    pub async fn is_sealed(&self, digest: &Digest) -> bool {
+        if self.shared.form == Form::Packed {
+            return true;
+        }
+        let place = self.shared.place(digest);
+        tokio::task::spawn_blocking(move || {
+            TOP_FOLDERS.iter().all(|folder| {
+                fs::metadata(place.join(folder))
+                    // One that is not there may be missing from the bundle.
+                    .map_or(true, |found| found.permissions().mode() & 0o222 == 0)
+            })
+        })
+        .await
+        .expect("reading permissions does not panic")
+    }
+
+    /// Compares a bundle of which no instance came up since `began` with its digest, and replaces it if it
+    /// differs: by the packed one beside it, else by a download.
+    pub async fn repair(&self, digest: &Digest, began: Instant) -> Repair {
+        let mut checked = self.shared.checked.lock().await;
+        checked.retain(|_, (at, _)| at.elapsed() < CHECK_EVERY);
+        match checked.get(digest) {
+            Some((at, true)) if *at > began => return Repair::Anew,
+            Some(_) => return Repair::Sound,
+            None => {}
+        }
+        let repaired = self.shared.repair(digest).await;
+        checked.insert(*digest, (Instant::now(), repaired == Repair::Anew));
+        match &repaired {
+            Repair::Sound => {}
+            Repair::Anew => {
+                metrics::counter!("tradewind_region_bundles_repaired_total").increment(1);
+                warn!(%digest, "a bundle was damaged on disk, unpacked anew");
+            }
+            Repair::Lost(error) => {
+                checked.remove(digest);
+                warn!(%digest, error, "a bundle is damaged on disk and cannot be replaced");
+            }
+        }
+        repaired
+    }
+
     /// Digests placed here that are not on disk, as of the replica's newest revision; at most `count`.
     #[must_use]
     pub fn missing(&self, replica: &Replica, count: usize) -> Vec<Digest> {
@@ -368,9 +451,7 @@ impl Bundles {
                 (state.take_unasked(again <= now), state.missing.is_empty())
             };
             if is_whole {
-                let unsure = self.shared.folder.join(UNSURE);
-                // It mostly is not there.
-                let _absent = tokio::fs::remove_dir_all(unsure).await;
+                self.shared.throw(self.shared.folder.join(UNSURE)).await;
             }
             for digest in to_fetch {
                 drop(self.fetch(digest, Why::Prefetch));
@@ -454,13 +535,10 @@ impl Bundles {
             };
             let (shared, replica) = (Arc::clone(&self.shared), replica.clone());
             let removed = tokio::task::spawn_blocking(move || {
-                match shared.take_away_unreferenced(&digest, &replica)? {
-                    Some(doomed) => fs::remove_dir_all(doomed).map(|()| true),
-                    None => Ok(false),
-                }
+                shared.take_away_unreferenced(&digest, &replica)
             })
             .await
-            .expect("removing does not panic");
+            .expect("moving does not panic");
             match removed {
                 Ok(true) => info!(%digest, "removed a bundle that nothing refers to"),
                 Ok(false) => {}
@@ -535,13 +613,22 @@ impl Shared {
 
     /// Checks a bundle and puts it in its place.
     async fn keep(self: &Arc<Self>, digest: &Digest, packed: &Path) -> Result<(), FetchFailure> {
+        self.keep_as(digest, packed, Self::put_in_place).await
+    }
+
+    async fn keep_as(
+        self: &Arc<Self>,
+        digest: &Digest,
+        packed: &Path,
+        put: impl FnOnce(&Self, &Digest, &Path) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), FetchFailure> {
         let (shared, digest, packed) = (Arc::clone(self), *digest, packed.to_owned());
         tokio::task::spawn_blocking(move || {
             let unpacked = shared.work(&digest);
             let kept = prepare(shared.form, &packed, &digest, &unpacked)
-                .and_then(|()| Ok(shared.put_in_place(&digest, &unpacked)?));
+                .and_then(|()| Ok(put(&shared, &digest, &unpacked)?));
             if kept.is_err() {
-                let _absent = fs::remove_dir_all(&unpacked);
+                shared.throw_now(&unpacked);
             }
             kept
         })
@@ -549,45 +636,164 @@ impl Shared {
         .expect("unpacking does not panic")
     }
 
+    async fn repair(self: &Arc<Self>, digest: &Digest) -> Repair {
+        let packed = self.work(digest).with_extension("packed");
+        let found = {
+            let (shared, digest, packed) = (Arc::clone(self), *digest, packed.clone());
+            tokio::task::spawn_blocking(move || shared.compare(&digest, &packed))
+                .await
+                .expect("comparing does not panic")
+        };
+        let replaced = match found {
+            Ok(Compared::Same) => return Repair::Sound,
+            // Nothing is known of the bundle, so it stays.
+            Err(error) => {
+                warn!(%digest, %error, "a bundle cannot be compared with its digest");
+                return Repair::Sound;
+            }
+            Ok(Compared::Damaged) => self.keep_as(digest, &packed, Self::replace).await,
+            Ok(Compared::Lost) => match self.download(digest, &packed).await {
+                Ok(()) => self.keep_as(digest, &packed, Self::replace).await,
+                Err(error) => Err(error),
+            },
+        };
+        let _absent = tokio::fs::remove_file(&packed).await;
+        let Err(error) = replaced else {
+            return Repair::Anew;
+        };
+        // Missing, it is fetched again and again, and calls are handed on until it is here.
+        if let Err(error) = self.take_away(&mut self.state(), digest)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            warn!(%digest, %error, "a damaged bundle stays in its place");
+        }
+        Repair::Lost(error.to_string())
+    }
+
+    /// Compares a bundle in its place with its digest. If it is to be unpacked anew, `packed` is a link to
+    /// it as it came. What is sound and not sealed is sealed.
+    fn compare(&self, digest: &Digest, packed: &Path) -> std::io::Result<Compared> {
+        let place = self.place(digest);
+        let came = place.join(PACKED);
+        let mut file = match fs::File::open(&came) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Compared::Lost);
+            }
+            opened => opened?,
+        };
+        let is_same = match self.form {
+            Form::Packed => api_bundle::verify(&mut file, digest).map(|_| true),
+            Form::Unpacked => api_bundle::is_unpacked(file, digest, &place, &[PACKED]),
+        };
+        match is_same {
+            Ok(true) => {
+                for folder in TOP_FOLDERS.iter().map(|folder| place.join(folder)) {
+                    // One may be missing from the bundle.
+                    let _absent = seal(&folder);
+                }
+                Ok(Compared::Same)
+            }
+            Ok(false) => {
+                if fs::hard_link(&came, packed).is_err() {
+                    fs::copy(&came, packed)?;
+                }
+                Ok(Compared::Damaged)
+            }
+            Err(_) => Ok(Compared::Lost),
+        }
+    }
+
     /// In one step with the list of what is here: a folder that is being taken away must not pass
-    /// for one that another download was faster to bring. The lock is held for one rename.
+    /// for one that another download was faster to bring. The lock is held for two renames.
     fn put_in_place(&self, digest: &Digest, unpacked: &Path) -> std::io::Result<()> {
-        let mut state = self.state();
+        let state = self.state();
         if state.here.contains(digest) {
             drop(state);
-            return fs::remove_dir_all(unpacked);
+            self.throw_now(unpacked);
+            return Ok(());
         }
-        fs::rename(unpacked, self.place(digest))?;
+        self.put(state, digest, unpacked)
+    }
+
+    /// As [`Self::put_in_place`], instead of one that is there.
+    fn replace(&self, digest: &Digest, unpacked: &Path) -> std::io::Result<()> {
+        self.put(self.state(), digest, unpacked)
+    }
+
+    fn put(
+        &self,
+        mut state: std::sync::MutexGuard<'_, State>,
+        digest: &Digest,
+        unpacked: &Path,
+    ) -> std::io::Result<()> {
+        let place = self.place(digest);
+        match self.trash.take(&place) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        if let Err(error) = fs::rename(unpacked, &place) {
+            state.gone(*digest, Instant::now());
+            return Err(error);
+        }
         state.arrived(*digest, Instant::now());
+        drop(state);
+        // Unsealed it runs as well; the next start looks again.
+        let _unsealed = seal(&place);
         Ok(())
     }
 
-    /// The reverse, unless a function refers to it by now; returns where it is then.
-    fn take_away_unreferenced(
-        &self,
-        digest: &Digest,
-        replica: &Replica,
-    ) -> std::io::Result<Option<PathBuf>> {
+    /// The reverse, unless a function refers to it by now: whether it is gone.
+    fn take_away_unreferenced(&self, digest: &Digest, replica: &Replica) -> std::io::Result<bool> {
         let mut state = self.state();
-        // To remove the one before took a while.
+        // To take away the one before took a while.
         state.catch_up(replica, Instant::now());
         if state.references.contains_key(digest) {
-            return Ok(None);
+            return Ok(false);
         }
-        self.take_away(&mut state, digest).map(Some)
+        self.take_away(&mut state, digest).map(|()| true)
     }
 
-    fn take_away(&self, state: &mut State, digest: &Digest) -> std::io::Result<PathBuf> {
-        let doomed = self.work(digest);
-        match fs::rename(self.place(digest), &doomed) {
+    fn take_away(&self, state: &mut State, digest: &Digest) -> std::io::Result<()> {
+        match self.trash.take(&self.place(digest)) {
             // Somebody else has removed it.
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            renamed => {
+            taken => {
                 state.gone(*digest, Instant::now());
-                renamed.map(|()| doomed)
+                taken
             }
         }
     }
+
+    /// Removes what nobody needs. That it cannot be is counted, and harms nobody.
+    fn throw_now(&self, path: &Path) {
+        if let Err(error) = self.trash.throw(path) {
+            warn!(path = %path.display(), %error, "not removed");
+        }
+    }
+
+    async fn throw(self: &Arc<Self>, path: PathBuf) {
+        let shared = Arc::clone(self);
+        tokio::task::spawn_blocking(move || shared.throw_now(&path))
+            .await
+            .expect("removing does not panic");
+    }
+}
+
+/// What a comparison of a bundle with its digest has found.
+enum Compared {
+    Same,
+    /// As it came it is sound, unpacked it is not.
+    Damaged,
+    Lost,
+}
+
+/// A bundle's folder and those in it, of which nobody may write to any.
+const TOP_FOLDERS: [&str; 3] = ["", "function", "python"];
+
+/// Lets nobody change a folder by mistake: not even a function that runs as the region's own user,
+/// which would have to change the permissions first. What is below was unpacked so.
+fn seal(folder: &Path) -> std::io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o555))
 }
 
 /// Unpacks a bundle into what its place shall hold. Even one that is sent on is unpacked once here:
@@ -602,6 +808,7 @@ fn prepare(
     if form == Form::Packed {
         reduce(unpacked)?;
     }
+    fs::set_permissions(packed, fs::Permissions::from_mode(0o444))?;
     Ok(fs::rename(packed, unpacked.join(PACKED))?)
 }
 
@@ -617,11 +824,7 @@ fn reduce(unpacked: &Path) -> std::io::Result<()> {
         if entry.file_name() == MANIFEST_NAME {
             continue;
         }
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
+        trash::remove(&entry.path())?;
     }
     Ok(())
 }
@@ -849,10 +1052,9 @@ mod tests {
                 .shared
                 .take_away(&mut bundles.shared.state(), &digest)
         };
-        let doomed = take_away().unwrap();
+        take_away().unwrap();
         assert_eq!(bundles.get(&digest), None);
         keep(&bundles, &digest, &bytes).await;
-        fs::remove_dir_all(doomed).unwrap();
         assert!(
             bundles
                 .get(&digest)

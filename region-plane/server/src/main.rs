@@ -13,6 +13,7 @@ mod gateway;
 mod region;
 mod reporter;
 mod spill;
+mod starting;
 
 use std::process::ExitCode;
 

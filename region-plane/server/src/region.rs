@@ -26,6 +26,7 @@ use crate::definitions::Definitions;
 use crate::engine::{self, Engine};
 use crate::gateway::{self, Counter, Gateway};
 use crate::reporter::Reporter;
+use crate::starting::{StartHealth, Starting};
 
 /// Between looks at which functions changed: bounds the work of a bulk deploy.
 const SETTINGS_PAUSE: Duration = Duration::from_millis(100);
@@ -104,13 +105,18 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         settle_within: config.wait_max() / 2,
     };
     let (wait_max, engine_end) = (config.wait_max(), end.child_token());
+    let starts = StartHealth::default();
     let (engine, pods) = match driver {
-        Driver::Processes(runtime) => (
-            engine::start(runtime, limits, wait_max, &mut tasks, engine_end),
-            None,
-        ),
+        Driver::Processes(runtime) => {
+            let runtime = Starting::new(runtime, bundles.clone(), starts.clone());
+            (
+                engine::start(runtime, limits, wait_max, &mut tasks, engine_end),
+                None,
+            )
+        }
         Driver::Pods(runtime) => {
             let pods = runtime.handle();
+            let runtime = Starting::new(runtime, bundles.clone(), starts.clone());
             (
                 engine::start(runtime, limits, wait_max, &mut tasks, engine_end),
                 Some(pods),
@@ -125,10 +131,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         replica: replica.clone(),
         engine: engine.clone(),
         pods: pods.clone(),
+        starts,
         stopping: stopping.clone(),
     });
     let admin_limits = HttpLimits {
         grace: Duration::from_secs(1),
+        descriptors_percent: 10,
         ..HttpLimits::default()
     };
     tasks.spawn({
@@ -137,7 +145,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     });
     tasks.spawn({
         let (replica, client, end) = (replica.clone(), client.clone(), end.child_token());
-        async move { Ok(follow(replica, client, end).await?) }
+        async move {
+            follow(replica, client, end).await;
+            Ok(())
+        }
     });
     tasks.spawn({
         let (bundles, replica, end) = (bundles.clone(), replica.clone(), end.child_token());
@@ -188,6 +199,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         grace: config.calls_grace(),
         connections_max: config.connections_max(),
         proxies: config.proxy_protocol_from.clone(),
+        // An instance has four, and a call that is handed on one.
+        descriptors_percent: 50,
         ..HttpLimits::default()
     };
     tasks.spawn({

@@ -110,7 +110,9 @@ impl Reporter {
         activities: &Activities,
     ) -> Report {
         let (revision, hash) = self.replica.read(|held| (held.revision().0, held.hash()));
-        let following = following(self.replica.progress(), self.replica.behind());
+        let mut progress = self.replica.progress();
+        progress.problem = progress.problem.or_else(|| self.replica.unwritten());
+        let following = following(progress, self.replica.behind());
         let missing = self.bundles.missing(&self.replica, REPORT_ITEMS_MAX);
         Report {
             sequence,

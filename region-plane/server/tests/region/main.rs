@@ -5,6 +5,7 @@
 mod calls;
 mod changes;
 mod forwarding;
+mod machine;
 mod plane;
 mod process;
 mod replication;

@@ -298,6 +298,11 @@ impl Plane {
         format!("bundle/answering:1@sha256:{}", packed.digest)
     }
 
+    /// As when every global node's copy is gone.
+    pub fn lose_bundles(&self) {
+        self.state.lock().unwrap().bundles.clear();
+    }
+
     pub fn keep(&self, digest: Digest, bytes: Vec<u8>) {
         let mut held = self.state.lock().unwrap();
         held.bundles.insert(digest.to_string(), bytes);

@@ -41,6 +41,35 @@ pub fn start(name: &str, ip: &str, data_dir: &Path, plane: &str, settings: &str)
     }
 }
 
+/// One that a shell becomes, after it has done this.
+pub fn start_by(
+    shell: &str,
+    name: &str,
+    ip: &str,
+    data_dir: &Path,
+    plane: &str,
+    settings: &str,
+) -> Region {
+    let log = data_dir.join(format!("{name}.log"));
+    let config = configure(name, ip, data_dir, plane, settings);
+    let said = std::fs::File::create(&log).unwrap();
+    let child = Command::new("/bin/sh")
+        .args(["-c", &format!("{shell}; exec \"$0\" --config \"$1\"")])
+        .arg(env!("CARGO_BIN_EXE_tradewind-region"))
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(said)
+        .spawn()
+        .unwrap();
+    Region {
+        gateway: format!("http://{ip}:8080"),
+        admin: format!("http://{ip}:8081"),
+        child,
+        log,
+    }
+}
+
 /// A region that is expected to end by itself, with what it says caught.
 pub fn spawn(name: &str, ip: &str, data_dir: &Path, plane: &str) -> Child {
     let config = configure(name, ip, data_dir, plane, "");
@@ -127,6 +156,10 @@ impl Region {
             headers: response.headers().clone(),
             text: response.text().await.unwrap(),
         }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn kill(mut self) {
@@ -230,7 +263,7 @@ pub fn client() -> reqwest::Client {
         .unwrap()
 }
 
-async fn get(url: &str) -> Option<reqwest::Response> {
+pub async fn get(url: &str) -> Option<reqwest::Response> {
     client().get(url).send().await.ok()
 }
 
