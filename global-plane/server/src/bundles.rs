@@ -1,11 +1,16 @@
 //! Bundles as files beside the database, named by their digest.
 //!
 //! A file under its final name is complete, checked and synced: it is written under a temporary
-//! name first and renamed. Nothing deletes a bundle yet; a name that was handed out stays good.
+//! name first and renamed. Disks forget, so a file is compared with its name when it is first read and
+//! whenever it was changed since. One that differs is removed: a member may have another, and to deploy
+//! the bundle again stores it anew. Nothing else deletes a bundle yet.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::io::{self, Seek as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api_types::Digest;
 use api_wire::planes::BUNDLE_BYTES_MAX;
@@ -20,6 +25,26 @@ pub struct BundleStore {
     dir: PathBuf,
     uploads: AtomicU64,
     places: Semaphore,
+    /// The files that were compared with their names, as they were then: as many as there are.
+    sound: Mutex<BTreeMap<Digest, Stamp>>,
+}
+
+/// Differs whenever a file's content was written to, or another put in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &std::fs::Metadata) -> Self {
+        Self {
+            inode: file.ino(),
+            size: file.len(),
+            changed: (file.ctime(), file.ctime_nsec()),
+        }
+    }
 }
 
 /// Bundles written at once. More would only share the same disk, and each holds a file open.
@@ -61,28 +86,63 @@ impl BundleStore {
             dir,
             uploads: AtomicU64::new(0),
             places: Semaphore::new(WRITES_MAX),
+            sound: Mutex::default(),
         })
     }
 
-    /// Bytes of a bundle that is here.
+    /// Bytes of a bundle that is here and sound.
     pub async fn size(&self, digest: Digest) -> Option<u64> {
-        let found = tokio::fs::metadata(self.path(digest)).await.ok()?;
-        Some(found.len())
+        let (_, size) = self.read(digest).await.ok()??;
+        Some(size)
     }
 
-    /// A bundle's file and its size, if it is here.
+    /// A bundle's file and its size, if it is here and sound.
     ///
     /// # Errors
-    /// If it is here and cannot be opened.
+    /// If it is here and cannot be read.
     pub async fn read(&self, digest: Digest) -> io::Result<Option<(File, u64)>> {
-        match File::open(self.path(digest)).await {
-            Ok(file) => {
-                let size = file.metadata().await?.len();
-                Ok(Some((file, size)))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+        let file = match File::open(self.path(digest)).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let found = file.metadata().await?;
+        let stamp = Stamp::of(&found);
+        if self.sound().get(&digest) == Some(&stamp) {
+            return Ok(Some((file, stamp.size)));
         }
+        let mut file = file.into_std().await;
+        let compared = tokio::task::spawn_blocking(move || {
+            let mut hash = Sha256::new();
+            io::copy(&mut file, &mut hash)?;
+            file.rewind()?;
+            Ok::<_, io::Error>((Digest(hash.finalize().into()) == digest, file))
+        });
+        let (is_sound, file) = compared.await.expect("reading does not panic")?;
+        if is_sound {
+            self.sound().insert(digest, stamp);
+            return Ok(Some((File::from_std(file), stamp.size)));
+        }
+        metrics::counter!("tradewind_global_bundles_damaged_total").increment(1);
+        tracing::error!(%digest, "a bundle is damaged on disk, removed: deploy it again unless a member has it");
+        self.remove(digest, stamp).await?;
+        Ok(None)
+    }
+
+    /// Removes a damaged file, unless another has taken its place meanwhile.
+    async fn remove(&self, digest: Digest, damaged: Stamp) -> io::Result<()> {
+        let path = self.path(digest);
+        let found = match tokio::fs::metadata(&path).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found?,
+        };
+        if Stamp::of(&found) == damaged {
+            tokio::fs::remove_file(&path).await?;
+        }
+        Ok(())
+    }
+
+    fn sound(&self) -> MutexGuard<'_, BTreeMap<Digest, Stamp>> {
+        self.sound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores a body under its digest and returns its size. Once this returns, the bundle survives
@@ -131,6 +191,10 @@ impl BundleStore {
             .await
             .map_err(store)?;
         sync_directory(&self.dir).await.map_err(store)?;
+        // Renamed: its stamp is another than while it was written.
+        if let Ok(kept) = tokio::fs::metadata(self.path(digest)).await {
+            self.sound().insert(digest, Stamp::of(&kept));
+        }
         Ok(size)
     }
 
@@ -215,6 +279,33 @@ mod tests {
             .unwrap();
         assert_eq!((size, store.size(digest).await), (11, Some(11)));
         assert_eq!(names(dir.path()), [digest.to_string()]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_what_its_name_says_is_removed_and_may_come_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = digest_of(b"hello world");
+        for damage in ["hello", "hello World", ""] {
+            let store = BundleStore::open(dir.path().to_owned()).unwrap();
+            let whole = body(&[b"hello world"]);
+            store.receive(digest, whole).await.unwrap();
+            assert_eq!(store.size(digest).await, Some(11), "before {damage:?}");
+            let path = dir.path().join(digest.to_string());
+            let before = Stamp::of(&std::fs::metadata(&path).unwrap());
+            // Some clocks of file systems are coarse.
+            while Stamp::of(&std::fs::metadata(&path).unwrap()) == before {
+                std::fs::write(&path, damage).unwrap();
+            }
+            assert_eq!(store.size(digest).await, None, "{damage:?}");
+            assert_eq!(names(dir.path()), Vec::<String>::new(), "{damage:?}");
+        }
+        // Damaged while nobody looked.
+        let path = dir.path().join(digest.to_string());
+        std::fs::write(&path, "hello World").unwrap();
+        let store = BundleStore::open(dir.path().to_owned()).unwrap();
+        assert!(store.read(digest).await.unwrap().is_none());
+        std::fs::write(&path, "hello world").unwrap();
+        assert!(store.read(digest).await.unwrap().is_some());
     }
 
     #[tokio::test]

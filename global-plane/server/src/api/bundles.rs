@@ -161,14 +161,16 @@ pub async fn get(State(node): State<Arc<Node>>, Id(hex): Id, method: Method) -> 
         Err(refused) => return refused.into_response(),
     };
     let known = node.knows_bundle(digest);
+    if node.bundles.size(digest).await.is_none() && known.is_some() {
+        fetch(&node, digest).await;
+    }
     if method == Method::HEAD {
-        return match known {
+        // One that is damaged everywhere is not there: whoever asks is about to deploy it.
+        let size = node.bundles.size(digest).await;
+        return match known.and(size) {
             Some(size) => head(size).into_response(),
             None => unknown(&hex),
         };
-    }
-    if node.bundles.size(digest).await.is_none() && known.is_some() {
-        fetch(&node, digest).await;
     }
     send(&node, digest, &hex).await
 }

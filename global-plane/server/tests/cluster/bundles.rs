@@ -86,3 +86,50 @@ async fn a_bundle_is_checked_copied_and_served_by_every_node() {
         );
     }
 }
+
+/// Damaged on one node it comes from another; damaged on all it is deployed again, as if it had never been.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_was_damaged_is_served_by_no_node_until_it_is_whole() {
+    let nodes = Nodes::start(60).await;
+    let bytes: Vec<u8> = (0..100_000_u32)
+        .map(|at| u8::try_from(at % 251).unwrap())
+        .collect();
+    let hex = digest(&bytes);
+    let url = |node: usize| format!("{}/v1/bundles/{hex}", nodes.api(node));
+    let put = async || {
+        let sent = nodes.http.put(url(0)).body(bytes.clone()).send();
+        assert_eq!(sent.await.unwrap().status(), 200);
+    };
+    let file = |node: usize| {
+        let folder = nodes.config_path(node).parent().unwrap().to_owned();
+        folder.join(format!("global-{}/bundles/{hex}", node + 1))
+    };
+    let is_whole = async |node: usize| {
+        let head = nodes.http.head(url(node)).send().await.unwrap().status();
+        let got = nodes.http.get(url(node)).send().await.unwrap();
+        assert_eq!(head, got.status(), "node {node} says of it what it does");
+        got.status() == 200 && got.bytes().await.unwrap() == bytes
+    };
+    put().await;
+    for node in 0..3 {
+        eventually("each has it", Duration::from_secs(10), async || {
+            file(node).exists().then_some(())
+        })
+        .await;
+        assert!(is_whole(node).await);
+    }
+
+    std::fs::write(file(0), &bytes[..1000]).unwrap();
+    assert!(is_whole(0).await, "another node's copy");
+
+    for node in 0..3 {
+        std::fs::write(file(node), &bytes[1..]).unwrap();
+    }
+    for node in 0..3 {
+        assert!(!is_whole(node).await);
+    }
+    put().await;
+    for node in 0..3 {
+        assert!(is_whole(node).await, "node {node}");
+    }
+}
