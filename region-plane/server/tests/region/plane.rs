@@ -414,8 +414,9 @@ async fn lines(
         let mut changed = plane.revision.subscribe();
         if !first {
             let second = std::time::Duration::from_secs(1);
-            let _quiet =
-                tokio::time::timeout(second, changed.wait_for(|revision| *revision > from)).await;
+            let stalled = plane.state.lock().unwrap().stalled_at.is_some();
+            let news = changed.wait_for(|revision| !stalled && *revision > from);
+            let _quiet = tokio::time::timeout(second, news).await;
         }
         let (mut text, mut upto) = (String::new(), plane.revision());
         {
