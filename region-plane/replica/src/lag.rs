@@ -17,14 +17,20 @@ pub(crate) const BEHIND_MIN: Duration = Duration::from_secs(10);
 /// Reports are answered every second. With none heard for longer the global plane is away.
 const AWAY_MIN: Duration = Duration::from_secs(5);
 
-/// More are thinned out. With 32 of them an hour's lag is known to a few minutes.
+/// More are thinned out, to a lag's sixteenth at least.
 const LACKED_MAX: usize = 32;
+
+/// Between those that are kept after they were thinned out for the first time: twice the time between
+/// two reports.
+const GAP_MIN: Duration = Duration::from_secs(2);
 
 /// Invariant: `lacked` ascends in both.
 #[derive(Debug, Default)]
 pub(crate) struct Lag {
     /// Revisions that were not applied when they were heard of, and when that was.
     lacked: VecDeque<(Revision, Instant)>,
+    /// What is heard of sooner after the last of them is left out: it is lacking for about as long.
+    gap: Duration,
     heard_at: Option<Instant>,
 }
 
@@ -39,9 +45,14 @@ impl Lag {
         {
             self.lacked.pop_front();
         }
-        let last = self.lacked.back().map_or(applied, |(lacked, _)| *lacked);
-        if newest <= last {
-            return;
+        match self.lacked.back() {
+            Some((lacked, at)) => {
+                if newest <= *lacked || now.saturating_duration_since(*at) < self.gap {
+                    return;
+                }
+            }
+            None if newest <= applied => return,
+            None => self.gap = Duration::ZERO,
         }
         self.lacked.push_back((newest, now));
         if self.lacked.len() > LACKED_MAX {
@@ -51,6 +62,7 @@ impl Lag {
                 index += 1;
                 index % 2 == 1
             });
+            self.gap = (self.gap * 2).max(GAP_MIN);
         }
     }
 
@@ -98,10 +110,12 @@ mod tests {
         assert_eq!(lag.behind(Revision(7), now), None, "it has come");
 
         // It follows all the time, and never comes nearer.
-        let (lag, now) = run(340, |sec| sec.saturating_sub(100), |sec| sec);
-        let late = secs(lag.behind(Revision(240), now)).unwrap_or_default();
-        assert!((85..=100).contains(&late), "{late}");
-        assert!(lag.lacked.len() <= LACKED_MAX);
+        for by in [12, 100, 340, 3600] {
+            let (lag, now) = run(3 * by, |sec| sec.saturating_sub(by), |sec| sec);
+            let late = secs(lag.behind(Revision(2 * by), now)).unwrap_or_default();
+            assert!((by - by / 8 - 2..=by).contains(&late), "{late} of {by}");
+            assert!(lag.lacked.len() <= LACKED_MAX);
+        }
     }
 
     #[test]

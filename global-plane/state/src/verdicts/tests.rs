@@ -135,7 +135,7 @@ fn a_region_that_says_that_it_is_behind_is_suspect_until_it_no_longer_says_so() 
     let mut two = Federation::new(&[("fra", Healthy), ("iad", Healthy)]);
     two.run(10, &["fra", "iad"]);
     let says = |two: &mut Federation, behind_ms: u64| {
-        two.now += 1000;
+        two.now += 500;
         two.report("iad", false);
         two.report_following("fra", behind_ms);
         two.evaluate()
