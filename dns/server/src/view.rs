@@ -181,13 +181,13 @@ fn guard(held: &Steering, offered: &Steering) -> Result<(), Refusal> {
 }
 
 /// The view that is served now, and what operators ask about it. Readers never wait.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Views {
     current: ArcSwapOption<Loaded>,
     tally: Mutex<Tally>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Tally {
     pub refused: u64,
     pub last_refusal: Option<String>,
@@ -198,18 +198,6 @@ pub struct Tally {
 }
 
 impl Views {
-    pub fn new() -> Self {
-        Self {
-            current: ArcSwapOption::empty(),
-            tally: Mutex::new(Tally {
-                refused: 0,
-                last_refusal: None,
-                confirmed: None,
-                from_disk: None,
-            }),
-        }
-    }
-
     pub fn current(&self) -> Option<Arc<Loaded>> {
         self.current.load_full()
     }

@@ -163,7 +163,7 @@ proptest! {
     ) {
         let setting = setting();
         let names: [&[&str]; 3] = [&["fra", "iad", "nrt"], &["fra", "iad"], &[]];
-        let views = Views::new();
+        let views = Views::default();
         let mut newest = None;
         for (epoch, revision, sound, which) in offers {
             let mut envelope = seal_as("c", epoch, revision, &body(names[which]));
