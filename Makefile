@@ -57,6 +57,10 @@ test-kubernetes: build helm ## Test a region on the cluster of KUBECONFIG, or on
 test-kubernetes-install: build helm ## Install the charts into the cluster of KUBECONFIG and call a function through them.
 	$(WITH_SKIPS) cargo test --locked -p chaos-tests-kubernetes --test in_cluster -- --ignored --nocapture
 
+.PHONY: test-upgrade
+test-upgrade: setup ## Upgrade and roll back a federation under load: from the commit in deploy/upgrade-from, and to the next format.
+	@scripts/test-upgrade
+
 .PHONY: images
 images: setup ## Write dist/images/NAME.tar: our images, runtimes and a test function.
 	@scripts/images

@@ -278,7 +278,7 @@ async fn put_trigger(
 
 /// `None` before any region has registered.
 async fn zone(client: &Client) -> anyhow::Result<Option<Zone>> {
-    let view = client.steering(0, Revision(0), Duration::ZERO).await?;
+    let view = client.steering("", 0, Revision(0), Duration::ZERO).await?;
     let Some(view) = view else { return Ok(None) };
     let body: SteeringBody = view.open().context("read the steering view")?;
     Ok(Some(Zone {

@@ -31,7 +31,7 @@ pub use config::Config;
 pub use errors::json_errors;
 pub use http::{BindError, HttpLimits, Routed, bind, serve};
 pub use operations::operations;
-pub use process::{Shutdown, main};
+pub use process::{Shutdown, Unfit, main};
 
 /// The version of every daemon: they are released together.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -24,6 +24,32 @@ const EXIT_CONFIG: u8 = 78;
 
 const INTERRUPT: &str = "SIGINT";
 
+/// What `run` fails with where starting the same program on the same data again would not help: its
+/// data folder is of a version that this program cannot take. The process exits 78.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}; {to_do}")]
+pub struct Unfit {
+    /// What this program cannot take, and why.
+    pub what: String,
+    /// What a person does about it.
+    pub to_do: String,
+}
+
+impl Unfit {
+    /// Of an error that a person can do something about, if it is known what; else the error.
+    pub fn if_known<E>(to_do: Option<&str>, error: E) -> anyhow::Error
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let Some(to_do) = to_do else {
+            return error.into();
+        };
+        let what = chain(&error);
+        let to_do = to_do.to_owned();
+        Self { what, to_do }.into()
+    }
+}
+
 /// Asks a daemon to stop: finish what is in flight, take nothing new, return.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
@@ -76,7 +102,7 @@ impl Shutdown {
 /// alone, and no signal ignored or blocked ([`inherited`]); its soft limit of open files is raised to the
 /// hard one. SIGTERM and SIGINT begin the shutdown; `run` then has [`Config::drain_grace`] to return. A
 /// second signal ends that wait, or first the pause of a daemon that has one ([`Shutdown::at_once`]).
-/// Exits 1 if `run` fails or is cut off.
+/// Exits 1 if `run` fails or is cut off, 78 if it fails with [`Unfit`].
 pub fn main<C, Fut>(name: &'static str, run: impl FnOnce(C, Shutdown) -> Fut) -> ExitCode
 where
     C: Config,
@@ -207,7 +233,10 @@ where
         }
         Err(error) => {
             error!(error = chain(error.as_ref()), "failed");
-            ExitCode::FAILURE
+            match error.downcast_ref::<Unfit>() {
+                Some(_) => ExitCode::from(EXIT_CONFIG),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -236,7 +265,7 @@ fn command<C: Config>(name: &'static str) -> Command {
              \x20 TRADEWIND_KEY, TRADEWIND_TABLE__KEY   override a key; values are TOML, or else text\n\
              \x20 {LOG_VARIABLE}   what to log, as `info` or `warn,{crate_name}=debug` (default info)\n\
              \x20                 `info,hickory_server=info` also logs each DNS query\n\n\
-             Exit codes: 0 stopped when asked; 1 failed; 78 bad configuration, every problem listed.",
+             Exit codes: 0 stopped when asked; 1 failed; 78 bad configuration, or data of another version.",
             keys = indented(C::KEYS),
             crate_name = name.replace('-', "_"),
         ))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api_types::Knowledge;
 use api_wire::call_headers::REVISION;
 use api_wire::fns::ErrorBody;
 use bytes::Bytes;
@@ -92,6 +93,15 @@ impl<'a> Ask<'a> {
     pub fn query(mut self, key: &'a str, value: &(impl ToString + ?Sized)) -> Self {
         self.query.push((key, value.to_string()));
         self
+    }
+
+    /// Says which formats this program knows, beside those that every version does.
+    pub fn knowing(self) -> Self {
+        let knows: Vec<String> = Knowledge::own().to_say().map(str::to_owned).collect();
+        match knows.is_empty() {
+            true => self,
+            false => self.query("knows", &knows.join(",")),
+        }
     }
 
     pub fn json<T: Serialize>(mut self, body: &T) -> Self {

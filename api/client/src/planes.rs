@@ -100,14 +100,18 @@ impl Client {
 
     /// All that a region holds; check it with [`Envelope::open`].
     pub async fn snapshot(&self) -> Result<Envelope, Error> {
-        let answer = self.ask(Ask::get(&["v1", "snapshot"])).await?;
+        let answer = self.ask(Ask::get(&["v1", "snapshot"]).knowing()).await?;
         self.body_within(answer, SNAPSHOT_BYTES_MAX).await
     }
 
     /// The steering view if there is one newer than (`epoch`, `after`), waiting up to `wait` (10 s
     /// at most) for it; `None` if there is not. Check it with [`Envelope::open`].
+    ///
+    /// `who` is the name of the DNS server that asks, empty for anybody else: the global plane uses
+    /// nothing that one of them does not know.
     pub async fn steering(
         &self,
+        who: &str,
         epoch: u64,
         after: Revision,
         wait: Duration,
@@ -116,7 +120,9 @@ impl Client {
         let mut ask = Ask::get(&["v1", "views", "steering"])
             .query("after", &after)
             .query("epoch", &epoch)
-            .query("wait_ms", &wait.as_millis());
+            .query("wait_ms", &wait.as_millis())
+            .query("who", who)
+            .knowing();
         let per_try = wait + LONG_POLL_SLACK;
         ask.patience = Patience {
             per_try,

@@ -43,7 +43,8 @@ impl Client {
         let ask = Ask::get(&["v1", "watch"])
             .query("from", &from)
             .query("cluster_id", cluster_id)
-            .query("epoch", &epoch);
+            .query("epoch", &epoch)
+            .knowing();
         let answer = self.ask(ask).await?;
         if answer.response.status() == StatusCode::GONE {
             let compacted: Compacted = self.body(answer).await?;

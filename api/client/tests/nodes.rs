@@ -99,6 +99,7 @@ fn report() -> Report {
         bundles_missing: Vec::new(),
         following: None,
         functions: Vec::new(),
+        knows: Vec::new(),
     }
 }
 
@@ -335,12 +336,16 @@ async fn no_newer_view_is_not_an_error() {
     nodes.add(Router::new().route(
         "/v1/views/steering",
         get(async |request: Request| match request.uri().query() {
-            Some("after=5&epoch=1&wait_ms=20") => StatusCode::NOT_MODIFIED,
+            Some("after=5&epoch=1&wait_ms=20&who=dns-1") => StatusCode::NOT_MODIFIED,
             _ => StatusCode::BAD_REQUEST,
         }),
     ));
     let wait = Duration::from_millis(20);
-    let view = nodes.client().steering(1, Revision(5), wait).await.unwrap();
+    let view = nodes
+        .client()
+        .steering("dns-1", 1, Revision(5), wait)
+        .await
+        .unwrap();
     assert!(view.is_none());
 }
 

@@ -7,9 +7,11 @@ use std::ops::Bound;
 
 use crate::placement::Placements;
 use crate::{
-    App, AppId, Bundle, Digest, Fn, FnId, Kind, Object, ObjectId, ObjectRef, Region, RegionName,
-    Trigger, TriggerId,
+    App, AppId, Bundle, Digest, Fn, FnId, Format, FormatName, Kind, Member, MemberId, Object,
+    ObjectId, ObjectRef, Region, RegionName, Trigger, TriggerId,
 };
+#[cfg(feature = "next-format")]
+use crate::{Note, NoteId};
 
 /// Invariants: every index entry points at a stored object; an app's fns and triggers go with it,
 /// a fn's triggers go with it. A fn or trigger may be put before its app (a replica may meet them
@@ -21,6 +23,10 @@ pub struct Catalog {
     triggers: BTreeMap<TriggerId, Trigger>,
     regions: BTreeMap<RegionName, Region>,
     bundles: BTreeMap<Digest, Bundle>,
+    members: BTreeMap<MemberId, Member>,
+    formats: BTreeMap<FormatName, Format>,
+    #[cfg(feature = "next-format")]
+    notes: BTreeMap<NoteId, Note>,
     app_names: BTreeMap<String, AppId>,
     fn_names: BTreeMap<AppId, BTreeMap<String, FnId>>,
     /// By app, then name, then fn: the order of a page, with the fn as tie-breaker because trigger
@@ -106,6 +112,26 @@ impl Catalog {
         self.regions.get(name)
     }
 
+    /// All members by number.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    #[must_use]
+    pub fn member(&self, id: MemberId) -> Option<&Member> {
+        self.members.get(&id)
+    }
+
+    /// The formats in use beside those that every version knows, by name.
+    pub fn formats(&self) -> impl Iterator<Item = &Format> {
+        self.formats.values()
+    }
+
+    #[must_use]
+    pub fn format(&self, name: &FormatName) -> Option<&Format> {
+        self.formats.get(name)
+    }
+
     /// All bundles by digest.
     pub fn bundles(&self) -> impl Iterator<Item = &Bundle> {
         self.bundles.values()
@@ -178,6 +204,10 @@ impl Catalog {
             Kind::Trigger => self.triggers.len(),
             Kind::Region => self.regions.len(),
             Kind::Bundle => self.bundles.len(),
+            Kind::Member => self.members.len(),
+            Kind::Format => self.formats.len(),
+            #[cfg(feature = "next-format")]
+            Kind::Note => self.notes.len(),
         }
     }
 
@@ -195,6 +225,10 @@ impl Catalog {
             Kind::Trigger => Box::new(self.triggers.values().map(Into::into)),
             Kind::Region => Box::new(self.regions.values().map(Into::into)),
             Kind::Bundle => Box::new(self.bundles.values().map(Into::into)),
+            Kind::Member => Box::new(self.members.values().map(Into::into)),
+            Kind::Format => Box::new(self.formats.values().map(Into::into)),
+            #[cfg(feature = "next-format")]
+            Kind::Note => Box::new(self.notes.values().map(Into::into)),
         }
     }
 
@@ -206,6 +240,10 @@ impl Catalog {
             ObjectId::Trigger(id) => self.triggers.get(id).map(Into::into),
             ObjectId::Region(name) => self.regions.get(name).map(Into::into),
             ObjectId::Bundle(digest) => self.bundles.get(digest).map(Into::into),
+            ObjectId::Member(id) => self.members.get(id).map(Into::into),
+            ObjectId::Format(name) => self.formats.get(name).map(Into::into),
+            #[cfg(feature = "next-format")]
+            ObjectId::Note(id) => self.notes.get(id).map(Into::into),
         }
     }
 
@@ -217,6 +255,10 @@ impl Catalog {
             Object::Trigger(trigger) => self.put_trigger(trigger),
             Object::Region(region) => drop(self.regions.insert(region.name.clone(), region)),
             Object::Bundle(bundle) => drop(self.bundles.insert(bundle.digest, bundle)),
+            Object::Member(member) => drop(self.members.insert(member.id, member)),
+            Object::Format(format) => drop(self.formats.insert(format.name.clone(), format)),
+            #[cfg(feature = "next-format")]
+            Object::Note(note) => drop(self.notes.insert(note.id.clone(), note)),
         }
     }
 
@@ -248,7 +290,13 @@ impl Catalog {
                 let triggers = self.fn_triggers.get(id).into_iter().flatten();
                 triggers.cloned().map(ObjectId::Trigger).collect()
             }
-            ObjectId::Trigger(_) | ObjectId::Region(_) | ObjectId::Bundle(_) => Vec::new(),
+            ObjectId::Trigger(_)
+            | ObjectId::Region(_)
+            | ObjectId::Bundle(_)
+            | ObjectId::Member(_)
+            | ObjectId::Format(_) => Vec::new(),
+            #[cfg(feature = "next-format")]
+            ObjectId::Note(_) => Vec::new(),
         }
     }
 
@@ -308,6 +356,10 @@ impl Catalog {
             }
             ObjectId::Region(name) => self.regions.remove(name).is_some(),
             ObjectId::Bundle(digest) => self.bundles.remove(digest).is_some(),
+            ObjectId::Member(id) => self.members.remove(id).is_some(),
+            ObjectId::Format(name) => self.formats.remove(name).is_some(),
+            #[cfg(feature = "next-format")]
+            ObjectId::Note(id) => self.notes.remove(id).is_some(),
         }
     }
 

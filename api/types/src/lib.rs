@@ -9,6 +9,10 @@ mod chain;
 pub mod dns_label;
 pub mod fns;
 pub mod id;
+pub mod knowledge;
+pub mod member;
+#[cfg(feature = "next-format")]
+pub mod note;
 pub mod object;
 pub mod placement;
 pub mod refusal;
@@ -20,6 +24,10 @@ pub use catalog::Catalog;
 pub use chain::chain;
 pub use fns::{Annotations, App, Config, Fn, Trigger};
 pub use id::{AppId, CallId, FnId, Revision, TriggerId};
+pub use knowledge::Knowledge;
+pub use member::{Format, FormatName, Member, MemberId};
+#[cfg(feature = "next-format")]
+pub use note::{Note, NoteId};
 pub use object::{Kind, Object, ObjectId, ObjectRef};
 pub use placement::Placement;
 pub use refusal::{Refusal, RefusalKind};

@@ -11,9 +11,11 @@ use std::fmt;
 
 use crate::fns::PLACEMENT_ANNOTATION;
 use crate::{
-    Annotations, App, AppId, Bundle, Digest, Fn, FnId, Region, RegionName, Revision, Trigger,
-    TriggerId,
+    Annotations, App, AppId, Bundle, Digest, Fn, FnId, Format, FormatName, Member, MemberId,
+    Region, RegionName, Revision, Trigger, TriggerId,
 };
+#[cfg(feature = "next-format")]
+use crate::{Note, NoteId};
 
 /// What holds for every object of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,6 +248,35 @@ kinds! {
         count_max: 100_000,
         dns: |_| None,
     }
+    Member {
+        id: id: MemberId = |text| text.parse().ok().map(MemberId),
+        name: "member",
+        plural: "members",
+        api: "/v1/members",
+        receivers: Receivers::Nobody,
+        // Five is the most a federation is built for; the rest are nodes that were replaced.
+        count_max: 1_000,
+        dns: |_| None,
+    }
+    Format {
+        id: name: FormatName = |text| text.parse().ok(),
+        name: "format",
+        plural: "formats",
+        api: "/v1/formats",
+        receivers: Receivers::Nobody,
+        count_max: crate::knowledge::FORMATS_MAX,
+        dns: |_| None,
+    }
+    #[cfg(feature = "next-format")]
+    Note {
+        id: id: NoteId = |text| Some(NoteId(text.to_owned())),
+        name: "note",
+        plural: "notes",
+        api: "/v1/notes",
+        receivers: Receivers::EveryRegion,
+        count_max: 1_000,
+        dns: |_| None,
+    }
 }
 
 /// DNS servers are told where it may run, and nothing else of it.
@@ -270,6 +301,12 @@ impl Kind {
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// The format by which objects of this kind are stored and sent.
+    #[must_use]
+    pub fn form(self) -> String {
+        format!("object/{self}")
     }
 
     #[must_use]

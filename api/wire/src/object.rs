@@ -1,6 +1,8 @@
 //! The one form in which objects are stored and sent, on every disk and between the planes.
 
-use api_types::{Bundle, Kind, Object, ObjectRef, Region, Revision};
+use api_types::{
+    Bundle, Format, Kind, Knowledge, Member, MemberId, Object, ObjectRef, Region, Revision,
+};
 use serde::de::DeserializeOwned;
 use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -59,6 +61,10 @@ impl ObjectBody {
             ObjectRef::Trigger(trigger) => serde_json::to_string(&TriggerBody::stored(trigger)),
             ObjectRef::Region(region) => serde_json::to_string(&RegionBody::from(region)),
             ObjectRef::Bundle(bundle) => serde_json::to_string(&BundleBody::from(bundle)),
+            ObjectRef::Member(member) => serde_json::to_string(&MemberBody::from(member)),
+            ObjectRef::Format(format) => serde_json::to_string(&FormatBody::from(format)),
+            #[cfg(feature = "next-format")]
+            ObjectRef::Note(note) => serde_json::to_string(&NoteBody::from(note)),
         };
         let object_text = text.and_then(RawValue::from_string);
         Self {
@@ -114,6 +120,10 @@ impl TryFrom<ObjectBody> for Object {
             Kind::Trigger => Self::Trigger(read::<TriggerBody, _>(&body)?),
             Kind::Region => Self::Region(read::<RegionBody, Region>(&body)?),
             Kind::Bundle => Self::Bundle(read::<BundleBody, Bundle>(&body)?),
+            Kind::Member => Self::Member(read::<MemberBody, Member>(&body)?),
+            Kind::Format => Self::Format(read::<FormatBody, Format>(&body)?),
+            #[cfg(feature = "next-format")]
+            Kind::Note => Self::Note(read::<NoteBody, api_types::Note>(&body)?),
         })
     }
 }
@@ -148,6 +158,98 @@ impl TryFrom<BundleBody> for Bundle {
                 field: "digest",
             })?,
             size: body.size,
+            revision: Revision(body.tradewind_revision),
+        })
+    }
+}
+
+/// What a member knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberBody {
+    pub node_id: u64,
+    pub knows: Vec<String>,
+    pub tradewind_revision: u64,
+}
+
+impl From<&Member> for MemberBody {
+    fn from(member: &Member) -> Self {
+        Self {
+            node_id: member.id.0,
+            knows: member.knows.to_say().map(str::to_owned).collect(),
+            tradewind_revision: member.revision.0,
+        }
+    }
+}
+
+impl TryFrom<MemberBody> for Member {
+    type Error = StoredError;
+
+    fn try_from(body: MemberBody) -> Result<Self, StoredError> {
+        Ok(Self {
+            id: MemberId(body.node_id),
+            knows: Knowledge::said(body.knows),
+            revision: Revision(body.tradewind_revision),
+        })
+    }
+}
+
+/// A format in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormatBody {
+    pub name: String,
+    pub tradewind_revision: u64,
+}
+
+impl From<&Format> for FormatBody {
+    fn from(format: &Format) -> Self {
+        Self {
+            name: format.name.to_string(),
+            tradewind_revision: format.revision.0,
+        }
+    }
+}
+
+impl TryFrom<FormatBody> for Format {
+    type Error = StoredError;
+
+    fn try_from(body: FormatBody) -> Result<Self, StoredError> {
+        Ok(Self {
+            name: body.name.parse().map_err(|_| StoredError {
+                kind: "format",
+                field: "name",
+            })?,
+            revision: Revision(body.tradewind_revision),
+        })
+    }
+}
+
+#[cfg(feature = "next-format")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoteBody {
+    pub id: String,
+    pub text: String,
+    pub tradewind_revision: u64,
+}
+
+#[cfg(feature = "next-format")]
+impl From<&api_types::Note> for NoteBody {
+    fn from(note: &api_types::Note) -> Self {
+        Self {
+            id: note.id.0.clone(),
+            text: note.text.clone(),
+            tradewind_revision: note.revision.0,
+        }
+    }
+}
+
+#[cfg(feature = "next-format")]
+impl TryFrom<NoteBody> for api_types::Note {
+    type Error = StoredError;
+
+    fn try_from(body: NoteBody) -> Result<Self, StoredError> {
+        Ok(Self {
+            id: api_types::NoteId(body.id),
+            text: body.text,
             revision: Revision(body.tradewind_revision),
         })
     }

@@ -132,6 +132,9 @@ pub struct Report {
     /// Busiest functions since the last report; at most [`REPORT_ITEMS_MAX`].
     #[serde(default)]
     pub functions: Vec<FunctionCount>,
+    /// Formats that the region knows beside those that every version does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub knows: Vec<String>,
 }
 
 /// How the region follows the global plane, see [`Following`].
@@ -216,6 +219,16 @@ pub struct Member {
 /// Header of the answer to a region's report: for how many seconds DNS answers may be kept. So long,
 /// and for the time in which its end gets known, a region that stops goes on taking calls.
 pub const DNS_TTL_SECS: &str = "tradewind-dns-ttl-secs";
+
+/// An item of `GET /v1/formats`: a format that not every version knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormatItem {
+    pub name: String,
+    /// Whoever does not know it can no longer take part.
+    pub in_use: bool,
+    /// Members that have not said that they know it.
+    pub lacking: Vec<String>,
+}
 
 /// The body of 410 from `/v1/watch`: take `GET /v1/snapshot` and watch from its revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -53,6 +53,8 @@ pub struct Federation {
     up: Child,
     /// Given up last, when nothing listens there any more.
     network: Network,
+    /// The folder of the programs that it runs.
+    programs: PathBuf,
 }
 
 impl Federation {
@@ -64,10 +66,17 @@ impl Federation {
 
     /// The same with as many regions and DNS servers as are asked for.
     pub async fn start_of(regions: u8, dns: u8) -> anyhow::Result<Self> {
+        let tradewind = binary("tradewind")?;
+        let programs = tradewind.parent().context("a program is in a folder")?;
+        Self::start_from(programs, regions, dns).await
+    }
+
+    /// The same by the programs in a folder. What it holds when a part is started is what runs.
+    pub async fn start_from(programs: &Path, regions: u8, dns: u8) -> anyhow::Result<Self> {
         let network = Network::claim();
         let dir = tempfile::tempdir().context("make a folder for the federation")?;
         let log = std::fs::File::create(dir.path().join("up.log")).context("create the log")?;
-        let up = Command::new(binary("tradewind")?)
+        let up = Command::new(programs.join("tradewind"))
             .args([
                 "up",
                 "--net",
@@ -88,7 +97,12 @@ impl Federation {
             .stderr(log)
             .spawn()
             .context("start tradewind up")?;
-        let mut federation = Self { dir, up, network };
+        let mut federation = Self {
+            dir,
+            up,
+            network,
+            programs: programs.to_owned(),
+        };
         eventually("the ready file", START_PATIENCE, async || {
             if let Some(status) = federation.up.try_wait()? {
                 bail!("tradewind up ended with {status}: {}", federation.log());
@@ -145,16 +159,22 @@ impl Federation {
 
     /// Kills a part with SIGKILL and waits until it is gone.
     pub async fn kill(&self, name: &str) -> anyhow::Result<()> {
+        self.end(name, Signal::KILL, Duration::from_secs(10)).await
+    }
+
+    /// Asks a part to stop, as by SIGTERM in a rolling restart, and waits until it has.
+    pub async fn stop(&self, name: &str) -> anyhow::Result<()> {
+        // A region finishes what is in flight within 22 s.
+        self.end(name, Signal::TERM, Duration::from_secs(40)).await
+    }
+
+    async fn end(&self, name: &str, signal: Signal, patience: Duration) -> anyhow::Result<()> {
         let pid = self.pid(name)?;
-        kill_process(process(pid)?, Signal::KILL).with_context(|| format!("kill {name}"))?;
-        eventually(
-            &format!("{name} is gone"),
-            Duration::from_secs(10),
-            async || {
-                ensure!(!alive(pid), "process {pid} lives");
-                Ok(())
-            },
-        )
+        kill_process(process(pid)?, signal).with_context(|| format!("signal {name}"))?;
+        eventually(&format!("{name} is gone"), patience, async || {
+            ensure!(!alive(pid), "process {pid} lives");
+            Ok(())
+        })
         .await?;
         Ok(())
     }
@@ -212,7 +232,7 @@ impl Federation {
         &self,
         args: impl IntoIterator<Item = A>,
     ) -> anyhow::Result<Output> {
-        Command::new(binary("tradewind")?)
+        Command::new(self.programs.join("tradewind"))
             .args(args)
             .env("TRADEWIND_API", self.apis()?.join(","))
             .stdin(Stdio::null())
@@ -246,7 +266,7 @@ impl Federation {
     /// Deploys the Rust example under `app` as function `hello` with trigger `/hello`, and waits
     /// until every region holds it.
     pub fn deploy_hello(&self, app: &str) -> anyhow::Result<()> {
-        self.deploy(app, "hello", &binary("hello-rust")?)
+        self.deploy(app, "hello", &self.programs.join("hello-rust"))
     }
 
     /// Deploys a program under `app` as function `name` with trigger `/name`, and waits until every

@@ -106,7 +106,7 @@ pub async fn look(client: &Client, http: &reqwest::Client, parts: &[Part]) -> an
         let item = replication.items.iter().find(|item| item.region == region);
         ensure!(item.is_some_and(serves), "region {region} is not healthy");
     }
-    let view = in_time(client.steering(0, Revision(0), Duration::ZERO))
+    let view = in_time(client.steering("", 0, Revision(0), Duration::ZERO))
         .await?
         .context("there is no steering view")?;
     let body: SteeringBody = view.open()?;

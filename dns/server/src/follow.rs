@@ -73,11 +73,12 @@ pub fn load(file: &ViewFile, views: &Views, setting: &Setting) {
     }
 }
 
-/// Follows until `shutdown`.
+/// Follows until `shutdown`. `name` is this server's.
 ///
 /// # Errors
 /// If an entry of `globals` is not a URL.
 pub async fn follow(
+    name: &str,
     globals: &[String],
     file: ViewFile,
     views: Arc<Views>,
@@ -90,6 +91,7 @@ pub async fn follow(
     for node in globals {
         let client = Client::new(std::slice::from_ref(node))?;
         followers.spawn(poll(
+            name.to_owned(),
             node.clone(),
             client,
             offers.clone(),
@@ -104,6 +106,7 @@ pub async fn follow(
 }
 
 async fn poll(
+    name: String,
     node: String,
     client: Client,
     offers: mpsc::Sender<Offer>,
@@ -114,7 +117,7 @@ async fn poll(
         let mut last_problem = String::new();
         loop {
             let after = views.position();
-            let asked = client.steering(after.epoch, Revision(after.revision), POLL_WAIT);
+            let asked = client.steering(&name, after.epoch, Revision(after.revision), POLL_WAIT);
             let pause = match asked.await {
                 Ok(None) => {
                     views.confirm(Instant::now());

@@ -66,7 +66,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     tasks.spawn({
         let stop = stop.clone();
         async move {
-            follow::follow(&config.globals, file, views, setting, stop).await?;
+            follow::follow(&config.name, &config.globals, file, views, setting, stop).await?;
             Ok(())
         }
     });

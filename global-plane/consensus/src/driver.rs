@@ -46,7 +46,7 @@ pub trait StateMachine: Send + 'static {
     /// index before outcomes are told.
     ///
     /// # Errors
-    /// If this program cannot apply it: the process stops.
+    /// If this program cannot apply it. The thread ends: see [`Driver::join`].
     fn apply(
         &mut self,
         index: LogIndex,
@@ -63,7 +63,7 @@ pub trait StateMachine: Send + 'static {
     /// Replaces the state by a snapshot of another node.
     ///
     /// # Errors
-    /// If it cannot be read: the process stops.
+    /// If it cannot be read. The thread ends: see [`Driver::join`].
     fn restore(&mut self, snapshot: &[u8], batch: &mut StateBatch<'_>) -> Result<(), ApplyError>;
 }
 
@@ -232,6 +232,12 @@ impl<O: Send + 'static> Handle<O> {
         self.status.clone()
     }
 
+    /// Waits until the thread has ended. Cancel safe.
+    pub async fn ended(&self) {
+        let mut status = self.status.clone();
+        while status.changed().await.is_ok() {}
+    }
+
     /// Hands leadership to the peer that is furthest.
     ///
     /// # Errors
@@ -280,7 +286,7 @@ impl<O: Send + 'static> Handle<O> {
 
 /// The thread that drives one node.
 pub struct Driver {
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Result<(), ApplyError>>,
 }
 
 impl Driver {
@@ -344,24 +350,28 @@ impl Driver {
             .spawn(move || {
                 // raft-rs panics where its invariants break, and so does what a state machine
                 // meets; a process that lives on without this thread would only look alive.
-                if catch_unwind(AssertUnwindSafe(|| runner.run())).is_err() {
+                catch_unwind(AssertUnwindSafe(|| runner.run())).unwrap_or_else(|_| {
                     tracing::error!("the consensus thread panicked; stopping");
-                    std::process::abort();
-                }
+                    std::process::abort()
+                })
             });
         Self {
             thread: thread.expect("a thread can be made at start"),
         }
     }
 
-    /// Waits for the thread after [`Handle::shutdown`].
+    /// Waits for the thread, after [`Handle::shutdown`] or [`Handle::ended`].
+    ///
+    /// # Errors
+    /// Why it ended unasked: an entry that this program cannot apply. Nothing of that entry or after
+    /// it was applied, so another version of the program can go on from the same disk.
     ///
     /// # Panics
     /// Never: a panic of the thread ends the process.
-    pub fn join(self) {
+    pub fn join(self) -> Result<(), ApplyError> {
         self.thread
             .join()
-            .expect("a panic of the thread has ended the process");
+            .expect("a panic of the thread has ended the process")
     }
 }
 
@@ -390,12 +400,12 @@ struct Runner<M: StateMachine> {
 }
 
 impl<M: StateMachine> Runner<M> {
-    fn run(mut self) {
+    fn run(mut self) -> Result<(), ApplyError> {
         let mut next_tick = Instant::now() + self.config.tick;
         loop {
             let mut events = Vec::new();
             if !self.gather(next_tick, &mut events) {
-                return;
+                return Ok(());
             }
             let now = Instant::now();
             let ticked = now >= next_tick;
@@ -407,14 +417,14 @@ impl<M: StateMachine> Runner<M> {
                 self.give_up_snapshots(now, &mut events);
             }
             let led = self.node.leads();
-            self.step(events);
+            self.step(events)?;
             if led && !self.node.leads() {
                 // Whether they were committed is for the next leader to know.
                 for (_, told) in std::mem::take(&mut self.proposals) {
                     let _ = told.send(Err(ProposeError::Dropped));
                 }
             }
-            self.compact(ticked);
+            self.compact(ticked)?;
             let status = status_of(&self.node);
             self.inbox.publish.send_if_modified(|held| {
                 let changed = *held != status;
@@ -477,17 +487,18 @@ impl<M: StateMachine> Runner<M> {
         Token(self.tokens)
     }
 
-    fn step(&mut self, events: Vec<Event>) {
+    fn step(&mut self, events: Vec<Event>) -> Result<(), ApplyError> {
         let effects = self.node.step(events);
         self.inbox
             .readies
             .store(self.node.readies(), Ordering::Relaxed);
         for effect in effects {
-            self.carry_out(effect);
+            self.carry_out(effect)?;
         }
+        Ok(())
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn carry_out(&mut self, effect: Effect) -> Result<(), ApplyError> {
         match effect {
             Effect::Send(messages) => {
                 for Outgoing {
@@ -511,7 +522,7 @@ impl<M: StateMachine> Runner<M> {
                 data,
             } => {
                 let mut batch = self.store.batch();
-                or_die("read a snapshot", self.machine.restore(&data, &mut batch));
+                self.machine.restore(&data, &mut batch)?;
                 let batch = batch.into_batch();
                 or_die(
                     "install a snapshot",
@@ -526,7 +537,7 @@ impl<M: StateMachine> Runner<M> {
                 entries,
                 applied,
                 commit,
-            } => self.apply(entries, applied, commit),
+            } => self.apply(entries, applied, commit)?,
             Effect::Read { token, index } => {
                 if let Some(told) = self.reads.remove(&token) {
                     self.confirmed.push((index, told));
@@ -550,12 +561,18 @@ impl<M: StateMachine> Runner<M> {
             Effect::MakeSnapshot => {
                 let data = self.machine.snapshot();
                 tracing::info!(bytes = data.len(), applied = %self.node.applied(), "made a snapshot for a follower");
-                self.step(vec![Event::Snapshot { data }]);
+                self.step(vec![Event::Snapshot { data }])?;
             }
         }
+        Ok(())
     }
 
-    fn apply(&mut self, entries: Vec<Committed>, applied: LogIndex, commit: LogIndex) {
+    fn apply(
+        &mut self,
+        entries: Vec<Committed>,
+        applied: LogIndex,
+        commit: LogIndex,
+    ) -> Result<(), ApplyError> {
         let mut batch = self.store.batch();
         let mut outcomes = Vec::with_capacity(entries.len());
         for Committed {
@@ -564,10 +581,7 @@ impl<M: StateMachine> Runner<M> {
             token,
         } in entries
         {
-            let outcome = or_die(
-                "apply a command",
-                self.machine.apply(index, &payload, &mut batch),
-            );
+            let outcome = self.machine.apply(index, &payload, &mut batch)?;
             outcomes.push((index, token, outcome));
         }
         let batch = batch.into_batch();
@@ -583,9 +597,10 @@ impl<M: StateMachine> Runner<M> {
                 let _ = told.send(Ok((index, outcome)));
             }
         }
+        Ok(())
     }
 
-    fn compact(&mut self, ticked: bool) {
+    fn compact(&mut self, ticked: bool) -> Result<(), ApplyError> {
         let applied = self.node.applied().0;
         let first = self.node.first_index().0;
         let to = if applied.saturating_sub(first) >= self.config.compact_every + self.config.keep {
@@ -594,9 +609,9 @@ impl<M: StateMachine> Runner<M> {
             // Few but large commands: the older half goes, as often as it takes.
             first + (applied - first) / 2
         } else {
-            return;
+            return Ok(());
         };
-        self.step(vec![Event::Compact { to: LogIndex(to) }]);
+        self.step(vec![Event::Compact { to: LogIndex(to) }])
     }
 
     /// Answers confirmed reads that the state has caught up with; a follower may be told of an index

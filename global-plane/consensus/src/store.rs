@@ -4,6 +4,7 @@
 //! written later is never kept without what was written before. So the batch that applies a command
 //! needs no sync: after a crash it is replayed from the log.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,8 +32,9 @@ const COMMIT: &[u8] = b"commit";
 /// How often this directory was opened by its node.
 const BOOTS: &[u8] = b"boots";
 
-/// Of the records above; a newer one is refused.
-const FORMAT: u32 = 1;
+/// Of the records above and of the state machine's families; another one is refused. What comes after
+/// it is agreed on by the members and needs no other number.
+const FORMAT: u32 = 2;
 
 /// Bounds the write-ahead files that a quiet family would otherwise keep alive.
 const WAL_BYTES_MAX: u64 = 256 << 20;
@@ -53,19 +55,19 @@ pub enum StoreError {
     Corrupt { what: String },
     #[error("the data directory belongs to {found}, this is {wanted}")]
     Identity { found: String, wanted: String },
-    #[error(
-        "the data directory has format {found}, this program knows up to {FORMAT}: it was written by a newer one"
-    )]
+    #[error("the data directory has format {found}, this program reads {FORMAT}")]
     Format { found: u32 },
 }
 
-/// A committed entry that this program cannot apply: a skipped upgrade step, or corruption. The
-/// process must stop; skipping it would make this replica differ.
+/// A committed entry that this program cannot apply. The process must stop: skipping the entry would
+/// make this replica differ.
 #[derive(Debug, thiserror::Error)]
-#[error("entry {index} cannot be applied: {problem}")]
-pub struct ApplyError {
-    pub index: u64,
-    pub problem: String,
+pub enum ApplyError {
+    /// A newer program wrote it.
+    #[error("entry {index} needs a newer program: {problem}")]
+    Newer { index: LogIndex, problem: String },
+    #[error("entry {index} is corrupt: {problem}")]
+    Corrupt { index: LogIndex, problem: String },
 }
 
 /// Who a data directory belongs to.
@@ -90,7 +92,7 @@ impl Identity {
             .next()
             .and_then(|line| line.parse().ok())
             .ok_or_else(corrupt)?;
-        if format > FORMAT {
+        if format != FORMAT {
             return Err(StoreError::Format { found: format });
         }
         let node = lines.next().ok_or_else(corrupt)?;
@@ -125,15 +127,28 @@ impl Store {
         voters: &[NodeId],
         families: &[&str],
     ) -> Result<(Self, Persisted), StoreError> {
-        let descriptors = [LOG, META].iter().chain(families).map(|name| {
+        // With those that another version made: what it left must be opened to say whose it is.
+        let mut names: BTreeSet<String> = [LOG, META]
+            .iter()
+            .chain(families)
+            .map(|name| (*name).to_owned())
+            .collect();
+        if path.join("CURRENT").exists() {
+            let there = DB::list_cf(&Options::default(), path);
+            names.extend(there.map_err(|source| StoreError::Open {
+                path: path.to_owned(),
+                source,
+            })?);
+        }
+        let descriptors = names.iter().map(|name| {
             let mut options = Options::default();
-            options.set_compression_type(if *name == LOG {
+            options.set_compression_type(if name == LOG {
                 DBCompressionType::None
             } else {
                 DBCompressionType::Lz4
             });
             options.set_write_buffer_size(16 << 20);
-            ColumnFamilyDescriptor::new(*name, options)
+            ColumnFamilyDescriptor::new(name, options)
         });
         let mut options = Options::default();
         options.create_if_missing(true);
@@ -629,18 +644,26 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_a_newer_program_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        {
-            let (store, _) = open(dir.path()).unwrap();
-            let newer = checked(format!("{}\n1\ntest", FORMAT + 1).as_bytes());
-            store
-                .db
-                .put_cf(store.family(META), IDENTITY, newer)
-                .unwrap();
+    fn a_directory_of_an_older_or_a_newer_program_is_refused_as_what_it_is() {
+        for other in [FORMAT - 1, FORMAT + 1] {
+            let dir = tempfile::tempdir().unwrap();
+            {
+                let (mut store, _) = open(dir.path()).unwrap();
+                let theirs = checked(format!("{other}\n1\ntest").as_bytes());
+                store
+                    .db
+                    .put_cf(store.family(META), IDENTITY, theirs)
+                    .unwrap();
+                // Its state machine had a family that ours has not.
+                let db = Arc::get_mut(&mut store.db).unwrap();
+                db.create_cf("theirs", &Options::default()).unwrap();
+            }
+            let error = open(dir.path()).err().unwrap();
+            assert!(
+                matches!(error, StoreError::Format { found } if found == other),
+                "{error}"
+            );
         }
-        let error = open(dir.path()).err().unwrap();
-        assert!(matches!(error, StoreError::Format { found: 2 }), "{error}");
     }
 
     #[test]

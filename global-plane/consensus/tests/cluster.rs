@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Seen {
     list: Arc<Mutex<Vec<String>>>,
     restored: Arc<AtomicUsize>,
+    /// The program is older than commands that begin with `new`.
+    is_old: Arc<AtomicBool>,
 }
 
 impl Seen {
@@ -49,11 +51,15 @@ impl StateMachine for Appender {
 
     fn apply(
         &mut self,
-        _index: LogIndex,
+        index: LogIndex,
         payload: &[u8],
         batch: &mut StateBatch<'_>,
     ) -> Result<usize, ApplyError> {
         let text = String::from_utf8(payload.to_vec()).unwrap();
+        if text.starts_with("new") && self.0.is_old.load(Ordering::Relaxed) {
+            let problem = text;
+            return Err(ApplyError::Newer { index, problem });
+        }
         let mut list = self.0.list.lock().unwrap();
         Self::put(batch, list.len(), &text);
         list.push(text);
@@ -166,6 +172,7 @@ impl Cluster {
         node.handle.shutdown();
         tokio::task::spawn_blocking(|| node.driver.join())
             .await
+            .unwrap()
             .unwrap();
     }
 
@@ -266,6 +273,42 @@ async fn concurrent_proposals_share_syncs_and_every_node_applies_them_alike() {
     for node in cluster.running.values() {
         assert_eq!(node.seen.list(), want);
     }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_apply_an_entry_stops_before_it_and_a_newer_program_goes_on_from_its_disk()
+ {
+    let mut cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let old = *cluster.running.keys().find(|id| **id != leader).unwrap();
+    cluster.running[&old]
+        .seen
+        .is_old
+        .store(true, Ordering::Relaxed);
+    cluster.propose("before").await;
+    let (index, _) = cluster.propose("new").await;
+    let (last, _) = cluster.propose("after").await;
+
+    let mut stopped = cluster.running.remove(&old).unwrap();
+    timeout(PATIENCE, stopped.handle.ended()).await.unwrap();
+    stopped.network.shutdown().await;
+    let joined = tokio::task::spawn_blocking(|| stopped.driver.join()).await;
+    match joined.unwrap() {
+        Err(ApplyError::Newer { index: at, problem }) => {
+            assert_eq!((at, problem.as_str()), (index, "new"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(stopped.seen.list(), ["before"]);
+    drop(stopped.handle);
+
+    cluster.restart(old).await;
+    cluster.wait(old, |status| status.applied >= last).await;
+    assert_eq!(
+        cluster.running[&old].seen.list(),
+        ["before", "new", "after"]
+    );
     cluster.stop_all().await;
 }
 

@@ -178,7 +178,11 @@ pub fn excerpt(state: &State, envelope: &Envelope) -> Option<StateParts> {
         | Command::DeleteTrigger { .. }
         | Command::SetDrained { .. }
         | Command::SetVerdicts { .. }
-        | Command::AddBundle { .. } => {}
+        | Command::AddBundle { .. }
+        | Command::SayKnown { .. }
+        | Command::UseFormats { .. } => {}
+        #[cfg(feature = "next-format")]
+        Command::PutNote { .. } => {}
     }
     Some(parts)
 }

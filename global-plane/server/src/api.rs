@@ -6,6 +6,8 @@ pub mod fns;
 pub mod internal;
 pub mod invoke;
 pub mod members;
+#[cfg(feature = "next-format")]
+pub mod notes;
 pub mod proxy;
 pub mod regions;
 pub mod views;
@@ -27,7 +29,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 
-use crate::node::{Consistency, NoLeader, Node, Reader};
+use crate::node::{Consistency, Node, Reader};
 
 /// `?consistency=` of the `/v1` reads.
 #[derive(Debug, Default, Deserialize)]
@@ -51,8 +53,9 @@ pub fn error(status: StatusCode, message: impl Into<String>) -> Response {
     (status, Json(ErrorBody { message })).into_response()
 }
 
-pub fn no_leader(none: NoLeader) -> Response {
-    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, none.to_string());
+/// A write or a read that cannot be done now: 503.
+pub fn no_leader(why: impl std::fmt::Display) -> Response {
+    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, why.to_string());
     response
         .headers_mut()
         .insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -79,6 +82,7 @@ pub fn router(node: &Arc<Node>) -> Router {
         .route("/v1/regions/{name}/report", post(regions::report))
         .route("/v1/replication", get(regions::replication))
         .route("/v1/members", get(members::members))
+        .route("/v1/formats", get(members::formats))
         .route("/v1/status", get(members::status))
         .route("/v1/watch", get(watch::watch))
         .route("/v1/snapshot", get(views::snapshot))
@@ -86,6 +90,11 @@ pub fn router(node: &Arc<Node>) -> Router {
         .route("/v1/explain", get(explain::explain))
         .route("/v1/bundles/{hex}", put(bundles::put).get(bundles::get))
         .with_state(Arc::clone(node));
+    #[cfg(feature = "next-format")]
+    let planes = planes.route(
+        "/v1/notes/{id}",
+        put(notes::put).with_state(Arc::clone(node)),
+    );
     let ready = {
         let node = Arc::clone(node);
         move || match node.raft().leader {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use api_types::{RegionName, Revision, Timestamp, Verdict};
+use api_types::{Knowledge, RegionName, Revision, Timestamp, Verdict};
 use api_wire::planes::{FollowingBody, LoadBody, Report, SizingBody};
 use global_plane_state::Command;
 use global_plane_state::verdicts::{Facts, Monitor};
@@ -35,6 +35,8 @@ pub struct Row {
     pub bundles_missing: Vec<String>,
     #[serde(default)]
     pub following: Option<FollowingBody>,
+    #[serde(default)]
+    pub knows: Vec<String>,
     pub reported_ms_ago: u64,
 }
 
@@ -77,6 +79,7 @@ impl Leader {
             hash: report.hash,
             bundles_missing: report.bundles_missing,
             following: report.following.map(Into::into),
+            knows: Knowledge::said(report.knows),
         };
         if !tenure.monitor.report(region, now_ms, facts) {
             tracing::debug!(%region, "report overtaken by a newer one");
@@ -96,6 +99,7 @@ impl Leader {
                 hash: heard.facts.hash.clone(),
                 bundles_missing: heard.facts.bundles_missing.clone(),
                 following: heard.facts.following.as_ref().map(Into::into),
+                knows: heard.facts.knows.to_say().map(str::to_owned).collect(),
                 reported_ms_ago: now_ms.saturating_sub(heard.at_ms),
             };
             (region.to_string(), row)

@@ -11,12 +11,12 @@ pub mod sizes;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use api_types::{ObjectId, Revision, Timestamp};
+use api_types::{Knowledge, Object, ObjectId, Revision, Timestamp, chain};
 use api_wire::{ObjectBody, WatchLine};
 use bytes::Bytes;
 use global_plane_consensus::store::StateReader;
 use global_plane_consensus::{ApplyError, LogIndex, StateBatch, StateMachine, StoreError};
-use global_plane_state::{Change, Outcome, State, StateParts};
+use global_plane_state::{Change, Command, Outcome, State, StateParts};
 use tokio::sync::watch;
 
 use disk::{DecodeError, Standing};
@@ -43,6 +43,14 @@ pub enum LoadError {
     Decode(#[from] DecodeError),
     #[error("the state on disk has an object under a key that is not its own, {key:?}")]
     Key { key: String },
+}
+
+impl LoadError {
+    /// A newer program wrote what is on the disk.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Decode(error) if error.is_newer())
+    }
 }
 
 /// What readers share.
@@ -110,6 +118,7 @@ impl Replica {
             sizes.put(object.id().key(), value.len());
             parts.objects.push(object);
         }
+        known(&Knowledge::own(), &parts)?;
         for (_, value) in reader.scan(SESSIONS)? {
             parts.sessions.push(disk::decode_session(&value)?);
         }
@@ -216,12 +225,14 @@ fn read_entry(key: &[u8], value: Vec<u8>) -> Result<Entry, LoadError> {
 /// Applies the log to a [`Replica`].
 pub struct Machine {
     replica: Arc<Replica>,
+    knows: Knowledge,
 }
 
 impl Machine {
+    /// Of a program that knows these formats.
     #[must_use]
-    pub fn new(replica: Arc<Replica>) -> Self {
-        Self { replica }
+    pub fn new(replica: Arc<Replica>, knows: Knowledge) -> Self {
+        Self { replica, knows }
     }
 
     /// Persists what a command changed and adds it to the history. `revision` is the state's after
@@ -280,6 +291,29 @@ impl Machine {
     }
 }
 
+/// A program that does not know every format in use must not go on: it would apply commands by other
+/// rules, or lose what it cannot read.
+fn known(knows: &Knowledge, parts: &StateParts) -> Result<(), DecodeError> {
+    let in_use = parts.objects.iter().filter_map(|object| match object {
+        Object::Format(format) => Some(format.name.as_str()),
+        _ => None,
+    });
+    all_known(knows, in_use)
+}
+
+fn all_known<'a>(
+    knows: &Knowledge,
+    formats: impl Iterator<Item = &'a str>,
+) -> Result<(), DecodeError> {
+    let lacks = knows.lacks(formats);
+    if lacks.is_empty() {
+        return Ok(());
+    }
+    Err(DecodeError::UnknownFormats {
+        formats: lacks.into_iter().map(str::to_owned).collect(),
+    })
+}
+
 /// Whether regions hear of an object.
 fn received(object: &ObjectId) -> bool {
     object.kind().received_by_regions()
@@ -305,7 +339,12 @@ impl StateMachine for Machine {
         payload: &[u8],
         batch: &mut StateBatch<'_>,
     ) -> Result<Outcome, ApplyError> {
-        let envelope = disk::decode_envelope(payload).map_err(|error| unreadable(index, &error))?;
+        let stop = |error: DecodeError| unreadable(index, &error);
+        let envelope = disk::decode_envelope(payload).map_err(stop)?;
+        if let Command::UseFormats { formats } = &envelope.command {
+            let formats = formats.iter().map(|format| format.as_str());
+            all_known(&self.knows, formats).map_err(stop)?;
+        }
         let (before, standing, applied) = self.replica.write(|core| {
             let before = core.state.revision();
             let applied = core.state.apply(index.0, &envelope);
@@ -339,8 +378,9 @@ impl StateMachine for Machine {
     }
 
     fn restore(&mut self, snapshot: &[u8], batch: &mut StateBatch<'_>) -> Result<(), ApplyError> {
-        let (parts, steering) =
-            disk::decode_snapshot(snapshot).map_err(|error| unreadable(LogIndex(0), &error))?;
+        let stop = |error: DecodeError| unreadable(LogIndex(0), &error);
+        let (parts, steering) = disk::decode_snapshot(snapshot).map_err(stop)?;
+        known(&self.knows, &parts).map_err(stop)?;
         for family in FAMILIES {
             batch.clear(family);
         }
@@ -368,10 +408,11 @@ impl StateMachine for Machine {
 }
 
 fn unreadable(index: LogIndex, error: &DecodeError) -> ApplyError {
-    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
-    ApplyError {
-        index: index.0,
-        problem: format!("{error}{}", source.unwrap_or_default()),
+    let problem = chain(error);
+    if error.is_newer() {
+        ApplyError::Newer { index, problem }
+    } else {
+        ApplyError::Corrupt { index, problem }
     }
 }
 

@@ -4,6 +4,7 @@
 //! of the other planes. Any node takes any request.
 
 mod admission;
+mod agreement;
 mod api;
 mod bundles;
 mod config;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission;
+use crate::agreement::{self, Askers, Lacking};
 use crate::api::write::Terms;
 use crate::bundles::BundleStore;
 use crate::config::{Config, Member};
@@ -35,6 +36,7 @@ pub struct Node {
     pub consensus: Handle<Outcome>,
     pub peers: Peers,
     pub leader: Leader,
+    pub askers: Askers,
     pub views: Views,
     pub bundles: BundleStore,
     pub forwarder: Forwarder,
@@ -71,6 +73,16 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 #[error("the global plane has no leader at the moment, try again")]
 pub struct NoLeader;
 
+/// Why a write was not done, or is not known to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unwritten {
+    #[error(transparent)]
+    NoLeader(#[from] NoLeader),
+    /// It needs formats that not everybody knows yet.
+    #[error("{0}")]
+    Lacking(String),
+}
+
 /// A try of a write that may be repeated under the same request id.
 #[derive(Debug, thiserror::Error)]
 pub enum Again {
@@ -82,6 +94,9 @@ pub enum Again {
     Garbled(#[source] disk::DecodeError),
     #[error("this node did not take the write")]
     Consensus(#[source] global_plane_consensus::ProposeError),
+    /// Repeating it does not help.
+    #[error(transparent)]
+    Lacking(#[from] Lacking),
 }
 
 impl Node {
@@ -105,23 +120,19 @@ impl Node {
     /// too. Every try carries the same request id, so that it happens once.
     ///
     /// # Errors
-    /// If no leader answered in time. The write may still happen; a resend with the same
-    /// `Idempotency-Key` finds out.
-    pub async fn write(&self, command: Command, terms: Terms) -> Result<Outcome, NoLeader> {
+    /// [`Unwritten::NoLeader`] if no leader answered in time. The write may still happen; a resend with
+    /// the same `Idempotency-Key` finds out. [`Unwritten::Lacking`] if it did not happen.
+    pub async fn write(&self, command: Command, terms: Terms) -> Result<Outcome, Unwritten> {
         let deadline = Instant::now() + WRITE_DEADLINE;
-        let envelope = Envelope {
-            format: disk::FORMAT,
-            request: terms.request,
-            fingerprint: terms.fingerprint,
-            log_time: clock::now(),
-            preconditions: terms.preconditions,
-            command,
-        };
+        let envelope = self.envelope(command, terms);
         let outcome = loop {
             let again = match timeout_at(deadline, self.propose(&envelope)).await {
                 Ok(Ok(outcome)) => break outcome,
+                Ok(Err(Again::Lacking(lacking))) => {
+                    return Err(Unwritten::Lacking(lacking.to_string()));
+                }
                 Ok(Err(again)) => again,
-                Err(_) => return Err(NoLeader),
+                Err(_) => return Err(NoLeader.into()),
             };
             tracing::debug!(
                 request_id = envelope.request.0,
@@ -130,7 +141,7 @@ impl Node {
             );
             metrics::counter!("tradewind_write_retries_total").increment(1);
             if Instant::now() + RETRY_PAUSE >= deadline {
-                return Err(NoLeader);
+                return Err(NoLeader.into());
             }
             sleep(RETRY_PAUSE).await;
         };
@@ -152,7 +163,14 @@ impl Node {
         }
         let payload = disk::encode_envelope(envelope);
         let answer = self.peers.propose(leader, payload, WRITE_DEADLINE).await;
-        let outcome = answer.map_err(Again::Peer)?;
+        let outcome = answer.map_err(|error| match error {
+            PeerError::Refused {
+                status: agreement::LACKING,
+                message,
+                ..
+            } => Again::Lacking(Lacking(message)),
+            error => Again::Peer(error),
+        })?;
         disk::decode_outcome(&outcome).map_err(Again::Garbled)
     }
 
@@ -169,6 +187,7 @@ impl Node {
             Ok(payload) => payload,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        self.agree(&envelope.command).await?;
         let proposed = self.consensus.propose(payload).await;
         let (_, outcome) = proposed.map_err(Again::Consensus)?;
         Ok(outcome)
@@ -187,6 +206,40 @@ impl Node {
         timeout(CALL_CONFIRM_MAX, round)
             .await
             .unwrap_or(Err(NoLeader))
+    }
+
+    /// Has what a command needs in use before the command is in the log. Only the leader may ask.
+    async fn agree(&self, command: &Command) -> Result<(), Again> {
+        if let Command::UseFormats { formats } = command {
+            return Ok(agreement::all_know(self, formats)?);
+        }
+        let needs = command.needs();
+        let formats = self
+            .replica
+            .read(|state| agreement::not_in_use(state.catalog(), needs));
+        if formats.is_empty() {
+            return Ok(());
+        }
+        if !self.consensus.status().borrow().leads_with_whole_state {
+            return Err(Again::LeaderUnknown);
+        }
+        agreement::all_know(self, &formats)?;
+        tracing::info!(formats = ?formats, "formats are in use from now on");
+        let envelope = self.envelope(Command::UseFormats { formats }, Terms::minted());
+        let payload = disk::encode_envelope(&envelope);
+        let proposed = self.consensus.propose(payload).await;
+        proposed.map_err(Again::Consensus).map(|_| ())
+    }
+
+    fn envelope(&self, command: Command, terms: Terms) -> Envelope {
+        Envelope {
+            format: disk::FORMAT,
+            request: terms.request,
+            fingerprint: terms.fingerprint,
+            log_time: clock::now(),
+            preconditions: terms.preconditions,
+            command,
+        }
     }
 
     async fn confirm(&self) -> Result<(), NoLeader> {

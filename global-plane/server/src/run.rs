@@ -7,20 +7,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use api_types::Knowledge;
 use api_wire::call_headers::BY_GLOBAL;
 use calls_forward::Forwarder;
-use daemon::{HttpLimits, Shutdown};
+use daemon::{HttpLimits, Shutdown, Unfit};
 use dns_worldmap::WorldMap;
 use global_plane_consensus::driver::{self, Handle};
 use global_plane_consensus::node::Settings;
 use global_plane_consensus::store::Identity;
 use global_plane_consensus::transport::{Peers as RaftPeers, Transport};
-use global_plane_consensus::{Driver, NodeId, Store};
+use global_plane_consensus::{ApplyError, Driver, NodeId, Store, StoreError};
 use global_plane_state::Outcome;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::agreement::{self, Askers};
 use crate::api::{self, invoke::Front};
 use crate::bundles::BundleStore;
 use crate::config::Config;
@@ -29,7 +31,6 @@ use crate::leader::{self, Leader};
 use crate::machine::{FAMILIES, Machine, Replica};
 use crate::node::Node;
 use crate::peers::Peers;
-
 use crate::views::{Site, Views};
 
 /// Applied entries after which the log is compacted, and what is kept for followers that were away
@@ -39,6 +40,14 @@ const KEEP: u64 = 10_000;
 
 /// Copies of the whole catalog that may be in memory at once for `/v1/snapshot`.
 const SNAPSHOTS_MAX: usize = 2;
+
+/// What to do about what a newer program stored or agreed on.
+const NEWER: &str = "start the version that the other global nodes run; the data directory is sound and \
+                     needs nothing else";
+
+/// What to do about a data directory that can neither be read nor taken over.
+const OTHER: &str = "start the version that made it; or, to begin anew with this one, stop all global \
+                     nodes, remove the data directory of each, start them and deploy again";
 
 pub fn run(config: Config, shutdown: Shutdown) -> impl Future<Output = anyhow::Result<()>> {
     Box::pin(live(config, shutdown))
@@ -62,13 +71,22 @@ async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         node: NodeId(config.node_id),
     };
     let (store, persisted) =
-        Store::open(&config.data_dir.join("db"), &identity, &voters, &FAMILIES)?;
-    let replica = Arc::new(Replica::load(
+        Store::open(&config.data_dir.join("db"), &identity, &voters, &FAMILIES).map_err(
+            |error| {
+                let to_do = matches!(error, StoreError::Format { .. }).then_some(OTHER);
+                Unfit::if_known(to_do, error)
+            },
+        )?;
+    let loaded = Replica::load(
         &store.reader(),
         &config.cluster_id,
         persisted.applied,
         config.limits.watch_revisions_max,
-    )?);
+    );
+    let replica = Arc::new(loaded.map_err(|error| {
+        let to_do = error.is_newer().then_some(NEWER);
+        Unfit::if_known(to_do, error)
+    })?);
     info!(
         index = %persisted.applied,
         revision = %replica.position().revision,
@@ -99,7 +117,7 @@ async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         Arc::new(move |incoming| handle.deliver(incoming))
     };
     let transport = Transport::start(&peers, raft_listener, deliver, &mut transport_tasks);
-    let machine = Machine::new(Arc::clone(&replica));
+    let machine = Machine::new(Arc::clone(&replica), Knowledge::own());
     let driver = Driver::start(consensus_config, raft, store, machine, transport, inbox);
 
     let node = Arc::new(Node {
@@ -113,6 +131,7 @@ async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         forwarder: Forwarder::new(BY_GLOBAL),
         confirming: Shared::default(),
         leader: Leader::new(),
+        askers: Askers::default(),
         snapshots: Semaphore::new(SNAPSHOTS_MAX),
         shutdown: shutdown.child_token(),
         consensus: handle.clone(),
@@ -124,11 +143,17 @@ async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let served = serve(&node, api_listener, &shutdown).await;
 
     handle.shutdown();
-    tokio::task::spawn_blocking(move || driver.join())
+    let ended = tokio::task::spawn_blocking(move || driver.join())
         .await
         .context("wait for the consensus thread")?;
     transport_tasks.shutdown().await;
-    served
+    match ended {
+        Ok(()) => served,
+        Err(error) => {
+            let to_do = matches!(error, ApplyError::Newer { .. }).then_some(NEWER);
+            Err(Unfit::if_known(to_do, error))
+        }
+    }
 }
 
 /// Runs the node's tasks until the shutdown, then hands leadership on while they drain.
@@ -161,6 +186,18 @@ async fn serve(
     let tended = shutdown.child_token();
     tasks.spawn(async move {
         forwarding.forwarder.tend(tended).await;
+        Ok(())
+    });
+    let applying = Arc::clone(node);
+    tasks.spawn(async move {
+        tokio::select! {
+            () = applying.consensus.ended() => anyhow::bail!("this node stopped applying the log"),
+            () = applying.shutdown.cancelled() => Ok(()),
+        }
+    });
+    let saying = Arc::clone(node);
+    tasks.spawn(async move {
+        agreement::say_known(&saying).await;
         Ok(())
     });
     let counting = Arc::clone(node);

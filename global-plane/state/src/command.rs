@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use api_types::{
-    AppId, Config, Digest, FnId, Location, RegionName, Revision, Timestamp, TriggerId, Verdict,
+    AppId, Config, Digest, FnId, FormatName, Knowledge, Location, MemberId, RegionName, Revision,
+    Timestamp, TriggerId, Verdict,
 };
 
 /// A command with what makes it safe to retry and to replay.
@@ -30,7 +31,8 @@ pub struct RequestId(pub String);
 
 /// What must hold of the object that a command is about (RFC 9110 §13.1). They are looked at after
 /// it is known to exist and before its change is. Commands about no object
-/// ([`Command::SetVerdicts`], [`Command::AddBundle`]) ignore them.
+/// ([`Command::SetVerdicts`], [`Command::AddBundle`], [`Command::SayKnown`], [`Command::UseFormats`])
+/// ignore them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preconditions {
     /// The object's revision. It cannot hold for an object that is yet to be created.
@@ -97,6 +99,81 @@ pub enum Command {
         /// In bytes.
         size: u64,
     },
+    /// A member says what it knows: one that starts and knows other formats than it last said.
+    SayKnown {
+        member: MemberId,
+        knows: Knowledge,
+    },
+    /// From here on these formats are in use. Every member has said that it knows them; one that
+    /// does not, because it was replaced by an older program since, stops here.
+    UseFormats {
+        formats: Vec<FormatName>,
+    },
+    #[cfg(feature = "next-format")]
+    PutNote {
+        id: api_types::NoteId,
+        text: String,
+    },
+}
+
+impl Command {
+    /// Its name in the log.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CreateApp { .. } => "create_app",
+            Self::UpdateApp { .. } => "update_app",
+            Self::DeleteApp { .. } => "delete_app",
+            Self::CreateFn { .. } => "create_fn",
+            Self::UpdateFn { .. } => "update_fn",
+            Self::DeleteFn { .. } => "delete_fn",
+            Self::CreateTrigger { .. } => "create_trigger",
+            Self::UpdateTrigger { .. } => "update_trigger",
+            Self::DeleteTrigger { .. } => "delete_trigger",
+            Self::RegisterRegion { .. } => "register_region",
+            Self::SetDrained { .. } => "set_drained",
+            Self::SetVerdicts { .. } => "set_verdicts",
+            Self::AddBundle { .. } => "add_bundle",
+            Self::SayKnown { .. } => "say_known",
+            Self::UseFormats { .. } => "use_formats",
+            #[cfg(feature = "next-format")]
+            Self::PutNote { .. } => "put_note",
+        }
+    }
+
+    /// The formats that must be in use before it is proposed: its own, and those of the objects that
+    /// it makes and the rules that it is applied by, unless every version knows them.
+    #[must_use]
+    pub fn needs(&self) -> Vec<FormatName> {
+        let every = Knowledge::default();
+        let own = format!("command/{}", self.name());
+        let formats = self.makes().iter().copied().chain([own.as_str()]);
+        let lacks = every.lacks(formats).into_iter();
+        lacks.filter_map(|format| format.parse().ok()).collect()
+    }
+
+    /// The forms and rules, beside its own format, that only some versions know.
+    fn makes(&self) -> &'static [&'static str] {
+        match self {
+            Self::CreateApp { .. }
+            | Self::UpdateApp { .. }
+            | Self::DeleteApp { .. }
+            | Self::CreateFn { .. }
+            | Self::UpdateFn { .. }
+            | Self::DeleteFn { .. }
+            | Self::CreateTrigger { .. }
+            | Self::UpdateTrigger { .. }
+            | Self::DeleteTrigger { .. }
+            | Self::RegisterRegion { .. }
+            | Self::SetDrained { .. }
+            | Self::SetVerdicts { .. }
+            | Self::AddBundle { .. }
+            | Self::SayKnown { .. }
+            | Self::UseFormats { .. } => &[],
+            #[cfg(feature = "next-format")]
+            Self::PutNote { .. } => &["object/note"],
+        }
+    }
 }
 
 /// Annotations as sent: the compacted JSON of the value, `None` for `null` and `""`.

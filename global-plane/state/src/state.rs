@@ -2,6 +2,7 @@
 
 mod apps;
 mod fns;
+mod formats;
 mod regions;
 mod sessions;
 mod triggers;
@@ -195,6 +196,18 @@ impl State {
             }
             Command::SetVerdicts { verdicts } => self.set_verdicts(verdicts, changes),
             Command::AddBundle { digest, size } => self.add_bundle(*digest, *size, changes),
+            Command::SayKnown { member, knows } => self.say_known(*member, knows, changes),
+            Command::UseFormats { formats } => self.use_formats(formats, changes),
+            #[cfg(feature = "next-format")]
+            Command::PutNote { id, text } => {
+                self.room_for(Kind::Note)?;
+                let note = api_types::Note {
+                    id: id.clone(),
+                    text: text.clone(),
+                    revision: self.revision.next(),
+                };
+                Ok(self.put(note, changes))
+            }
         }
     }
 

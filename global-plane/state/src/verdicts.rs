@@ -12,7 +12,9 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use api_types::{Following, Load, Region, RegionName, Revision, Sizing, Timestamp, Verdict};
+use api_types::{
+    Following, Knowledge, Load, Region, RegionName, Revision, Sizing, Timestamp, Verdict,
+};
 
 /// Three missed reports: one may be lost to a leader change, two to a bad second.
 pub const LEASE_MS_DEFAULT: u64 = 3000;
@@ -44,6 +46,8 @@ pub struct Facts {
     pub bundles_missing: Vec<String>,
     /// `None` from regions that are too old to say.
     pub following: Option<Following>,
+    /// Formats that the region knows.
+    pub knows: Knowledge,
 }
 
 /// What was heard from a region, and when.

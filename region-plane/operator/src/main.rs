@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use api_client::Client;
 use api_types::chain;
-use daemon::{HttpLimits, Shutdown};
+use daemon::{HttpLimits, Shutdown, Unfit};
 use region_plane_operator::config::Config;
 use region_plane_operator::{Operator, Source, connect, http};
 use region_plane_replica::{Replica, follow};
@@ -93,9 +93,6 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 fn open(config: &Config) -> anyhow::Result<Replica> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("make the data folder {}", config.data_dir.display()))?;
-    Ok(Replica::open(
-        &config.data_dir,
-        config.region(),
-        config.zone(),
-    )?)
+    let replica = Replica::open(&config.data_dir, config.region(), config.zone());
+    replica.map_err(|error| Unfit::if_known(error.to_do(), error))
 }

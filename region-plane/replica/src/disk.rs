@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use api_types::{Region, Revision, chain};
-use api_wire::ObjectBody;
+use api_wire::{ObjectBody, ObjectError};
 use rocksdb::{ColumnFamilyDescriptor, DB, IteratorMode, Options, WriteBatch, WriteOptions};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,9 @@ const OBJECTS: &str = "objects";
 /// One key.
 const META: &str = "meta";
 const POSITION: &[u8] = b"position";
+
+/// Of the records; another one is refused. What comes after it has names of its own (`Knowledge`).
+const FORMAT: u32 = 2;
 
 pub struct Disk {
     db: DB,
@@ -39,6 +42,8 @@ pub enum DiskError {
     },
     #[error("the metadata replica is corrupt at {key}: {problem}")]
     Corrupt { key: String, problem: String },
+    #[error("the metadata replica in {path} is of another version: {problem}")]
+    Version { path: PathBuf, problem: String },
     #[error("write revision {revision} to the metadata replica")]
     Write {
         revision: Revision,
@@ -49,12 +54,33 @@ pub enum DiskError {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct PositionBody {
+    /// Of all records, see [`FORMAT`].
+    #[serde(default)]
+    format: u32,
     cluster_id: String,
     epoch: u64,
     revision: u64,
     settled: u64,
     zone: String,
     gateway_port: u16,
+}
+
+impl DiskError {
+    /// What a person does, where starting again would not help.
+    #[must_use]
+    pub fn to_do(&self) -> Option<&'static str> {
+        match self {
+            Self::Version { .. } => Some(
+                "start the version that wrote it or a later one; or remove the folder `replica` in the \
+                 data folder, and this one fetches the metadata again",
+            ),
+            Self::InUse { .. }
+            | Self::Open { .. }
+            | Self::Read { .. }
+            | Self::Corrupt { .. }
+            | Self::Write { .. } => None,
+        }
+    }
 }
 
 impl Disk {
@@ -102,6 +128,16 @@ impl Disk {
                 key: "position".to_owned(),
                 problem: error.to_string(),
             })?;
+        let version = |problem: String| DiskError::Version {
+            path: self.db.path().to_owned(),
+            problem,
+        };
+        if position.format != FORMAT {
+            let found = position.format;
+            return Err(version(format!(
+                "its records have format {found}, this program reads {FORMAT}"
+            )));
+        }
         let mut puts = Vec::new();
         for entry in self
             .db
@@ -112,7 +148,10 @@ impl Disk {
                 key: String::from_utf8_lossy(&key).into_owned(),
                 problem,
             };
-            let object = ObjectBody::from_record(&value).map_err(|error| corrupt(chain(&error)))?;
+            let object = ObjectBody::from_record(&value).map_err(|error| match error {
+                ObjectError::Unknown { .. } => version(error.to_string()),
+                error => corrupt(chain(&error)),
+            })?;
             if object.id().key().as_bytes() != &*key {
                 return Err(corrupt("the object has another key".to_owned()));
             }
@@ -162,6 +201,7 @@ impl Disk {
             batch.put_cf(objects, object.id().key(), record);
         }
         let position = PositionBody {
+            format: FORMAT,
             cluster_id: step.meta.cluster_id.clone(),
             epoch: step.meta.epoch,
             revision: step.meta.revision.0,

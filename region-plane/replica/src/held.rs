@@ -363,7 +363,8 @@ impl Held {
                 ObjectId::App(app) => self.here.app_changed(&self.all, &app),
                 ObjectId::Fn(function) => self.here.function_changed(&self.all, &function),
                 ObjectId::Trigger(trigger) => self.here.trigger_changed(&self.all, &trigger),
-                ObjectId::Region(_) | ObjectId::Bundle(_) => {}
+                // Other kinds are not placed.
+                _ => {}
             }
         }
         self.meta = Some(step.meta);

@@ -9,7 +9,7 @@ use api_client::Client;
 use api_types::{FnId, chain};
 use api_wire::call_headers::BY_GATEWAY;
 use calls_forward::Forwarder;
-use daemon::{HttpLimits, Shutdown};
+use daemon::{HttpLimits, Shutdown, Unfit};
 use region_plane_dispatch::Limits;
 use region_plane_kubernetes::{Identity, KubernetesHandle, KubernetesRuntime, KubernetesSettings};
 use region_plane_replica::{News, Replica, follow};
@@ -264,7 +264,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 fn open(config: &Config, client: Client) -> anyhow::Result<(Replica, Bundles)> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("make the data folder {}", config.data_dir.display()))?;
-    let replica = Replica::open(&config.data_dir, config.region(), config.zone())?;
+    let replica = Replica::open(&config.data_dir, config.region(), config.zone());
+    let replica = replica.map_err(|error| Unfit::if_known(error.to_do(), error))?;
     let form = match config.kubernetes {
         None => Form::Unpacked,
         Some(_) => Form::Packed,

@@ -5,7 +5,7 @@ mod activity;
 use std::time::Duration;
 
 use api_client::Client;
-use api_types::{Following, RegionName};
+use api_types::{Following, Knowledge, RegionName};
 use api_wire::planes::{REPORT_ITEMS_MAX, RegisterRegion, Report, SizingBody};
 use rand::Rng as _;
 use region_plane_replica::{Progress, Replica};
@@ -129,6 +129,7 @@ impl Reporter {
             bundles_missing: missing.iter().map(ToString::to_string).collect(),
             following: Some((&following).into()),
             functions: activities.busiest(),
+            knows: Knowledge::own().to_say().map(str::to_owned).collect(),
         }
     }
 

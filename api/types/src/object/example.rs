@@ -2,8 +2,8 @@
 
 use crate::fns::PLACEMENT_ANNOTATION;
 use crate::{
-    Annotations, App, AppId, Bundle, Digest, Fn, FnId, Kind, Location, Object, Region, Revision,
-    Timestamp, Trigger, TriggerId, Verdict,
+    Annotations, App, AppId, Bundle, Digest, Fn, FnId, Format, Kind, Knowledge, Location, Member,
+    MemberId, Object, Region, Revision, Timestamp, Trigger, TriggerId, Verdict,
 };
 
 /// An object that has a value in every field its kind has, at `revision`. Those of different kinds
@@ -81,6 +81,22 @@ pub fn example(kind: Kind, revision: Revision) -> Object {
         Kind::Bundle => Object::Bundle(Bundle {
             digest: Digest([7; 32]),
             size: 4096,
+            revision,
+        }),
+        Kind::Member => Object::Member(Member {
+            id: MemberId(3),
+            knows: Knowledge::said(["object/comet", "rule/moon.2"]),
+            revision,
+        }),
+        // Of those that every version knows: a node refuses to start on one that it does not.
+        Kind::Format => Object::Format(Format {
+            name: "object/app".parse().expect("it is a format"),
+            revision,
+        }),
+        #[cfg(feature = "next-format")]
+        Kind::Note => Object::Note(crate::Note {
+            id: crate::NoteId(text("N")),
+            text: text("é \"text\"\n"),
             revision,
         }),
     }

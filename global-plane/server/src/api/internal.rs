@@ -14,8 +14,9 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
 use super::{bundles, error, regions};
+use crate::agreement::LACKING;
 use crate::machine::disk;
-use crate::node::Node;
+use crate::node::{Again, Node};
 
 pub fn routes(node: Arc<Node>) -> Router {
     Router::new()
@@ -39,6 +40,12 @@ async fn propose(State(node): State<Arc<Node>>, body: Bytes) -> Response {
                 error = chain(&failed),
                 "a node sent an envelope that cannot be read"
             );
+            if failed.is_newer() {
+                let name = &node.config.name;
+                let message =
+                    format!("{name} leads and is older: {failed}; upgrade it and try again");
+                return error(LACKING, message);
+            }
             return error(StatusCode::BAD_REQUEST, failed.to_string());
         }
     };
@@ -48,6 +55,7 @@ async fn propose(State(node): State<Arc<Node>>, body: Bytes) -> Response {
             disk::encode_outcome(&outcome),
         )
             .into_response(),
+        Err(Again::Lacking(lacking)) => error(LACKING, lacking.to_string()),
         Err(again) => error(StatusCode::SERVICE_UNAVAILABLE, again.to_string()),
     }
 }

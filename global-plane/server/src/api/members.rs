@@ -1,10 +1,12 @@
 //! The nodes of the global plane, as the answering node sees them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::{Knowledge, MemberId};
 use api_wire::Page;
-use api_wire::planes::Member;
+use api_wire::planes::{FormatItem, Member};
 use axum::Json;
 use axum::extract::State;
 use futures_util::future::join_all;
@@ -69,4 +71,32 @@ pub async fn members(State(node): State<Arc<Node>>) -> Json<Page<Member>> {
         }
     });
     Json(Page::whole(join_all(asked).await))
+}
+
+/// `GET /v1/formats`: what is agreed on beside what every version knows.
+pub async fn formats(State(node): State<Arc<Node>>) -> Json<Page<FormatItem>> {
+    let items = node.replica.read(|state| {
+        let catalog = state.catalog();
+        let said = |member: &crate::config::Member| {
+            let said = catalog.member(MemberId(member.node_id));
+            said.map_or_else(Knowledge::default, |said| said.knows.clone())
+        };
+        let own = Knowledge::own();
+        let members = node.config.members.iter();
+        let members: Vec<_> = members.map(|member| (&member.name, said(member))).collect();
+        let in_use = catalog.formats().map(|format| format.name.as_str());
+        let said = members.iter().flat_map(|(_, knows)| knows.to_say());
+        let names: BTreeSet<&str> = own.to_say().chain(said).chain(in_use).collect();
+        let item = |name: &str| FormatItem {
+            name: name.to_owned(),
+            in_use: catalog.formats().any(|format| format.name.as_str() == name),
+            lacking: members
+                .iter()
+                .filter(|(_, knows)| !knows.knows(name))
+                .map(|(member, _)| (*member).clone())
+                .collect(),
+        };
+        names.into_iter().map(item).collect()
+    });
+    Json(Page::whole(items))
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::Knowledge;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Query, State};
@@ -11,7 +12,9 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
+use tokio::time::Instant;
 
+use crate::agreement;
 use crate::node::Node;
 use crate::views::EPOCH;
 
@@ -24,6 +27,10 @@ pub struct Held {
     after: u64,
     epoch: u64,
     wait_ms: u64,
+    /// The DNS server that asks; empty for anybody else.
+    who: String,
+    /// Formats that it knows, with commas between.
+    knows: String,
 }
 
 impl Default for Held {
@@ -33,11 +40,21 @@ impl Default for Held {
             after: 0,
             epoch: 0,
             wait_ms: 0,
+            who: String::new(),
+            knows: String::new(),
         }
     }
 }
 
 pub async fn steering(State(node): State<Arc<Node>>, Query(held): Query<Held>) -> Response {
+    let knows = Knowledge::said(held.knows.split(','));
+    let lacks = (node.replica).read(|state| agreement::dns_server_lacks(state.catalog(), &knows));
+    if !held.who.is_empty() {
+        node.askers.heard(&held.who, knows, Instant::now());
+    }
+    if !lacks.is_empty() {
+        return unknowing(&lacks);
+    }
     let newer = |revision: u64| (EPOCH, revision) > (held.epoch, held.after);
     let mut position = node.replica.subscribe();
     let wait = Duration::from_millis(held.wait_ms).min(WAIT_MAX);
@@ -57,8 +74,29 @@ pub async fn steering(State(node): State<Arc<Node>>, Query(held): Query<Held>) -
         .into_response()
 }
 
+/// Whoever asks does not know something that is in use: what it would be sent it could not read.
+pub fn unknowing(lacks: &[String]) -> Response {
+    let message = format!(
+        "in use and not known to who asks: {}; upgrade it",
+        lacks.join(", ")
+    );
+    super::error(StatusCode::NOT_ACCEPTABLE, message)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Asker {
+    /// Formats that the region knows, with commas between.
+    knows: String,
+}
+
 /// Walks the whole catalog, so it runs where it may block.
-pub async fn snapshot(State(node): State<Arc<Node>>) -> Response {
+pub async fn snapshot(State(node): State<Arc<Node>>, Query(asker): Query<Asker>) -> Response {
+    let knows = Knowledge::said(asker.knows.split(','));
+    let lacks = (node.replica).read(|state| agreement::region_lacks(state.catalog(), &knows));
+    if !lacks.is_empty() {
+        return unknowing(&lacks);
+    }
     let place = node.snapshots.acquire().await;
     let built = tokio::task::spawn_blocking({
         let node = Arc::clone(&node);

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::Revision;
+use api_types::{Knowledge, Revision};
 use api_wire::WatchLine;
 use api_wire::fns::ErrorBody;
 use api_wire::planes::Compacted;
@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::agreement;
 use crate::machine::{Position, Replica};
 use crate::node::Node;
 use crate::views::EPOCH;
@@ -40,6 +41,9 @@ pub struct From {
     /// Whose revision that is; a person who looks on need not say.
     cluster_id: Option<String>,
     epoch: Option<u64>,
+    /// Formats that the region knows, with commas between.
+    #[serde(default)]
+    knows: String,
 }
 
 pub async fn watch(State(node): State<Arc<Node>>, Query(asked): Query<From>) -> Response {
@@ -49,6 +53,11 @@ pub async fn watch(State(node): State<Arc<Node>>, Query(asked): Query<From>) -> 
         || asked.epoch.is_some_and(|asked| asked != EPOCH)
     {
         return stranger(&cluster_id);
+    }
+    let knows = Knowledge::said(asked.knows.split(','));
+    let lacks = replica.read(|state| agreement::region_lacks(state.catalog(), &knows));
+    if !lacks.is_empty() {
+        return super::views::unknowing(&lacks);
     }
     let from = asked.from;
     if replica.changes_after(Revision(from)).is_err() {

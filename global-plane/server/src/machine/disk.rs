@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use api_types::{
-    AppId, Digest, FnId, Location, Object, ObjectId, Refusal, RefusalKind, RegionName, Revision,
-    Timestamp, TriggerId,
+    AppId, Digest, FnId, Knowledge, Location, MemberId, Object, ObjectId, Refusal, RefusalKind,
+    RegionName, Revision, Timestamp, TriggerId,
 };
 use api_wire::planes::{RegisterRegion, VerdictBody};
 use api_wire::{ObjectBody, ObjectError, WatchLine};
@@ -23,12 +23,12 @@ pub const FORMAT: u16 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    #[error("log entry is of format {found}; this node reads up to {FORMAT} and must be upgraded")]
+    #[error("its format is {found}, this program reads up to {FORMAT}")]
     Format { found: u64 },
-    #[error(
-        "log entry holds the command {command:?}, which this node does not know; it must be upgraded"
-    )]
+    #[error("the command {command:?} is not known to this program")]
     UnknownCommand { command: String },
+    #[error("formats are in use that this program does not know: {}", formats.join(", "))]
+    UnknownFormats { formats: Vec<String> },
     #[error("{what} is corrupt")]
     Json {
         what: &'static str,
@@ -42,6 +42,18 @@ pub enum DecodeError {
     },
     #[error("an object cannot be read")]
     Object(#[from] ObjectError),
+}
+
+impl DecodeError {
+    /// A newer program wrote it; else it is damaged.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        match self {
+            Self::Format { .. } | Self::UnknownCommand { .. } | Self::UnknownFormats { .. } => true,
+            Self::Object(error) => matches!(error, ObjectError::Unknown { .. }),
+            Self::Json { .. } | Self::Field { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,6 +120,18 @@ enum CommandForm {
     AddBundle {
         digest: String,
         size: u64,
+    },
+    SayKnown {
+        member: u64,
+        knows: Vec<String>,
+    },
+    UseFormats {
+        formats: Vec<String>,
+    },
+    #[cfg(feature = "next-format")]
+    PutNote {
+        id: String,
+        text: String,
     },
 }
 
@@ -397,6 +421,15 @@ impl From<Command> for CommandForm {
                 digest: digest.to_string(),
                 size,
             },
+            Command::SayKnown { member, knows } => Self::SayKnown {
+                member: member.0,
+                knows: knows.to_say().map(str::to_owned).collect(),
+            },
+            Command::UseFormats { formats } => Self::UseFormats {
+                formats: formats.iter().map(ToString::to_string).collect(),
+            },
+            #[cfg(feature = "next-format")]
+            Command::PutNote { id, text } => Self::PutNote { id: id.0, text },
         }
     }
 }
@@ -451,6 +484,21 @@ impl TryFrom<CommandForm> for Command {
             CommandForm::AddBundle { digest, size } => Self::AddBundle {
                 digest: digest_of(&digest)?,
                 size,
+            },
+            CommandForm::SayKnown { member, knows } => Self::SayKnown {
+                member: MemberId(member),
+                knows: Knowledge::said(knows),
+            },
+            CommandForm::UseFormats { formats } => Self::UseFormats {
+                formats: formats
+                    .iter()
+                    .map(|format| format.parse().map_err(|_| garbled("format")))
+                    .collect::<Result<_, DecodeError>>()?,
+            },
+            #[cfg(feature = "next-format")]
+            CommandForm::PutNote { id, text } => Self::PutNote {
+                id: api_types::NoteId(id),
+                text,
             },
         })
     }
@@ -649,7 +697,7 @@ impl TryFrom<RememberedForm> for Remembered {
     fn try_from(form: RememberedForm) -> Result<Self, DecodeError> {
         Ok(match form {
             RememberedForm::Wrote { key, revision } => Self::Wrote {
-                id: ObjectId::from_key(&key).ok_or_else(|| garbled("key"))?,
+                id: ObjectId::from_key(&key).ok_or(ObjectError::Unknown { form: key })?,
                 revision: Revision(revision),
             },
             RememberedForm::Deleted(revision) => Self::Deleted(Revision(revision)),

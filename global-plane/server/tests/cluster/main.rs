@@ -6,6 +6,7 @@ mod bundles;
 mod contract;
 mod errors;
 mod fn_api;
+mod formats;
 mod nodes;
 mod starting;
 mod steering;

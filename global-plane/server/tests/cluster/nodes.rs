@@ -148,6 +148,13 @@ impl Nodes {
         .await
     }
 
+    /// How a node ended that stopped by itself, if it did.
+    pub fn try_ended(&mut self, node: usize) -> Option<ExitStatus> {
+        let ended = self.processes[node].as_mut()?.try_wait().unwrap()?;
+        self.processes[node] = None;
+        Some(ended)
+    }
+
     pub fn log(&self, node: usize) -> String {
         std::fs::read_to_string(self.log_path(node)).unwrap_or_default()
     }

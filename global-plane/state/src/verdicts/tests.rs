@@ -108,6 +108,7 @@ fn facts(sequence: u64, draining: bool) -> Facts {
         hash: String::new(),
         bundles_missing: Vec::new(),
         following: None,
+        knows: Knowledge::default(),
     }
 }
 

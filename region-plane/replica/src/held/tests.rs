@@ -443,7 +443,7 @@ proptest! {
                     let app = format!("A{}", other % 2);
                     Object::Trigger(trigger(&format!("T{id}-{other}"), &app, &format!("F{other}"), revision))
                 }
-                Kind::Region | Kind::Bundle => Object::Region(region(["fra", "nrt"][id % 2])),
+                _ => Object::Region(region(["fra", "nrt"][id % 2])),
             };
             let (mut puts, mut deletes) = (Vec::new(), Vec::new());
             if deleted {

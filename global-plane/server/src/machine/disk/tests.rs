@@ -122,6 +122,20 @@ fn command() -> impl Strategy<Value = Command> {
             digest: Digest(digest),
             size
         }),
+        (
+            any::<u64>(),
+            proptest::collection::vec("[a-z]{1,4}/[a-z]{1,4}", 0..3)
+        )
+            .prop_map(|(member, knows)| Command::SayKnown {
+                member: MemberId(member),
+                knows: Knowledge::said(knows)
+            }),
+        proptest::collection::vec("[a-z]{1,4}/[a-z]{1,4}", 0..3).prop_map(|formats| {
+            let formats = formats.iter().map(|format| format.parse().unwrap());
+            Command::UseFormats {
+                formats: formats.collect(),
+            }
+        }),
     ]
 }
 
@@ -250,7 +264,12 @@ proptest! {
             preconditions: Preconditions { if_match: if_match.map(Revision), if_none_match_any },
             command,
         };
-        prop_assert_eq!(decode_envelope(&encode_envelope(&envelope)).unwrap(), envelope);
+        let encoded = encode_envelope(&envelope);
+        let named: serde_json::Value = serde_json::from_slice(&encoded).unwrap();
+        prop_assert_eq!(&named["command"]["name"], envelope.command.name());
+        let format = format!("command/{}", envelope.command.name());
+        prop_assert!(Knowledge::own().knows(&format), "{format} is in no list of api_types::knowledge");
+        prop_assert_eq!(decode_envelope(&encoded).unwrap(), envelope);
     }
 
     #[test]
@@ -289,13 +308,13 @@ fn what_this_node_cannot_apply_is_named_and_not_skipped() {
     for (entry, want) in [
         (
             envelope(r#"{"name":"open_wormhole","to":"fra"}"#, 1),
-            "the command \"open_wormhole\", which this node does not know",
+            "the command \"open_wormhole\" is not known",
         ),
         (
             envelope(r#"{"name":"delete_app","id":"x"}"#, 2),
-            "of format 2",
+            "format is 2",
         ),
-        (envelope(r#"{"name":"warp","warp":9}"#, 2), "of format 2"),
+        (envelope(r#"{"name":"warp","warp":9}"#, 2), "format is 2"),
         (envelope(r#"{"name":"delete_app"}"#, 1), "corrupt"),
         ("{".to_owned(), "corrupt"),
         (
