@@ -61,7 +61,7 @@ impl Nginx {
                 }}
                 server {{
                     listen {listen};
-                    location / {{
+                    location = /t/bench/hello {{
                         proxy_pass http://functions/call;
                         proxy_http_version 1.1;
                         proxy_set_header Host localhost;
