@@ -30,7 +30,8 @@ struct Bound {
     switches: f64,
 }
 
-/// The gateway's: 11.7 and 4.7 measured, and what a busy machine adds. The global node's has room.
+/// Measured: 11 to 12 system calls and 4.4 to 4.7 switches at the gateway, 36 and 12 at the global node,
+/// which confirms with its peers that it leads. The rest is what a busy machine adds.
 const BOUNDS: [Bound; 2] = [
     Bound {
         door: "gateway",
@@ -39,8 +40,8 @@ const BOUNDS: [Bound; 2] = [
     },
     Bound {
         door: "global node",
-        system_calls: 30.0,
-        switches: 12.0,
+        system_calls: 45.0,
+        switches: 18.0,
     },
 ];
 
