@@ -17,9 +17,9 @@ pub const ENVIRONMENT_PREFIX: &str = "TRADEWIND_";
 /// What to log, see `tracing_subscriber::EnvFilter`.
 pub const LOG_VARIABLE: &str = "TRADEWIND_LOG";
 
-/// Variables with our prefix that are not keys: the log filter, and the global nodes that the
-/// `tradewind` command talks to, which a daemon may inherit from a shell.
-const NOT_KEYS: [&str; 2] = [LOG_VARIABLE, "TRADEWIND_API"];
+/// Variables with our prefix that are not keys, and that a daemon may inherit: the log filter, the global
+/// nodes that the `tradewind` command talks to, and the file in which a test run lists its skips.
+const NOT_KEYS: [&str; 3] = [LOG_VARIABLE, "TRADEWIND_API", "TRADEWIND_SKIPS"];
 
 /// A daemon's configuration. Derive `Deserialize` with `deny_unknown_fields`.
 pub trait Config: DeserializeOwned {

@@ -71,6 +71,7 @@ fn the_environment_overrides_the_file_with_values_of_the_right_type() {
             ("TRADEWIND_MEMBERS", r#"[{name = "m", node_id = 3}]"#),
             ("TRADEWIND_LOG", "debug"),
             ("TRADEWIND_API", "http://127.0.0.1:1"),
+            ("TRADEWIND_SKIPS", "/tmp/skips"),
             ("PATH", "/bin"),
         ],
     )
