@@ -27,7 +27,7 @@ fn a_request_names_one_host_and_the_target_wins() {
         (h11, "/x", &[("host", "a.test:")], Ok(Some("a.test:"))),
         (h11, "/x", &[("host", "[::1]:80")], Ok(Some("[::1]:80"))),
         (h11, "/x", &[("host", "a_b.test")], Ok(Some("a_b.test"))),
-        (h11, "/x", &[("host", "a%2Db")], Ok(Some("a%2Db"))),
+        (h11, "/x", &[("host", "a%2Db")], Err(400)),
         (h11, "/x", &[], Err(400)),
         (h11, "/x", &[("host", "")], Err(400)),
         (h11, "/x", &[("host", ":80")], Err(400)),

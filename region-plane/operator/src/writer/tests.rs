@@ -52,15 +52,15 @@ fn of(app: &App, function: &Fn) -> Wanted {
 #[test]
 fn a_functions_configuration_overlays_its_apps() {
     let app = app(&[("A", "app"), ("B", "app")], &[]);
-    let wanted = of(
-        &app,
-        &function("image:1", &[("B", "fn")], Annotations::new()),
-    );
+    let function = function("image:1", &[("B", "fn")], Annotations::new());
+    let wanted = of(&app, &function);
     assert_eq!(wanted.config, owned(&[("A", "app"), ("B", "fn")]));
     assert_eq!(wanted.notes, Vec::<String>::new());
     assert_eq!(wanted.spec.revision, 5);
     assert_eq!(wanted.spec.shape, "GENERIC_X86");
-    assert_eq!(wanted.spec.settings, "0000000500000003");
+    // A gateway looks for pods with the settings that it knows the function by.
+    let settings = region_plane_replica::settings(&app, &function);
+    assert_eq!(wanted.spec.settings, format!("{settings:016x}"));
 }
 
 #[test]
