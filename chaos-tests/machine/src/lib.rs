@@ -1,7 +1,7 @@
 //! What tests share with everything else on the machine that runs them.
 //!
 //! A test takes its addresses from a [`Network`] of its own, so that it can run beside other tests, and
-//! beside another copy of itself. A test that cannot run on this machine says so with [`skip`], so that
+//! beside another copy of itself. A test that cannot run on this machine says so with [`skip()`], so that
 //! nobody takes it for one that passed.
 
 mod network;

@@ -1,4 +1,4 @@
-//! The sockets of one address: UDP by hickory's `Server`, TCP by [`tcp`].
+//! The sockets of one address: UDP by hickory's `Server`, TCP by the module `tcp`.
 
 mod tcp;
 

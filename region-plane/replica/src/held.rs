@@ -102,7 +102,7 @@ const DELETES_FREE: usize = 10;
 
 /// Everything held, and the part of it that is placed here.
 ///
-/// Invariants: `here` is what [`Here`] makes of `all`; `revisions` has one entry for
+/// Invariants: `here` is what `Here` makes of `all`; `revisions` has one entry for
 /// each object of `all`; `hash` is the sum over `revisions`.
 #[derive(Debug)]
 pub struct Held {

@@ -19,7 +19,7 @@ pub enum Reference {
     Placed,
 }
 
-/// Invariant: everything but the feeds is what [`Here::of`] makes of the same catalog.
+/// Invariant: everything but the feeds is what a new one makes of the same catalog.
 #[derive(Debug)]
 pub struct Here {
     me: Region,
