@@ -1,5 +1,6 @@
 //! The rules for a request's head, as one pure function.
 
+use api_wire::call_headers;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
@@ -14,8 +15,9 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Fields about one connection (RFC 9110 section 7.6.1, Fn contract 6.1). `TE: trailers` is among
-/// them, unlike Fn's rule: no trailers are passed on here.
-const OF_THE_CONNECTION: [HeaderName; 10] = [
+/// them, unlike Fn's rule: no trailers are passed on here. `Content-Length` is not: whoever writes a
+/// message sets it anew.
+pub const OF_THE_CONNECTION: [HeaderName; 10] = [
     CONNECTION,
     PROXY_CONNECTION,
     KEEP_ALIVE,
@@ -70,35 +72,37 @@ pub fn host_of(headers: &HeaderMap) -> Option<&str> {
     headers.get(HOST)?.to_str().ok()
 }
 
-/// Removes the fields about one connection: those of RFC 9110 section 7.6.1, and those that
-/// `Connection` names.
-///
-/// Not `Host`, `Content-Length`, `Authorization` and the fields of Fn and of Tradewind, whatever
-/// `Connection` names: a client must not talk away what those behind us decide by (see
-/// `docs/decisions/connection-fields.md`).
+/// Removes the fields about one connection: [`OF_THE_CONNECTION`], and those that `Connection` names.
 pub fn without_connection(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .filter(|name| !is_kept(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    for name in named_by_connection(headers) {
+        headers.remove(name);
     }
     for name in OF_THE_CONNECTION {
         headers.remove(name);
     }
 }
 
+/// The fields that `Connection` names.
+///
+/// Not `Host`, `Content-Length`, `Authorization` and the fields of Fn and of Tradewind, whatever
+/// `Connection` names: a client must not talk away what those behind us decide by (see
+/// `docs/decisions/connection-fields.md`).
+#[must_use]
+pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| !is_kept(name))
+        .collect()
+}
+
 fn is_kept(name: &HeaderName) -> bool {
     [HOST, CONTENT_LENGTH, AUTHORIZATION].contains(name)
         || name.as_str().starts_with("fn-")
-        || name.as_str().starts_with("tradewind-")
+        || call_headers::ours(name)
 }
 
 /// As HTTP/2 counts (RFC 9113 section 6.5.2): name, value and 32 for each field.

@@ -2,32 +2,13 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
 use http::{HeaderMap, Method, StatusCode, Version, response};
 
 use crate::link::ExchangeError;
-use calls_door::head::without_connection;
+use calls_door::head::{OF_THE_CONNECTION, named_by_connection, without_connection};
 use calls_door::limits::{FIELDS_MAX, HEAD_BYTES_MAX};
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// Of one connection only (RFC 9110 section 7.6.1), or set anew by whoever writes a message.
-const OF_THE_CONNECTION: [HeaderName; 11] = [
-    CONNECTION,
-    PROXY_CONNECTION,
-    KEEP_ALIVE,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    EXPECT,
-    CONTENT_LENGTH,
-];
 
 /// Whether a request's body waits for a 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +41,8 @@ pub fn encode(
     head.put_slice(b" HTTP/1.1\r\n");
     let named = named_by_connection(headers);
     for (name, value) in headers {
-        if !OF_THE_CONNECTION.contains(name) && !named.contains(name) && !skip(name) {
+        let framing = *name == CONTENT_LENGTH || OF_THE_CONNECTION.contains(name);
+        if !framing && !named.contains(name) && !skip(name) {
             field(&mut head, name, value.as_bytes());
         }
     }
@@ -96,26 +78,6 @@ fn field(head: &mut BytesMut, name: &HeaderName, value: &[u8]) {
     head.put_slice(b": ");
     head.put_slice(value);
     head.put_slice(b"\r\n");
-}
-
-/// What `Connection` names, less what a peer must not be able to talk away.
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    if !headers.contains_key(CONNECTION) {
-        return Vec::new();
-    }
-    headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name: &HeaderName| {
-            *name != http::header::HOST
-                && *name != http::header::AUTHORIZATION
-                && !name.as_str().starts_with("fn-")
-                && !name.as_str().starts_with(api_wire::call_headers::OURS)
-        })
-        .collect()
 }
 
 /// How an answer's body ends (RFC 9112 section 6.3).

@@ -1,30 +1,11 @@
 //! What a message has of its connection, and its body held whole.
 
 use bytes::{Bytes, BytesMut};
+use calls_door::head::OF_THE_CONNECTION;
 use http::HeaderMap;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// Of one connection only, or set anew by whoever writes the message.
-const FRAMING: [HeaderName; 10] = [
-    CONNECTION,
-    PROXY_CONNECTION,
-    KEEP_ALIVE,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    CONTENT_LENGTH,
-];
 
 /// A body is not to be had whole.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +22,10 @@ pub enum BodyError {
 /// The headers that mean the same on any other connection.
 #[must_use]
 pub fn without_framing(mut headers: HeaderMap) -> HeaderMap {
-    for name in FRAMING {
+    for name in OF_THE_CONNECTION {
         headers.remove(name);
     }
+    headers.remove(CONTENT_LENGTH);
     headers
 }
 
