@@ -295,11 +295,11 @@ async fn upgrade(old: &Path, new: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `TRADEWIND_UPGRADES` has pairs `OLD:NEW` of folders with programs, with spaces between.
+/// `UPGRADE_PAIRS` has pairs `OLD:NEW` of folders with programs, with spaces between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make test-upgrade builds the versions"]
 async fn parts_are_upgraded_and_rolled_back_one_by_one_and_nothing_is_lost() -> anyhow::Result<()> {
-    let pairs = std::env::var("TRADEWIND_UPGRADES").context("run `make test-upgrade`")?;
+    let pairs = std::env::var("UPGRADE_PAIRS").context("run `make test-upgrade`")?;
     for pair in pairs.split_whitespace() {
         let (old, new) = pair.split_once(':').context("OLD:NEW")?;
         println!("from {old} to {new}");
