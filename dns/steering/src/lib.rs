@@ -12,6 +12,7 @@ pub mod answer;
 pub mod client;
 pub mod distance;
 pub mod name;
+pub mod split;
 pub mod view;
 
 mod steer;
