@@ -5,16 +5,21 @@
 //! come to every second. docs/decisions/format-gate.md has the reasons.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api_types::{Catalog, FormatName, Kind, Knowledge, MemberId, Verdict};
 use global_plane_state::Command;
 use http::StatusCode;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::api::write::Terms;
-use crate::node::Node;
+use crate::config::Config;
+use crate::leader::Leader;
+use crate::machine::Replica;
+use crate::reader::{Consistency, Reader};
+use crate::terms::Terms;
+use crate::writer::Writer;
 
 /// By which a leader tells another node that a command's formats may not be used yet. Callers get 503.
 pub const LACKING: StatusCode = StatusCode::FAILED_DEPENDENCY;
@@ -31,6 +36,14 @@ pub fn not_in_use(catalog: &Catalog, mut formats: Vec<FormatName>) -> Vec<Format
     formats
 }
 
+/// Knows what everybody said that they know.
+pub struct Agreement {
+    pub config: Arc<Config>,
+    pub replica: Arc<Replica>,
+    pub leader: Arc<Leader>,
+    pub askers: Askers,
+}
+
 /// Everybody who may meet a new format, by name, with what they said they know.
 #[derive(Debug, Default)]
 struct Everybody {
@@ -41,11 +54,11 @@ struct Everybody {
 
 impl Everybody {
     /// As the leader knows them.
-    fn of(node: &Node) -> Self {
-        let rows = node.leader.rows().unwrap_or_default();
-        node.replica.read(|state| {
+    fn of(agreement: &Agreement) -> Self {
+        let rows = agreement.leader.rows().unwrap_or_default();
+        agreement.replica.read(|state| {
             let catalog = state.catalog();
-            let members = node.config.members.iter().map(|member| {
+            let members = agreement.config.members.iter().map(|member| {
                 let said = catalog.member(MemberId(member.node_id));
                 let knows = said.map_or_else(Knowledge::default, |said| said.knows.clone());
                 (member.name.clone(), knows)
@@ -63,7 +76,7 @@ impl Everybody {
             Self {
                 members: members.collect(),
                 regions: regions.collect(),
-                dns_servers: node.askers.lately(Instant::now()),
+                dns_servers: agreement.askers.lately(Instant::now()),
             }
         })
     }
@@ -89,19 +102,21 @@ impl Everybody {
     }
 }
 
-/// Whether all who would meet these formats know them.
-///
-/// # Errors
-/// [`Lacking`] names all who do not.
-pub fn all_know(node: &Node, formats: &[FormatName]) -> Result<(), Lacking> {
-    let lacking = Everybody::of(node).lacking(formats);
-    if lacking.is_empty() {
-        return Ok(());
+impl Agreement {
+    /// Whether all who would meet these formats know them. Only the leader hears regions.
+    ///
+    /// # Errors
+    /// [`Lacking`] names all who do not.
+    pub fn all_know(&self, formats: &[FormatName]) -> Result<(), Lacking> {
+        let lacking = Everybody::of(self).lacking(formats);
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        Err(Lacking(format!(
+            "this needs a newer version everywhere: {}; upgrade and try again",
+            lacking.join("; ")
+        )))
     }
-    Err(Lacking(format!(
-        "this needs a newer version everywhere: {}; upgrade and try again",
-        lacking.join("; ")
-    )))
 }
 
 /// What regions are sent: the forms of objects that they receive, of which `object/app.2` would be a
@@ -177,13 +192,13 @@ const SAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Has the federation know what this program knows, where that is not what this node last said. Ends
 /// when it does, or when the node stops.
-pub async fn say_known(node: &Node) {
+pub async fn say_known(reader: &Reader, writer: &Writer, shutdown: CancellationToken) {
     let own = Knowledge::own();
-    let id = MemberId(node.config.node_id);
+    let id = MemberId(writer.config.node_id);
     loop {
         // A node that has not caught up yet may believe what it said long ago; so the read is
         // confirmed by the leader.
-        let said = node.read(crate::node::Consistency::Linearizable, |state| {
+        let said = reader.read(Consistency::Linearizable, |state| {
             let said = state.catalog().member(id);
             said.map_or_else(Knowledge::default, |member| member.knows.clone())
         });
@@ -193,7 +208,7 @@ pub async fn say_known(node: &Node) {
                 Ok(_) => Ok(false),
                 Err(none) => Err(none.to_string()),
             },
-            () = node.shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return,
         };
         match told {
             Ok(true) => break,
@@ -203,8 +218,8 @@ pub async fn say_known(node: &Node) {
                     knows: own.clone(),
                 };
                 let wrote = tokio::select! {
-                    wrote = node.write(command, Terms::minted()) => wrote,
-                    () = node.shutdown.cancelled() => return,
+                    wrote = writer.write(command, Terms::minted()) => wrote,
+                    () = shutdown.cancelled() => return,
                 };
                 match wrote {
                     Ok(Ok(_)) => tracing::info!(knows = ?own, "said which formats this node knows"),
@@ -218,11 +233,11 @@ pub async fn say_known(node: &Node) {
         }
         tokio::select! {
             () = tokio::time::sleep(SAY_PAUSE) => {}
-            () = node.shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return,
         }
     }
     // A task that ends stops the node.
-    node.shutdown.cancelled().await;
+    shutdown.cancelled().await;
 }
 
 #[cfg(test)]

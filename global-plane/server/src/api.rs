@@ -29,7 +29,8 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 
-use crate::node::{Consistency, Node, Reader};
+use crate::node::{Node, Source};
+use crate::reader::Consistency;
 
 /// `?consistency=` of the `/v1` reads.
 #[derive(Debug, Default, Deserialize)]
@@ -70,7 +71,7 @@ pub fn unexpected(reply: &Reply) -> Response {
 
 /// Everything this node serves, but for calls: those are [`invoke`]'s.
 pub fn router(node: &Arc<Node>) -> Router {
-    let fn_api = api_fn_http::reads(Reader(Arc::clone(node))).merge(fns::writes(Arc::clone(node)));
+    let fn_api = api_fn_http::reads(Source(Arc::clone(node))).merge(fns::writes(Arc::clone(node)));
     let here = conventional(fn_api.clone());
     let prefixed = Router::new()
         .route("/regions/{name}/{*rest}", any(proxy::region))

@@ -11,19 +11,19 @@ use std::time::Duration;
 use api_types::{Knowledge, RegionName, Revision, Timestamp, Verdict};
 use api_wire::planes::{FollowingBody, LoadBody, Report, SizingBody};
 use global_plane_state::Command;
-use global_plane_state::verdicts::{Facts, Monitor};
+use global_plane_state::verdicts::Facts;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::write::Terms;
-use crate::node::Node;
+use crate::machine::Replica;
+use crate::tenure::Tenure;
+use crate::terms::Terms;
+use crate::writer::Writer;
 
 /// How often verdicts are thought about: well below the second that a decision may take.
 const EVALUATE_EVERY: Duration = Duration::from_millis(200);
-
-/// A flapping region must not fill the log nor wake every DNS server more often.
-const PROPOSE_EVERY_MS: u64 = 1000;
 
 /// What the leader last heard from a region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,21 +42,16 @@ pub struct Row {
 
 pub struct Leader {
     begun: Instant,
+    report_lease_ms: u64,
     tenure: Mutex<Option<Tenure>>,
-}
-
-/// One term in which this node leads.
-struct Tenure {
-    term: u64,
-    monitor: Monitor,
-    proposed_ms: BTreeMap<RegionName, u64>,
 }
 
 impl Leader {
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(report_lease_ms: u64) -> Self {
         Self {
             begun: Instant::now(),
+            report_lease_ms,
             tenure: Mutex::new(None),
         }
     }
@@ -81,7 +76,7 @@ impl Leader {
             following: report.following.map(Into::into),
             knows: Knowledge::said(report.knows),
         };
-        if !tenure.monitor.report(region, now_ms, facts) {
+        if !tenure.report(region, now_ms, facts) {
             tracing::debug!(%region, "report overtaken by a newer one");
         }
         true
@@ -91,7 +86,7 @@ impl Leader {
     pub fn rows(&self) -> Option<BTreeMap<String, Row>> {
         let now_ms = self.now_ms();
         let tenure = self.tenure();
-        let rows = tenure.as_ref()?.monitor.heard().map(|(region, heard)| {
+        let rows = tenure.as_ref()?.heard().map(|(region, heard)| {
             let row = Row {
                 load: heard.facts.load.into(),
                 sizing: heard.facts.sizing.map(Into::into),
@@ -107,44 +102,23 @@ impl Leader {
         Some(rows.collect())
     }
 
-    /// Begins or ends a tenure, then thinks about verdicts; returns what to propose.
-    ///
-    /// A verdict counts as proposed when it is returned here, so one that could not be written is
-    /// proposed again a second later.
-    fn evaluate(&self, node: &Node) -> Vec<(RegionName, Verdict)> {
+    /// Begins or ends a tenure, then thinks about verdicts; returns those to propose. `leads` is the
+    /// term in which this node leads and has applied everything of earlier terms, if it does.
+    fn evaluate(&self, leads: Option<u64>, replica: &Replica) -> Vec<(RegionName, Verdict)> {
         let now_ms = self.now_ms();
-        let status = node.consensus.status();
-        let leads = {
-            let status = status.borrow();
-            status.leads_with_whole_state.then_some(status.term)
-        };
         let mut held = self.tenure();
         let Some(term) = leads else {
             *held = None;
             return Vec::new();
         };
-        if held.as_ref().is_some_and(|tenure| tenure.term != term) {
+        if held.as_ref().is_some_and(|tenure| !tenure.is_of(term)) {
             *held = None;
         }
         let tenure = held.get_or_insert_with(|| {
             info!(term, "this node leads");
-            Tenure {
-                term,
-                monitor: Monitor::new(now_ms, node.config.report_lease_ms),
-                proposed_ms: BTreeMap::new(),
-            }
+            Tenure::begin(term, now_ms, self.report_lease_ms)
         });
-        let mut verdicts = node
-            .replica
-            .read(|state| tenure.monitor.evaluate(now_ms, state.catalog().regions()));
-        verdicts.retain(|(region, _)| {
-            let last = tenure.proposed_ms.get(region);
-            last.is_none_or(|last| now_ms.saturating_sub(*last) >= PROPOSE_EVERY_MS)
-        });
-        for (region, _) in &verdicts {
-            tenure.proposed_ms.insert(region.clone(), now_ms);
-        }
-        verdicts
+        replica.read(|state| tenure.judge(now_ms, state.catalog().regions()))
     }
 
     fn now_ms(&self) -> u64 {
@@ -157,25 +131,28 @@ impl Leader {
 }
 
 /// Follows elections and, while this node leads, keeps the regions' verdicts true.
-pub async fn run(node: Arc<Node>) {
+pub async fn run(leader: Arc<Leader>, writer: Arc<Writer>, shutdown: CancellationToken) {
     let mut ticks = interval(EVALUATE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = node.shutdown.cancelled() => return,
+            () = shutdown.cancelled() => return,
         }
-        let verdicts = node.leader.evaluate(&node);
+        let leads = {
+            let status = writer.consensus.status();
+            let status = status.borrow();
+            status.leads_with_whole_state.then_some(status.term)
+        };
+        let verdicts = leader.evaluate(leads, &writer.replica);
         if verdicts.is_empty() {
             continue;
         }
         for (region, verdict) in &verdicts {
             info!(%region, %verdict, "verdict proposed");
         }
-        match node
-            .write(Command::SetVerdicts { verdicts }, Terms::minted())
-            .await
-        {
+        let command = Command::SetVerdicts { verdicts };
+        match writer.write(command, Terms::minted()).await {
             Ok(Ok(_)) => {}
             Ok(Err(refusal)) => warn!(%refusal, "verdicts refused"),
             Err(none) => warn!(error = %none, "verdicts not written"),

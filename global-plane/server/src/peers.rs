@@ -16,6 +16,8 @@ use tokio_util::io::ReaderStream;
 
 use crate::config::Member;
 
+/// Cheap to clone: clones share their connections.
+#[derive(Clone)]
 pub struct Peers {
     http: reqwest::Client,
 }

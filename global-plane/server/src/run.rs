@@ -22,16 +22,17 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::agreement::{self, Askers};
+use crate::agreement::{self, Agreement, Askers};
 use crate::api::{self, invoke::Front};
 use crate::bundles::BundleStore;
 use crate::config::Config;
-use crate::confirm::Shared;
 use crate::leader::{self, Leader};
 use crate::machine::{FAMILIES, Machine, Replica};
 use crate::node::Node;
 use crate::peers::Peers;
+use crate::reader::Reader;
 use crate::views::{Site, Views};
+use crate::writer::Writer;
 
 /// Applied entries after which the log is compacted, and what is kept for followers that were away
 /// for a moment: about ten seconds of writes at full speed.
@@ -120,6 +121,22 @@ async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let machine = Machine::new(Arc::clone(&replica), Knowledge::own());
     let driver = Driver::start(consensus_config, raft, store, machine, transport, inbox);
 
+    let config = Arc::new(config);
+    let peers = Peers::new().context("start the HTTP client")?;
+    let leader = Arc::new(Leader::new(config.report_lease_ms));
+    let agreement = Arc::new(Agreement {
+        config: Arc::clone(&config),
+        replica: Arc::clone(&replica),
+        leader: Arc::clone(&leader),
+        askers: Askers::default(),
+    });
+    let writer = Arc::new(Writer {
+        config: Arc::clone(&config),
+        replica: Arc::clone(&replica),
+        consensus: handle.clone(),
+        peers: peers.clone(),
+        agreement: Arc::clone(&agreement),
+    });
     let node = Arc::new(Node {
         views: Views::new(Site {
             cluster_id: config.cluster_id.clone(),
@@ -127,18 +144,19 @@ async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             gateway_port: config.gateway_port,
             map_sha256: map.sha256(),
         }),
-        peers: Peers::new().context("start the HTTP client")?,
-        forwarder: Forwarder::new(BY_GLOBAL),
-        confirming: Shared::default(),
-        leader: Leader::new(),
-        askers: Askers::default(),
+        reader: Reader::new(Arc::clone(&replica), handle.clone()),
+        forwarder: Arc::new(Forwarder::new(BY_GLOBAL)),
         snapshots: Semaphore::new(SNAPSHOTS_MAX),
         shutdown: shutdown.child_token(),
         consensus: handle.clone(),
+        config,
         replica,
+        writer,
+        leader,
+        agreement,
+        peers,
         bundles,
         map,
-        config,
     });
     let served = serve(&node, api_listener, &shutdown).await;
 
@@ -177,15 +195,15 @@ async fn serve(
     };
     let http = calls_door::serve(listener, front, drained, limits);
     tasks.spawn(async move { http.await.context("serve the API") });
-    let judging = Arc::clone(node);
+    let (leader, writer) = (Arc::clone(&node.leader), Arc::clone(&node.writer));
+    let judging = leader::run(leader, writer, node.shutdown.clone());
     tasks.spawn(async move {
-        leader::run(judging).await;
+        judging.await;
         Ok(())
     });
-    let forwarding = Arc::clone(node);
-    let tended = shutdown.child_token();
+    let (forwarder, tended) = (Arc::clone(&node.forwarder), shutdown.child_token());
     tasks.spawn(async move {
-        forwarding.forwarder.tend(tended).await;
+        forwarder.tend(tended).await;
         Ok(())
     });
     let applying = Arc::clone(node);
@@ -197,7 +215,7 @@ async fn serve(
     });
     let saying = Arc::clone(node);
     tasks.spawn(async move {
-        agreement::say_known(&saying).await;
+        agreement::say_known(&saying.reader, &saying.writer, saying.shutdown.clone()).await;
         Ok(())
     });
     let counting = Arc::clone(node);

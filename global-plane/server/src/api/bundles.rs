@@ -21,10 +21,11 @@ use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio_util::io::ReaderStream;
 
-use super::{error, write};
+use super::error;
 use crate::bundles::ReceiveError;
 use crate::config::Member;
 use crate::node::Node;
+use crate::terms::Terms;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Stored {
@@ -53,8 +54,12 @@ pub async fn put(
             ),
         );
     }
-    let key = write::Terms::minted();
-    match node.write(Command::AddBundle { digest, size }, key).await {
+    let key = Terms::minted();
+    match node
+        .writer
+        .write(Command::AddBundle { digest, size }, key)
+        .await
+    {
         Ok(Ok(_)) => Json(Stored { digest: hex, size }).into_response(),
         Ok(Err(refusal)) => ApiError::from(refusal).into_response(),
         Err(no_leader) => super::no_leader(no_leader),

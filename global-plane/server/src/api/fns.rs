@@ -104,7 +104,7 @@ async fn change(node: &Node, command: Command, received: Received) -> Answered {
         command,
         Command::CreateApp { .. } | Command::CreateFn { .. } | Command::CreateTrigger { .. }
     );
-    let reply = match node.write(command, received.terms).await {
+    let reply = match node.writer.write(command, received.terms).await {
         Ok(outcome) => outcome?,
         Err(none) => return Ok(no_leader(none)),
     };

@@ -16,7 +16,8 @@ use http::header::CONTENT_TYPE;
 use super::{bundles, error, regions};
 use crate::agreement::LACKING;
 use crate::machine::disk;
-use crate::node::{Again, Node};
+use crate::node::Node;
+use crate::writer::Again;
 
 pub fn routes(node: Arc<Node>) -> Router {
     Router::new()
@@ -49,7 +50,7 @@ async fn propose(State(node): State<Arc<Node>>, body: Bytes) -> Response {
             return error(StatusCode::BAD_REQUEST, failed.to_string());
         }
     };
-    match node.propose_here(&envelope).await {
+    match node.writer.propose_here(&envelope).await {
         Ok(outcome) => (
             [(CONTENT_TYPE, "application/json; charset=utf-8")],
             disk::encode_outcome(&outcome),

@@ -139,7 +139,7 @@ async fn forward(
 ) -> Result<Response<Body>, Refusal> {
     // What was written through another node a moment ago is called as it was written. Without a
     // leader what is here is served: nothing can have been written.
-    let confirmed = node.confirm_shared().await;
+    let confirmed = node.reader.confirm_shared().await;
     let found = node.replica.read(|state| find(state, path));
     let found = found.map_err(|message| match confirmed {
         Ok(()) => Refusal::not_found(message),

@@ -12,8 +12,8 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::no_leader;
-use super::write::Terms;
 use crate::node::Node;
+use crate::terms::Terms;
 
 #[derive(Debug, Deserialize)]
 pub struct NoteRequest {
@@ -29,7 +29,7 @@ pub async fn put(
         id: NoteId(id),
         text: body.0.text,
     };
-    match node.write(command, Terms::minted()).await {
+    match node.writer.write(command, Terms::minted()).await {
         Ok(Ok(_)) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(refusal)) => ApiError::from(refusal).into_response(),
         Err(unwritten) => no_leader(unwritten),

@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep};
 use tower::ServiceExt as _;
 
 use super::{REVISION, error, no_leader, regions};
-use crate::node::{Consistency, Node};
+use crate::node::Node;
+use crate::reader::Consistency;
 
 /// On the answer to a write under the prefix: the revision that the region had applied by then.
 /// Missing if it did not say. Less than `Tradewind-Revision` if it had not applied the write in
@@ -54,7 +55,7 @@ pub async fn region(
     let (admin, verdict) = match node.replica.read(find) {
         Some(found) => found,
         // It may have registered at another node a moment ago.
-        None => match node.read(Consistency::Linearizable, find).await {
+        None => match node.reader.read(Consistency::Linearizable, find).await {
             Ok(Some(found)) => found,
             Ok(None) => return regions::unknown(&name),
             Err(none) => return no_leader(none),

@@ -19,11 +19,12 @@ use http::StatusCode;
 use http::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-use super::write::{self, Received, Terms};
+use super::write::{self, Received};
 use super::{Asked, error, no_leader};
 use crate::leader::Row;
 use crate::node::Node;
 use crate::peers::PeerError;
+use crate::terms::Terms;
 use daemon::clock;
 
 /// Soft state is shown as missing rather than waited for.
@@ -34,7 +35,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// `GET /v1/regions`.
 pub async fn list(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> Response {
-    let regions = node.read(asked.consistency(), |state| {
+    let regions = node.reader.read(asked.consistency(), |state| {
         state.catalog().regions().cloned().collect::<Vec<_>>()
     });
     let regions = match regions.await {
@@ -51,7 +52,7 @@ pub async fn list(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> 
 
 /// `GET /v1/replication`.
 pub async fn replication(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> Response {
-    let found = node.read(asked.consistency(), |state| {
+    let found = node.reader.read(asked.consistency(), |state| {
         let regions: Vec<Region> = state.catalog().regions().cloned().collect();
         (state.revision(), regions)
     });
@@ -175,7 +176,7 @@ async fn set_drained(
 }
 
 async fn change(node: &Node, command: Command, terms: Terms) -> Result<Response, ApiError> {
-    let reply = match node.write(command, terms).await {
+    let reply = match node.writer.write(command, terms).await {
         Ok(outcome) => outcome?,
         Err(none) => return Ok(no_leader(none)),
     };
@@ -206,7 +207,7 @@ pub async fn report(
         report: body.0,
     };
     let Some(leader) = node.raft().leader else {
-        return no_leader(crate::node::NoLeader);
+        return no_leader(crate::reader::NoLeader);
     };
     if leader.node_id == node.config.node_id {
         return heard(&node, take(&node, forwarded));
@@ -221,7 +222,7 @@ pub async fn report(
         }) => error(status, message),
         Err(failed @ PeerError::Unreachable { .. }) => {
             tracing::debug!(error = chain(&failed), "report not forwarded");
-            no_leader(crate::node::NoLeader)
+            no_leader(crate::reader::NoLeader)
         }
     }
 }
@@ -258,7 +259,7 @@ fn take(node: &Node, Forwarded { region, report }: Forwarded) -> Response {
     if node.leader.heard(&name, report) {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        no_leader(crate::node::NoLeader)
+        no_leader(crate::reader::NoLeader)
     }
 }
 

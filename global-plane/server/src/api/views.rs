@@ -50,7 +50,9 @@ pub async fn steering(State(node): State<Arc<Node>>, Query(held): Query<Held>) -
     let knows = Knowledge::said(held.knows.split(','));
     let lacks = (node.replica).read(|state| agreement::dns_server_lacks(state.catalog(), &knows));
     if !held.who.is_empty() {
-        node.askers.heard(&held.who, knows, Instant::now());
+        node.agreement
+            .askers
+            .heard(&held.who, knows, Instant::now());
     }
     if !lacks.is_empty() {
         return unknowing(&lacks);

@@ -10,14 +10,14 @@ use api_wire::planes::RegisterRegion;
 use api_wire::{AppBody, FnBody, TriggerBody, json, time};
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use global_plane_state::{AppDraft, Command, FnDraft, Preconditions, RequestId, TriggerDraft};
+use global_plane_state::{AppDraft, Command, FnDraft, RequestId, TriggerDraft};
 use http::header::{HOST, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use crate::machine::disk;
-use daemon::clock;
+use crate::terms::Terms;
 
 /// A write as it was sent.
 pub struct Received {
@@ -33,7 +33,7 @@ impl<S: Send + Sync> FromRequest<S> for Received {
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let (head, sent) = request.into_parts();
         let body = body::whole(&head.headers, sent).await?;
-        let terms = Terms::read(&head, &body)?;
+        let terms = read_terms(&head, &body)?;
         let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
         // HTTP/2 has the host in the target.
         let host = host.or_else(|| Some(head.uri.authority()?.as_str()));
@@ -55,59 +55,38 @@ impl Received {
     }
 }
 
-/// Under what a write may happen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
-    pub request: RequestId,
-    /// See [`global_plane_state::Envelope::fingerprint`].
-    pub fingerprint: Option<Digest>,
-    pub preconditions: Preconditions,
-}
-
 /// What clients mint is 36 bytes at most; more only fills the session table.
 const KEY_BYTES_MAX: usize = 255;
 
-impl Terms {
-    /// A write that is never resent by its client.
-    #[must_use]
-    pub fn minted() -> Self {
-        Self {
-            request: RequestId(clock::mint()),
-            fingerprint: None,
-            preconditions: Preconditions::default(),
+/// # Errors
+/// If a header says nothing that can be held to.
+fn read_terms(head: &Parts, body: &[u8]) -> Result<Terms, Refusal> {
+    let text = |name: &HeaderName| text_of(&head.headers, name);
+    let mut terms = Terms::minted();
+    if let Some(key) = text(&HeaderName::from_static("idempotency-key")) {
+        let printable = key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || !printable {
+            return Err(Refusal::invalid(
+                "Idempotency-Key must be 1 to 255 printable ASCII characters",
+            ));
         }
+        // Ids that are minted have no space.
+        terms.request = RequestId(format!("key {key}"));
+        terms.fingerprint = Some(fingerprint(head, body));
     }
-
-    /// # Errors
-    /// If a header says nothing that can be held to.
-    fn read(head: &Parts, body: &[u8]) -> Result<Self, Refusal> {
-        let text = |name: &HeaderName| text_of(&head.headers, name);
-        let mut terms = Self::minted();
-        if let Some(key) = text(&HeaderName::from_static("idempotency-key")) {
-            let printable = key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-            if key.is_empty() || key.len() > KEY_BYTES_MAX || !printable {
-                return Err(Refusal::invalid(
-                    "Idempotency-Key must be 1 to 255 printable ASCII characters",
-                ));
-            }
-            // Ids that are minted have no space.
-            terms.request = RequestId(format!("key {key}"));
-            terms.fingerprint = Some(fingerprint(head, body));
-        }
-        if let Some(value) = text(&IF_MATCH) {
-            let revision = value.trim_matches('"').parse().map_err(|_| {
-                Refusal::invalid("If-Match takes the object's revision, as 42 or \"42\"")
-            })?;
-            terms.preconditions.if_match = Some(Revision(revision));
-        }
-        if let Some(value) = text(&IF_NONE_MATCH) {
-            if value != "*" {
-                return Err(Refusal::invalid("If-None-Match takes only *"));
-            }
-            terms.preconditions.if_none_match_any = true;
-        }
-        Ok(terms)
+    if let Some(value) = text(&IF_MATCH) {
+        let revision = value.trim_matches('"').parse().map_err(|_| {
+            Refusal::invalid("If-Match takes the object's revision, as 42 or \"42\"")
+        })?;
+        terms.preconditions.if_match = Some(Revision(revision));
     }
+    if let Some(value) = text(&IF_NONE_MATCH) {
+        if value != "*" {
+            return Err(Refusal::invalid("If-None-Match takes only *"));
+        }
+        terms.preconditions.if_none_match_any = true;
+    }
+    Ok(terms)
 }
 
 /// What is not text reads as no key, revision or `*` can.
@@ -210,7 +189,7 @@ mod tests {
     }
 
     fn read(headers: &[(&str, &str)]) -> Result<Terms, Refusal> {
-        Terms::read(&head("POST", "/v2/apps", headers), b"{}")
+        read_terms(&head("POST", "/v2/apps", headers), b"{}")
     }
 
     #[test]
@@ -252,7 +231,7 @@ mod tests {
             ),
         ];
         let of = |(head, body): &(Parts, &str)| {
-            Terms::read(head, body.as_bytes())
+            read_terms(head, body.as_bytes())
                 .unwrap()
                 .fingerprint
                 .unwrap()
