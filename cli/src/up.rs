@@ -229,16 +229,16 @@ impl Signals {
 /// A request of another `tradewind up`, and where its answer goes.
 struct Asked {
     request: Request,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<PendingReply>,
 }
 
-struct Answer {
+struct PendingReply {
     reply: Reply,
     /// Answer only once this process serves.
     once_healthy: Option<Part>,
 }
 
-impl From<Reply> for Answer {
+impl From<Reply> for PendingReply {
     fn from(reply: Reply) -> Self {
         Self {
             reply,
@@ -257,7 +257,7 @@ struct Up {
     ready_file: Option<PathBuf>,
     ready: bool,
     /// Parts to start once their ended process has been seen to end.
-    pending: Vec<(String, oneshot::Sender<Answer>)>,
+    pending: Vec<(String, oneshot::Sender<PendingReply>)>,
     started: Instant,
     output: Output,
 }
@@ -370,7 +370,7 @@ impl Up {
         let _asker_gone = asked.answer.send(reply.into());
     }
 
-    fn start_again(&mut self, name: &str, answer: oneshot::Sender<Answer>) {
+    fn start_again(&mut self, name: &str, answer: oneshot::Sender<PendingReply>) {
         let Some(part) = self.parts.iter().find(|part| part.name == name).cloned() else {
             let names: Vec<&str> = self.parts.iter().map(|part| part.name.as_str()).collect();
             let error = format!("there is no {name} here; there are {}", names.join(", "));
@@ -400,7 +400,7 @@ impl Up {
             Ok(pid)
         });
         let answered = match outcome {
-            Ok(pid) => Answer {
+            Ok(pid) => PendingReply {
                 reply: Reply::Started { pid },
                 once_healthy: Some(part),
             },

@@ -66,7 +66,7 @@ pub(crate) enum Sent {
 }
 
 /// A response whose status is 2xx, 304 or 410, and the node it came from.
-pub(crate) struct Answer {
+pub(crate) struct NodeResponse {
     pub response: Response,
     pub node: usize,
 }
@@ -113,7 +113,7 @@ impl<'a> Ask<'a> {
 
 impl Client {
     /// Asks nodes in turn, the one that last answered first, and all again after a pause.
-    pub(crate) async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Error> {
+    pub(crate) async fn ask(&self, ask: Ask<'_>) -> Result<NodeResponse, Error> {
         let started = Instant::now();
         let deadline = started + ask.patience.total;
         let key = (ask.method != Method::GET && ask.method != Method::HEAD)
@@ -188,13 +188,18 @@ impl Client {
         })
     }
 
-    async fn judge(&self, ask: &Ask<'_>, node: usize, response: Response) -> Result<Answer, Error> {
+    async fn judge(
+        &self,
+        ask: &Ask<'_>,
+        node: usize,
+        response: Response,
+    ) -> Result<NodeResponse, Error> {
         let status = response.status();
         let is_answer = status.is_success()
             || status == StatusCode::NOT_MODIFIED
             || (status == StatusCode::GONE && ask.path == ["v1", "watch"]);
         if is_answer {
-            return Ok(Answer { response, node });
+            return Ok(NodeResponse { response, node });
         }
         Err(Error::Refused {
             status: status.as_u16(),
@@ -229,7 +234,7 @@ impl Client {
         })
     }
 
-    fn revision(&self, answer: &Answer) -> Result<api_types::Revision, Error> {
+    fn revision(&self, answer: &NodeResponse) -> Result<api_types::Revision, Error> {
         answer
             .response
             .headers()
@@ -242,16 +247,16 @@ impl Client {
             })
     }
 
-    pub(crate) async fn body<T: DeserializeOwned>(&self, answer: Answer) -> Result<T, Error> {
+    pub(crate) async fn body<T: DeserializeOwned>(&self, answer: NodeResponse) -> Result<T, Error> {
         self.body_within(answer, ANSWER_BYTES_MAX).await
     }
 
     pub(crate) async fn body_within<T: DeserializeOwned>(
         &self,
-        answer: Answer,
+        answer: NodeResponse,
         bytes_max: usize,
     ) -> Result<T, Error> {
-        let Answer { response, node } = answer;
+        let NodeResponse { response, node } = answer;
         let bytes = match gather(response, bytes_max).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => {

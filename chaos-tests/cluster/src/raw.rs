@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a server sent until it closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct RawAnswer {
     /// Statuses below 200 that came first.
     pub interim: Vec<u16>,
     pub status: u16,
@@ -25,7 +25,7 @@ pub struct Answer {
     pub rest: Vec<u8>,
 }
 
-impl Answer {
+impl RawAnswer {
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name)?.first().map(String::as_str)
@@ -55,7 +55,7 @@ pub async fn exchange(
     request: &[u8],
     half_closes: bool,
     is_head: bool,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<RawAnswer> {
     let exchanging = async {
         let mut stream = TcpStream::connect(address).await.context("connect")?;
         stream.write_all(request).await.context("send")?;
@@ -72,7 +72,7 @@ pub async fn exchange(
         .context("the server neither answers nor closes")?
 }
 
-fn parse(mut received: &[u8], is_head: bool) -> anyhow::Result<Answer> {
+fn parse(mut received: &[u8], is_head: bool) -> anyhow::Result<RawAnswer> {
     let mut interim = Vec::new();
     loop {
         let end = received.windows(4).position(|four| four == b"\r\n\r\n");
@@ -106,7 +106,7 @@ fn parse(mut received: &[u8], is_head: bool) -> anyhow::Result<Answer> {
         } else {
             (rest.to_vec(), &rest[rest.len()..])
         };
-        return Ok(Answer {
+        return Ok(RawAnswer {
             interim,
             status,
             fields,

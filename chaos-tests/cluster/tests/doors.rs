@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, ensure};
 use chaos_tests_cluster::Federation;
 use chaos_tests_cluster::federation::binary;
-use chaos_tests_cluster::raw::{Answer, exchange};
+use chaos_tests_cluster::raw::{RawAnswer, exchange};
 
 /// A request, and what both doors say to it. In `request`, `HOST` is the door and `ID` the function.
 struct Case {
@@ -65,7 +65,7 @@ impl Case {
         self.request.starts_with(b"HEAD ")
     }
 
-    fn check(&self, answer: &Answer) -> anyhow::Result<()> {
+    fn check(&self, answer: &RawAnswer) -> anyhow::Result<()> {
         let text = answer.text();
         let said = match answer.status {
             // A function's own answers are its own affair.

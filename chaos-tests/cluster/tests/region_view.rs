@@ -13,7 +13,7 @@ struct Api {
     base: String,
 }
 
-struct Answer {
+struct ApiAnswer {
     status: StatusCode,
     /// What the global plane wrote at, and what the region had applied by then.
     revision: Option<u64>,
@@ -27,7 +27,7 @@ impl Api {
         method: Method,
         path: &str,
         body: Option<Value>,
-    ) -> anyhow::Result<Answer> {
+    ) -> anyhow::Result<ApiAnswer> {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(body) = body {
             request = request.json(&body);
@@ -37,7 +37,7 @@ impl Api {
             let value = answer.headers().get(name)?;
             value.to_str().ok()?.parse().ok()
         };
-        Ok(Answer {
+        Ok(ApiAnswer {
             status: answer.status(),
             revision: number("tradewind-revision"),
             applied: number("tradewind-region-revision"),

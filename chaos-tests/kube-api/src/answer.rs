@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::count::{Counters, Tally};
 use crate::fault::{Effect, Faults};
 use crate::query::Query;
-use crate::refusal::{self, Refusal};
+use crate::refusal::{self, FailureStatus};
 use crate::request::{Call, Calls, Verb};
 use crate::resource::{Definition, Target};
 use crate::selector::Selector;
@@ -155,7 +155,8 @@ pub(crate) async fn answer(
         }
         Some(Effect::DropAnswer) => {
             let outcome = perform(shared, &call, &target, &query, &request, None);
-            let changed = matches!(outcome, Ok(Answer::Written { written, .. }) if written.changed);
+            let changed =
+                matches!(outcome, Ok(Handled::Written { written, .. }) if written.changed);
             tally(shared, &call, bytes_in, 0, changed, 0);
             return Err(Dropped);
         }
@@ -170,7 +171,7 @@ pub(crate) async fn answer(
             tally(shared, &call, bytes_in, status.code, false, 0);
             Ok(response)
         }
-        Ok(Answer::Written {
+        Ok(Handled::Written {
             code,
             written,
             body,
@@ -179,7 +180,7 @@ pub(crate) async fn answer(
             tally(shared, &call, bytes_in, code, written.changed, length);
             Ok(respond(code, body))
         }
-        Ok(Answer::Body { objects, body }) => {
+        Ok(Handled::Body { objects, body }) => {
             let length = body.len() as u64;
             tally(shared, &call, bytes_in, 200, false, length);
             let shown = Tally {
@@ -189,7 +190,7 @@ pub(crate) async fn answer(
             shared.counters.add(&call, shown);
             Ok(respond(200, body))
         }
-        Ok(Answer::Watch(watcher)) => {
+        Ok(Handled::Watch(watcher)) => {
             tally(shared, &call, bytes_in, 200, false, 0);
             let body = StreamBody::new(Box::pin(watcher.stream()));
             Ok(json_response(200, body.boxed_unsync()))
@@ -197,7 +198,7 @@ pub(crate) async fn answer(
     }
 }
 
-enum Answer {
+enum Handled {
     Body {
         objects: usize,
         body: Bytes,
@@ -250,7 +251,7 @@ fn call(target: &Target, verb: Verb, headers: &HeaderMap) -> Call {
 }
 
 /// The refusal that an injected fault stands for.
-fn fault(shared: &Shared, call: &Call, target: &Target, effect: &Effect) -> Refusal {
+fn fault(shared: &Shared, call: &Call, target: &Target, effect: &Effect) -> FailureStatus {
     let definition = match shared.store().definition(target) {
         Ok(definition) => definition,
         Err(refused) => return refused,
@@ -293,7 +294,7 @@ fn perform(
     query: &Query,
     request: &Request<Bytes>,
     effect: Option<&Effect>,
-) -> Result<Answer, Refusal> {
+) -> Result<Handled, FailureStatus> {
     let definition = shared.store().definition(target)?;
     let name = ObjectName {
         namespace: target.namespace.clone().unwrap_or_default(),
@@ -311,7 +312,7 @@ fn perform(
     let written = match call.verb {
         Verb::Get => {
             let object = shared.store().get(&definition, &name)?;
-            return Ok(Answer::Body {
+            return Ok(Handled::Body {
                 objects: 1,
                 body: shown(&object, metadata),
             });
@@ -319,7 +320,7 @@ fn perform(
         Verb::List => {
             let query = list_query(target, query)?;
             let page = list(shared, &definition, &query, effect)?;
-            return Ok(Answer::Body {
+            return Ok(Handled::Body {
                 objects: page.items.len(),
                 body: list_json(&definition, &page, metadata),
             });
@@ -377,7 +378,7 @@ fn perform(
     } else {
         shown(&written.object, metadata)
     };
-    Ok(Answer::Written {
+    Ok(Handled::Written {
         code,
         written,
         body,
@@ -397,7 +398,7 @@ fn list(
     definition: &Definition,
     query: &ListQuery,
     effect: Option<&Effect>,
-) -> Result<Page, Refusal> {
+) -> Result<Page, FailureStatus> {
     let mut page = shared.store().list(definition, query)?;
     match effect {
         Some(Effect::EmptyList) => {
@@ -449,7 +450,7 @@ fn watch(
     query: &Query,
     metadata_only: bool,
     effect: Option<&Effect>,
-) -> Result<Answer, Refusal> {
+) -> Result<Handled, FailureStatus> {
     let list_query = ListQuery {
         limit: None,
         ..list_query(target, query)?
@@ -500,7 +501,7 @@ fn watch(
         initial,
     };
     let ended = shared.register_watch(call);
-    Ok(Answer::Watch(Box::new(Watcher::new(
+    Ok(Handled::Watch(Box::new(Watcher::new(
         Arc::clone(shared),
         call.clone(),
         Arc::clone(definition),
@@ -515,7 +516,7 @@ fn delete_collection(
     definition: &Definition,
     query: &ListQuery,
     body: &[u8],
-) -> Result<Answer, Refusal> {
+) -> Result<Handled, FailureStatus> {
     let options: Deletion = if body.is_empty() {
         Deletion::default()
     } else {
@@ -526,21 +527,21 @@ fn delete_collection(
     for object in &page.items {
         store.delete(definition, &object.name, &options)?;
     }
-    Ok(Answer::Body {
+    Ok(Handled::Body {
         objects: page.items.len(),
         body: list_json(definition, &page, false),
     })
 }
 
-fn unreadable(error: &serde_json::Error) -> Refusal {
+fn unreadable(error: &serde_json::Error) -> FailureStatus {
     refusal::bad_request(&format!("the request's body cannot be read: {error}"))
 }
 
-fn parse(body: &[u8]) -> Result<Value, Refusal> {
+fn parse(body: &[u8]) -> Result<Value, FailureStatus> {
     serde_json::from_slice(body).map_err(|error| unreadable(&error))
 }
 
-fn patch(request: &Request<Bytes>, query: &Query) -> Result<Patch, Refusal> {
+fn patch(request: &Request<Bytes>, query: &Query) -> Result<Patch, FailureStatus> {
     let content_type = request
         .headers()
         .get(CONTENT_TYPE)
@@ -559,7 +560,7 @@ fn patch(request: &Request<Bytes>, query: &Query) -> Result<Patch, Refusal> {
     }
 }
 
-fn deletion(body: &[u8], query: &Query) -> Result<Deletion, Refusal> {
+fn deletion(body: &[u8], query: &Query) -> Result<Deletion, FailureStatus> {
     let mut options: Deletion = if body.is_empty() {
         Deletion::default()
     } else {
@@ -571,7 +572,7 @@ fn deletion(body: &[u8], query: &Query) -> Result<Deletion, Refusal> {
     Ok(options)
 }
 
-fn list_query(target: &Target, query: &Query) -> Result<ListQuery, Refusal> {
+fn list_query(target: &Target, query: &Query) -> Result<ListQuery, FailureStatus> {
     let mut selector = Selector::parse(query.get("labelSelector"), query.get("fieldSelector"))?;
     if let Some(name) = &target.name {
         selector = Selector::parse(None, Some(&format!("metadata.name={name}")))?;
@@ -619,7 +620,7 @@ fn unlisted(path: &str) -> Response<Body> {
     }
 }
 
-fn refused(status: &Refusal) -> Response<Body> {
+fn refused(status: &FailureStatus) -> Response<Body> {
     let mut response = if refusal::is_plain(status) {
         let mut response = respond(status.code, Bytes::from(format!("{}\n", status.message)));
         let text = http::HeaderValue::from_static("text/plain; charset=utf-8");

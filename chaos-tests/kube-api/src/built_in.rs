@@ -12,11 +12,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::refusal::{self, Invalid, Refusal};
+use crate::refusal::{self, FailureStatus, Invalid};
 use crate::resource::Definition;
 
 /// Reads the object into its type and back: unknown fields and nulls go, wrong types are refused.
-pub(crate) fn conform(definition: &Definition, object: &mut Value) -> Result<(), Refusal> {
+pub(crate) fn conform(definition: &Definition, object: &mut Value) -> Result<(), FailureStatus> {
     match (definition.group.as_str(), definition.kind.as_str()) {
         ("", "Pod") => read_as::<Pod>(definition, object),
         ("", "Secret") => {
@@ -41,7 +41,7 @@ pub(crate) fn conform(definition: &Definition, object: &mut Value) -> Result<(),
 fn read_as<T: DeserializeOwned + Serialize>(
     definition: &Definition,
     object: &mut Value,
-) -> Result<(), Refusal> {
+) -> Result<(), FailureStatus> {
     let typed: T = serde_json::from_value(object.take()).map_err(|error| {
         refusal::bad_request(&format!(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: {error}",

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::answer::Shared;
-use crate::refusal::Refusal;
+use crate::refusal::FailureStatus;
 use crate::resource::{Definition, ResourceKey, Target};
 use crate::store::{Change, ChangeKind, Deletion, ObjectName};
 use status::Container;
@@ -179,7 +179,7 @@ impl Cluster {
         pod: &str,
         container: &str,
         ending: Ending,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), FailureStatus> {
         let name = ObjectName {
             namespace: namespace.to_owned(),
             name: pod.to_owned(),

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::refusal::{self, Refusal};
+use crate::refusal::{self, FailureStatus};
 
 pub(crate) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
@@ -35,7 +35,7 @@ enum Step {
 }
 
 /// Applies all steps or none.
-pub(crate) fn json(target: &Value, patch: Value) -> Result<Value, Refusal> {
+pub(crate) fn json(target: &Value, patch: Value) -> Result<Value, FailureStatus> {
     let steps: Vec<Step> = serde_json::from_value(patch)
         .map_err(|error| refusal::bad_request(&format!("error decoding patch: {error}")))?;
     let mut patched = target.clone();
@@ -65,12 +65,12 @@ pub(crate) fn json(target: &Value, patch: Value) -> Result<Value, Refusal> {
     Ok(patched)
 }
 
-fn missing(path: &str) -> Refusal {
+fn missing(path: &str) -> FailureStatus {
     unprocessable(&format!("path {path} is missing"))
 }
 
 /// The real server answers 422 with its patch library's sentence.
-fn unprocessable(why: &str) -> Refusal {
+fn unprocessable(why: &str) -> FailureStatus {
     let mut refused = refusal::bad_request(&format!(
         "the server rejected our request due to an error in our request: {why}"
     ));
@@ -79,14 +79,14 @@ fn unprocessable(why: &str) -> Refusal {
     refused
 }
 
-fn parent<'a>(target: &'a mut Value, path: &str) -> Result<(&'a mut Value, String), Refusal> {
+fn parent<'a>(target: &'a mut Value, path: &str) -> Result<(&'a mut Value, String), FailureStatus> {
     let (parent, last) = path.rsplit_once('/').ok_or_else(|| missing(path))?;
     let last = last.replace("~1", "/").replace("~0", "~");
     let parent = target.pointer_mut(parent).ok_or_else(|| missing(path))?;
     Ok((parent, last))
 }
 
-fn add(target: &mut Value, path: &str, value: Value) -> Result<(), Refusal> {
+fn add(target: &mut Value, path: &str, value: Value) -> Result<(), FailureStatus> {
     if path.is_empty() {
         *target = value;
         return Ok(());
@@ -108,7 +108,7 @@ fn add(target: &mut Value, path: &str, value: Value) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn remove(target: &mut Value, path: &str) -> Result<Value, Refusal> {
+fn remove(target: &mut Value, path: &str) -> Result<Value, FailureStatus> {
     match parent(target, path)? {
         (Value::Object(fields), name) => fields.remove(&name).ok_or_else(|| missing(path)),
         (Value::Array(items), at) => match at.parse::<usize>() {

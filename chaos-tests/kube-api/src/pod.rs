@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::refusal::{self, Invalid, Refusal};
+use crate::refusal::{self, FailureStatus, Invalid};
 use crate::resource::Definition;
 
 fn set_default(fields: &mut Map<String, Value>, name: &str, value: Value) {
@@ -154,7 +154,7 @@ pub(crate) fn check_update(
     name: &str,
     old: &Value,
     new: &Value,
-) -> Result<(), Refusal> {
+) -> Result<(), FailureStatus> {
     if fixed_part(old) == fixed_part(new) {
         return Ok(());
     }
@@ -189,7 +189,7 @@ fn fixed_part(pod: &Value) -> Value {
 }
 
 /// `old` with the resources of `new`: what the `resize` subresource changes.
-pub(crate) fn resized(old: &Value, new: &Value) -> Result<Value, Refusal> {
+pub(crate) fn resized(old: &Value, new: &Value) -> Result<Value, FailureStatus> {
     let mut pod = old.clone();
     let wanted = new.pointer("/spec/containers").and_then(Value::as_array);
     let containers = pod

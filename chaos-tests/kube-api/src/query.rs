@@ -2,7 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use crate::refusal::{self, Refusal};
+use crate::refusal::{self, FailureStatus};
 
 /// Query parameters, percent-decoded; empty ones count as absent, as clients send those too.
 pub(crate) struct Query(Vec<(String, String)>);
@@ -23,7 +23,7 @@ impl Query {
         matches!(self.get(name), Some("true" | "1"))
     }
 
-    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {
+    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, FailureStatus> {
         self.get(name)
             .map(|value| {
                 value.parse().map_err(|_| {

@@ -9,9 +9,9 @@ use kube::core::response::{StatusCause, StatusDetails, reason};
 use crate::resource::Definition;
 
 /// A `Status` with its HTTP code; boxed, because it is the rare case of every result.
-pub type Refusal = Box<Status>;
+pub type FailureStatus = Box<Status>;
 
-fn refusal(code: u16, reason: &str, message: &str) -> Refusal {
+fn refusal(code: u16, reason: &str, message: &str) -> FailureStatus {
     Status::failure(message, reason).with_code(code).boxed()
 }
 
@@ -37,13 +37,13 @@ fn after_seconds(seconds: u32) -> StatusDetails {
     }
 }
 
-pub(crate) fn not_found(definition: &Definition, name: &str) -> Refusal {
+pub(crate) fn not_found(definition: &Definition, name: &str) -> FailureStatus {
     let message = format!("{} \"{name}\" not found", definition.qualified());
     Box::new(refusal(404, reason::NOT_FOUND, &message).with_details(about(definition, name)))
 }
 
 /// What the handlers before and behind the API's own say in plain text. It has no reason.
-fn plain(code: u16, message: &str) -> Refusal {
+fn plain(code: u16, message: &str) -> FailureStatus {
     refusal(code, "", message)
 }
 
@@ -54,16 +54,16 @@ pub(crate) fn is_plain(refused: &Status) -> bool {
 
 /// No such path: what an operator sees whose CRD is not installed. Go's `http.NotFound`; what kubectl
 /// shows for it is client-go's own.
-pub(crate) fn unknown_path() -> Refusal {
+pub(crate) fn unknown_path() -> FailureStatus {
     plain(404, "404 page not found")
 }
 
-pub(crate) fn already_exists(definition: &Definition, name: &str) -> Refusal {
+pub(crate) fn already_exists(definition: &Definition, name: &str) -> FailureStatus {
     let message = format!("{} \"{name}\" already exists", definition.qualified());
     Box::new(refusal(409, reason::ALREADY_EXISTS, &message).with_details(about(definition, name)))
 }
 
-pub(crate) fn conflict(definition: &Definition, name: &str, why: &str) -> Refusal {
+pub(crate) fn conflict(definition: &Definition, name: &str, why: &str) -> FailureStatus {
     let message = format!(
         "Operation cannot be fulfilled on {} \"{name}\": {why}",
         definition.qualified()
@@ -72,7 +72,7 @@ pub(crate) fn conflict(definition: &Definition, name: &str, why: &str) -> Refusa
 }
 
 /// The refusal of a write whose `resourceVersion` is not the newest.
-pub(crate) fn modified(definition: &Definition, name: &str) -> Refusal {
+pub(crate) fn modified(definition: &Definition, name: &str) -> FailureStatus {
     conflict(
         definition,
         name,
@@ -81,7 +81,7 @@ pub(crate) fn modified(definition: &Definition, name: &str) -> Refusal {
 }
 
 /// Creations that come together race for the quota that counts them (kubernetes#67761).
-pub(crate) fn quota_modified() -> Refusal {
+pub(crate) fn quota_modified() -> FailureStatus {
     refusal(
         409,
         reason::CONFLICT,
@@ -95,7 +95,7 @@ pub(crate) fn apply_conflict(
     definition: &Definition,
     name: &str,
     owned: &[(String, String)],
-) -> Refusal {
+) -> FailureStatus {
     let mut details = about(definition, name);
     details.causes = owned
         .iter()
@@ -127,7 +127,7 @@ pub struct Invalid {
     pub message: String,
 }
 
-pub(crate) fn invalid(definition: &Definition, name: &str, problems: &[Invalid]) -> Refusal {
+pub(crate) fn invalid(definition: &Definition, name: &str, problems: &[Invalid]) -> FailureStatus {
     let mut details = about(definition, name);
     details.kind.clone_from(&definition.kind);
     details.causes = problems
@@ -155,12 +155,12 @@ pub(crate) fn invalid(definition: &Definition, name: &str, problems: &[Invalid])
     Box::new(refusal(422, reason::INVALID, &message).with_details(details))
 }
 
-pub(crate) fn bad_request(message: &str) -> Refusal {
+pub(crate) fn bad_request(message: &str) -> FailureStatus {
     refusal(400, reason::BAD_REQUEST, message)
 }
 
 /// A server whose `WatchList` feature is off, as it is by default in 1.33.
-pub(crate) fn streaming_lists_off() -> Refusal {
+pub(crate) fn streaming_lists_off() -> FailureStatus {
     refusal(
         422,
         reason::INVALID,
@@ -169,7 +169,7 @@ pub(crate) fn streaming_lists_off() -> Refusal {
     )
 }
 
-pub(crate) fn forbidden(definition: &Definition, name: &str, why: &str) -> Refusal {
+pub(crate) fn forbidden(definition: &Definition, name: &str, why: &str) -> FailureStatus {
     let object = if name.is_empty() {
         String::new()
     } else {
@@ -179,7 +179,7 @@ pub(crate) fn forbidden(definition: &Definition, name: &str, why: &str) -> Refus
     Box::new(refusal(403, reason::FORBIDDEN, &message).with_details(about(definition, name)))
 }
 
-pub(crate) fn method_not_allowed() -> Refusal {
+pub(crate) fn method_not_allowed() -> FailureStatus {
     refusal(
         405,
         reason::METHOD_NOT_ALLOWED,
@@ -187,7 +187,7 @@ pub(crate) fn method_not_allowed() -> Refusal {
     )
 }
 
-pub(crate) fn unsupported_media_type(content_type: &str) -> Refusal {
+pub(crate) fn unsupported_media_type(content_type: &str) -> FailureStatus {
     let message = format!(
         "the body of the request was in an unknown format - accepted media types include: \
          application/json-patch+json, application/merge-patch+json, \
@@ -199,14 +199,14 @@ pub(crate) fn unsupported_media_type(content_type: &str) -> Refusal {
 
 /// Priority and fairness refuses before the API is reached, so when to ask again is in the header
 /// alone.
-pub(crate) fn too_many_requests(retry_after_seconds: u32) -> Refusal {
+pub(crate) fn too_many_requests(retry_after_seconds: u32) -> FailureStatus {
     Box::new(
         plain(429, "Too many requests, please try again later.")
             .with_details(after_seconds(retry_after_seconds)),
     )
 }
 
-pub(crate) fn unavailable() -> Refusal {
+pub(crate) fn unavailable() -> FailureStatus {
     refusal(
         503,
         reason::SERVICE_UNAVAILABLE,
@@ -214,7 +214,7 @@ pub(crate) fn unavailable() -> Refusal {
     )
 }
 
-pub(crate) fn internal(message: &str) -> Refusal {
+pub(crate) fn internal(message: &str) -> FailureStatus {
     let message = format!("Internal error occurred: {message}");
     refusal(500, reason::INTERNAL_ERROR, &message)
 }
@@ -225,7 +225,7 @@ pub(crate) fn undeclared(
     namespace: &str,
     name: &str,
     path: &str,
-) -> Refusal {
+) -> FailureStatus {
     let object = if namespace.is_empty() {
         format!("/{name}")
     } else {
@@ -240,12 +240,12 @@ pub(crate) fn undeclared(
 }
 
 /// A watch or list from a version that is compacted away.
-pub(crate) fn too_old(asked: u64, oldest: u64) -> Refusal {
+pub(crate) fn too_old(asked: u64, oldest: u64) -> FailureStatus {
     let message = format!("too old resource version: {asked} ({oldest})");
     refusal(410, reason::EXPIRED, &message)
 }
 
-pub(crate) fn continue_expired() -> Refusal {
+pub(crate) fn continue_expired() -> FailureStatus {
     refusal(
         410,
         reason::EXPIRED,
@@ -255,7 +255,7 @@ pub(crate) fn continue_expired() -> Refusal {
 }
 
 /// A read that must not be older than a version this server has not reached, as after a restore.
-pub(crate) fn too_large(asked: u64, current: u64) -> Refusal {
+pub(crate) fn too_large(asked: u64, current: u64) -> FailureStatus {
     let message = format!("Too large resource version: {asked}, current: {current}");
     let mut details = after_seconds(1);
     details.causes.push(StatusCause {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::refusal::{self, Refusal};
+use crate::refusal::{self, FailureStatus};
 use crate::schema::Schema;
 
 /// What is kept about one resource, built in or from a CRD.
@@ -58,7 +58,7 @@ impl Definition {
     }
 
     /// Reads a `CustomResourceDefinition`.
-    pub(crate) fn from_crd(crd: &Value) -> Result<Self, Refusal> {
+    pub(crate) fn from_crd(crd: &Value) -> Result<Self, FailureStatus> {
         let text = |pointer: &str| {
             crd.pointer(pointer)
                 .and_then(Value::as_str)

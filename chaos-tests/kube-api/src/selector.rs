@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::refusal::{self, Refusal};
+use crate::refusal::{self, FailureStatus};
 use crate::store::Stored;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ const FIELDS: [&str; 4] = [
 ];
 
 impl Selector {
-    pub(crate) fn parse(labels: Option<&str>, fields: Option<&str>) -> Result<Self, Refusal> {
+    pub(crate) fn parse(labels: Option<&str>, fields: Option<&str>) -> Result<Self, FailureStatus> {
         let labels = labels.map_or_else(|| Ok(Vec::new()), requirements)?;
         let fields = fields.map_or_else(|| Ok(Vec::new()), requirements)?;
         for field in &fields {
@@ -83,7 +83,7 @@ impl Selector {
     }
 }
 
-fn requirements(text: &str) -> Result<Vec<Requirement>, Refusal> {
+fn requirements(text: &str) -> Result<Vec<Requirement>, FailureStatus> {
     split_outside_parentheses(text)
         .into_iter()
         .filter(|term| !term.is_empty())
@@ -91,7 +91,7 @@ fn requirements(text: &str) -> Result<Vec<Requirement>, Refusal> {
         .collect()
 }
 
-fn requirement(term: &str) -> Result<Requirement, Refusal> {
+fn requirement(term: &str) -> Result<Requirement, FailureStatus> {
     let owned = |text: &str| text.trim().to_owned();
     if let Some((key, value)) = term.split_once("!=") {
         return Ok(Requirement::NotIn(owned(key), vec![owned(value)]));
@@ -118,7 +118,7 @@ fn requirement(term: &str) -> Result<Requirement, Refusal> {
     }
 }
 
-fn unparsable(term: &str) -> Refusal {
+fn unparsable(term: &str) -> FailureStatus {
     refusal::bad_request(&format!("unable to parse requirement: {term:?}"))
 }
 

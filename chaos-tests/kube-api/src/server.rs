@@ -23,7 +23,7 @@ use crate::answer::{Body, Dropped, Shared, answer};
 use crate::cluster::{Cluster, ClusterConfig};
 use crate::count::{Counts, WriteSeen};
 use crate::fault::Faults;
-use crate::refusal::Refusal;
+use crate::refusal::FailureStatus;
 use crate::request::Calls;
 use crate::resource::Target;
 use crate::store::Write;
@@ -133,7 +133,7 @@ impl KubeApi {
     ///
     /// # Errors
     /// As the server would refuse it.
-    pub fn install(&self, object: Value) -> Result<(), Refusal> {
+    pub fn install(&self, object: Value) -> Result<(), FailureStatus> {
         let mut store = self.shared.store();
         let (group, version) = match object["apiVersion"].as_str().unwrap_or_default() {
             core if !core.contains('/') => (String::new(), core.to_owned()),
@@ -237,7 +237,7 @@ impl KubeApi {
     ///
     /// # Errors
     /// If the nodes exist already.
-    pub fn run_cluster(&mut self, config: ClusterConfig) -> Result<Cluster, Refusal> {
+    pub fn run_cluster(&mut self, config: ClusterConfig) -> Result<Cluster, FailureStatus> {
         let (cluster, run) = Cluster::new(Arc::clone(&self.shared), config);
         for node in cluster.nodes() {
             self.install(node)?;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::refusal::{self, Refusal};
+use crate::refusal::{self, FailureStatus};
 use crate::resource::{Definition, ResourceKey, Target, built_in};
 use crate::selector::Selector;
 
@@ -240,7 +240,7 @@ impl Store {
     ///
     /// # Errors
     /// 404 as a real server answers for a resource or version that it does not serve.
-    pub(crate) fn definition(&self, target: &Target) -> Result<Arc<Definition>, Refusal> {
+    pub(crate) fn definition(&self, target: &Target) -> Result<Arc<Definition>, FailureStatus> {
         self.tables
             .get(&target.resource)
             .map(|table| &table.definition)
@@ -261,7 +261,7 @@ impl Store {
         &self,
         definition: &Definition,
         name: &ObjectName,
-    ) -> Result<Arc<Stored>, Refusal> {
+    ) -> Result<Arc<Stored>, FailureStatus> {
         self.tables
             .get(&definition.key())
             .and_then(|table| table.objects.get(name))
@@ -297,7 +297,7 @@ impl Store {
         &mut self,
         definition: &Definition,
         query: &ListQuery,
-    ) -> Result<Page, Refusal> {
+    ) -> Result<Page, FailureStatus> {
         if let Some(token) = &query.continues {
             let at = self
                 .snapshots
@@ -366,7 +366,7 @@ impl Store {
         resource: &ResourceKey,
         after: u64,
         max: usize,
-    ) -> Result<Vec<Change>, Refusal> {
+    ) -> Result<Vec<Change>, FailureStatus> {
         let table = self
             .tables
             .get(resource)
@@ -381,7 +381,7 @@ impl Store {
     }
 
     /// The refusal of a watch that starts after a revision, if what followed is forgotten.
-    pub(crate) fn compacted(&self, resource: &ResourceKey, after: u64) -> Option<Refusal> {
+    pub(crate) fn compacted(&self, resource: &ResourceKey, after: u64) -> Option<FailureStatus> {
         let table = self.tables.get(resource)?;
         let oldest = table.oldest.max(table.compacted);
         (after < oldest).then(|| refusal::too_old(after, oldest))

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::answer::{Dropped, Shared, status_json};
 use crate::count::Tally;
-use crate::refusal::{self, Refusal};
+use crate::refusal::{self, FailureStatus};
 use crate::request::Call;
 use crate::resource::{Definition, ResourceKey};
 use crate::selector::Selector;
@@ -59,7 +59,7 @@ pub(crate) enum Initial {
     /// The connection breaks after these.
     Broken(Vec<Arc<Stored>>),
     /// Changes from there on are compacted away.
-    TooOld(Refusal),
+    TooOld(FailureStatus),
 }
 
 pub(crate) struct Watcher {
@@ -82,7 +82,7 @@ enum AfterInitial {
     Nothing,
     Bookmark,
     Break,
-    Refuse(Refusal),
+    Refuse(FailureStatus),
 }
 
 impl Watcher {
@@ -210,7 +210,7 @@ impl Watcher {
     }
 
     /// The next changes that this watcher sees, if any.
-    fn changes(&mut self) -> Result<Option<Bytes>, Refusal> {
+    fn changes(&mut self) -> Result<Option<Bytes>, FailureStatus> {
         loop {
             let (changes, revision) = {
                 let store = self.shared.store();
@@ -275,7 +275,7 @@ impl Watcher {
         Bytes::from(format!("{event}\n"))
     }
 
-    fn error(&mut self, refused: &Refusal) -> Bytes {
+    fn error(&mut self, refused: &FailureStatus) -> Bytes {
         self.over = true;
         let event = json!({ "type": "ERROR", "object": status_json(refused) });
         Bytes::from(format!("{event}\n"))

@@ -32,7 +32,7 @@ pub struct Target {
 
 /// One answer.
 #[derive(Debug, Deserialize)]
-pub struct Answer {
+pub struct CallAnswer {
     /// Where the name server sent it.
     pub address: String,
     pub status: u16,
@@ -42,7 +42,7 @@ pub struct Answer {
 
 /// What became of the calls of a load.
 #[derive(Debug, Deserialize)]
-pub struct Outcome {
+pub struct LoadSummary {
     pub answered: u64,
     pub failed: u64,
     /// Some of those that failed.
@@ -89,7 +89,7 @@ impl ClientPod {
     }
 
     /// Calls a function once.
-    pub fn call(&self, target: &Target, body: &str) -> anyhow::Result<Answer> {
+    pub fn call(&self, target: &Target, body: &str) -> anyhow::Result<CallAnswer> {
         read(&self.start_target("call", target, &[body])?.finish()?)
     }
 
@@ -113,7 +113,7 @@ impl ClientPod {
 
 impl Load {
     /// Has every client finish its call.
-    pub fn finish(self) -> anyhow::Result<Outcome> {
+    pub fn finish(self) -> anyhow::Result<LoadSummary> {
         read(&self.0.finish()?)
     }
 }

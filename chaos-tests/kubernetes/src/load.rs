@@ -21,11 +21,11 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct Call {
     pub started: Instant,
     pub took: Duration,
-    pub outcome: Outcome,
+    pub outcome: CallOutcome,
 }
 
 #[derive(Debug, Clone)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// 200, with what the function said.
     Answered(Value),
     /// 503: the gateway had no room for it, and no function saw it.
@@ -42,7 +42,7 @@ impl Call {
     #[must_use]
     pub fn answer(&self) -> Option<&Value> {
         match &self.outcome {
-            Outcome::Answered(answer) => Some(answer),
+            CallOutcome::Answered(answer) => Some(answer),
             _ => None,
         }
     }
@@ -70,18 +70,18 @@ pub async fn call(http: &reqwest::Client, url: &str, body: &Value) -> Call {
         .await;
     let outcome = match sent {
         Err(error) if error.is_connect() => {
-            Outcome::Unreached(format!("{:#}", anyhow::Error::from(error)))
+            CallOutcome::Unreached(format!("{:#}", anyhow::Error::from(error)))
         }
-        Err(error) => Outcome::Broken(format!("{:#}", anyhow::Error::from(error))),
+        Err(error) => CallOutcome::Broken(format!("{:#}", anyhow::Error::from(error))),
         Ok(response) => {
             let status = response.status().as_u16();
             match response.text().await {
-                Err(error) => Outcome::Broken(format!("{:#}", anyhow::Error::from(error))),
-                Ok(text) if status == 200 => {
-                    Outcome::Answered(serde_json::from_str(&text).unwrap_or(Value::String(text)))
-                }
-                Ok(text) if status == 503 => Outcome::Refused(text),
-                Ok(text) => Outcome::Failed(status, text),
+                Err(error) => CallOutcome::Broken(format!("{:#}", anyhow::Error::from(error))),
+                Ok(text) if status == 200 => CallOutcome::Answered(
+                    serde_json::from_str(&text).unwrap_or(Value::String(text)),
+                ),
+                Ok(text) if status == 503 => CallOutcome::Refused(text),
+                Ok(text) => CallOutcome::Failed(status, text),
             }
         }
     };
@@ -96,7 +96,7 @@ pub async fn call(http: &reqwest::Client, url: &str, body: &Value) -> Call {
 pub async fn answer(http: &reqwest::Client, url: &str, body: &Value) -> anyhow::Result<Value> {
     let call = call(http, url, body).await;
     match call.outcome {
-        Outcome::Answered(answer) => Ok(answer),
+        CallOutcome::Answered(answer) => Ok(answer),
         other => anyhow::bail!("{url}: {other:?} after {:?}", call.took),
     }
 }
@@ -132,11 +132,14 @@ impl Load {
                         break;
                     };
                     let call = call(&http, url, &body).await;
-                    if matches!(call.outcome, Outcome::Unreached(_)) && urls.len() > 1 {
+                    if matches!(call.outcome, CallOutcome::Unreached(_)) && urls.len() > 1 {
                         urls.remove(0);
                         continue;
                     }
-                    if matches!(call.outcome, Outcome::Unreached(_) | Outcome::Broken(_)) {
+                    if matches!(
+                        call.outcome,
+                        CallOutcome::Unreached(_) | CallOutcome::Broken(_)
+                    ) {
                         tokio::time::sleep(PAUSE).await;
                     }
                     calls.push(call);
@@ -202,7 +205,7 @@ pub fn judge(what: &str, calls: &[Call], may_fail: usize) -> anyhow::Result<()> 
             call.took, call.outcome
         );
     }
-    let lost = others().filter(|call| !matches!(call.outcome, Outcome::Failed(502 | 504, _)));
+    let lost = others().filter(|call| !matches!(call.outcome, CallOutcome::Failed(502 | 504, _)));
     ensure!(
         lost.count() == 0,
         "{what}: calls that had reached no function were not answered"
@@ -251,7 +254,7 @@ mod tests {
         let call = |pod: &str, from: u64, until: u64| Call {
             started: began + Duration::from_millis(from),
             took: Duration::from_millis(until - from),
-            outcome: Outcome::Answered(serde_json::json!({ "pod": pod })),
+            outcome: CallOutcome::Answered(serde_json::json!({ "pod": pod })),
         };
         for (case, calls, fine) in [
             (

@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use chaos_tests_cluster::eventually;
 use chaos_tests_cluster::federation::binary;
 use chaos_tests_kubernetes::functions::Made;
-use chaos_tests_kubernetes::load::{Call, Load, Outcome, answer, call, judge, one_at_a_time};
+use chaos_tests_kubernetes::load::{Call, CallOutcome, Load, answer, call, judge, one_at_a_time};
 use chaos_tests_kubernetes::region::{SETTLE_FOR, SURPLUS_AFTER, images};
 use chaos_tests_kubernetes::{Functions, Needs, Region, Rights, process, scenario, skip};
 use k8s_openapi::api::core::v1::Pod;
@@ -580,7 +580,7 @@ async fn a_gateway_killed_under_load_goes_on_with_the_pods_there_are() -> anyhow
             let calls = load.finish().await?;
             for call in calls.iter().filter(|call| call.answer().is_none()) {
                 ensure!(
-                    matches!(call.outcome, Outcome::Unreached(_) | Outcome::Broken(_))
+                    matches!(call.outcome, CallOutcome::Unreached(_) | CallOutcome::Broken(_))
                         && (killed..ready).contains(&call.ended()),
                     "{}: {call:?}, killed {killed:?}, ready {ready:?}",
                     function.name
@@ -588,7 +588,7 @@ async fn a_gateway_killed_under_load_goes_on_with_the_pods_there_are() -> anyhow
             }
             let broken = calls
                 .iter()
-                .filter(|call| matches!(call.outcome, Outcome::Broken(_)))
+                .filter(|call| matches!(call.outcome, CallOutcome::Broken(_)))
                 .count();
             ensure!(broken <= clients, "{}: {broken} calls broke", function.name);
             one_at_a_time(&calls, WORK)?;
@@ -724,7 +724,7 @@ async fn bad_images_are_named_while_the_rest_is_served() -> anyhow::Result<()> {
             let url = format!("{base}{}", function.path());
             let call = call(&http, &url, &json!({})).await;
             println!("measured: {} is answered after {:.2?}: {:?}", function.name, call.took, call.outcome);
-            let (Outcome::Failed(_, body) | Outcome::Refused(body)) = &call.outcome else {
+            let (CallOutcome::Failed(_, body) | CallOutcome::Refused(body)) = &call.outcome else {
                 anyhow::bail!("{}: {:?}", function.name, call.outcome);
             };
             let body: Value = serde_json::from_str(body).context("an error is JSON")?;
@@ -763,7 +763,7 @@ async fn a_function_that_takes_too_much_memory_is_ended_and_named() -> anyhow::R
             call.took, call.outcome
         );
         ensure!(
-            matches!(call.outcome, Outcome::Failed(502, _)),
+            matches!(call.outcome, CallOutcome::Failed(502, _)),
             "{:?}",
             call.outcome
         );

@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::steering::Setting;
 use crate::view::disk::ViewFile;
-use crate::view::{Loaded, Position, Refusal, Verdict, Views, admit};
+use crate::view::{Admission, Loaded, Position, ViewRefused, Views, admit};
 
 /// As long as a node holds a poll.
 const POLL_WAIT: Duration = Duration::from_secs(10);
@@ -62,13 +62,13 @@ pub fn load(file: &ViewFile, views: &Views, setting: &Setting) {
         }
     };
     match admit(None, &envelope, setting) {
-        Ok(Verdict::Admitted(loaded)) => {
+        Ok(Admission::Admitted(loaded)) => {
             info!(view = %Position::from(&loaded.id), "serving the view on disk");
             let age = file.age().unwrap_or_default();
             views.loaded_from_disk(age, Instant::now());
             serve(views, *loaded);
         }
-        Ok(Verdict::Held) => {}
+        Ok(Admission::Unchanged) => {}
         Err(refusal) => refuse(views, "disk", &refusal),
     }
 }
@@ -199,14 +199,14 @@ fn consider(offer: &Offer, views: &Views, setting: &Setting) -> Decided {
     let held = views.current();
     let offered = Position::from(&offer.envelope.id);
     match admit(held.as_deref(), &offer.envelope, setting) {
-        Ok(Verdict::Admitted(loaded)) => {
+        Ok(Admission::Admitted(loaded)) => {
             debug!(node = offer.node, view = %offered, "new view");
             serve(views, *loaded);
             Decided::Served
         }
-        Ok(Verdict::Held) => Decided::NoNews,
-        Err(Refusal::Older { .. }) if offered > offer.after => Decided::NoNews,
-        Err(Refusal::Emptied) if held.is_none() => Decided::Empty,
+        Ok(Admission::Unchanged) => Decided::NoNews,
+        Err(ViewRefused::Older { .. }) if offered > offer.after => Decided::NoNews,
+        Err(ViewRefused::Emptied) if held.is_none() => Decided::Empty,
         Err(refusal) => {
             refuse(views, &offer.node, &refusal);
             Decided::Refused
@@ -224,7 +224,7 @@ fn serve(views: &Views, loaded: Loaded) {
     views.serve(loaded);
 }
 
-fn refuse(views: &Views, node: &str, refusal: &Refusal) {
+fn refuse(views: &Views, node: &str, refusal: &ViewRefused) {
     counter!("tradewind_dns_views_refused_total", "reason" => refusal.label()).increment(1);
     let reason = chain(refusal);
     // A node offers the same view every second until it has another.

@@ -19,7 +19,7 @@ use crate::config::canonical;
 use crate::edns::{self, Options, UDP_BYTES_MAX};
 use crate::steering::Block;
 use crate::view::Views;
-use crate::zone::{Answer, EDE_NOT_AUTHORITATIVE, Zone};
+use crate::zone::{EDE_NOT_AUTHORITATIVE, Zone, ZoneAnswer};
 
 /// A UDP answer without EDNS (RFC 1035 §4.2.1).
 const PLAIN_UDP_BYTES_MAX: u16 = 512;
@@ -124,7 +124,7 @@ impl Handler {
                 .answer(loaded.as_deref(), question.name(), kind, &client)
         } else {
             // Nothing is told in other classes, the version (RFC 4892) included.
-            Answer::failed(ResponseCode::Refused, Some(EDE_NOT_AUTHORITATIVE))
+            ZoneAnswer::failed(ResponseCode::Refused, Some(EDE_NOT_AUTHORITATIVE))
         };
         if let (Some(region), Some(loaded)) = (answer.region, &loaded) {
             loaded.steering.count_answer(region);
@@ -149,7 +149,7 @@ impl Reply {
         self
     }
 
-    fn tell(&mut self, owner: &hickory_proto::rr::Name, options: &Options, answer: Answer) {
+    fn tell(&mut self, owner: &hickory_proto::rr::Name, options: &Options, answer: ZoneAnswer) {
         self.metadata.response_code = answer.code;
         self.metadata.authoritative = answer.authoritative;
         self.answers = answer

@@ -24,7 +24,7 @@ pub struct Loaded {
 
 /// Why a view is not served.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum ViewRefused {
     #[error("the view cannot be believed")]
     Unsound(#[source] ViewError),
     #[error("the view is of cluster {offered:?}, the one held of {held:?}")]
@@ -47,7 +47,7 @@ pub enum Refusal {
     NoAddress { name: String },
 }
 
-impl Refusal {
+impl ViewRefused {
     /// For metrics: one word of a fixed set.
     pub fn label(&self) -> &'static str {
         match self {
@@ -90,11 +90,11 @@ impl std::fmt::Display for Position {
 
 /// What became of an offered view.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Admission {
     /// It is newer and sound: serve it.
     Admitted(Box<Loaded>),
     /// It is the one held.
-    Held,
+    Unchanged,
 }
 
 /// Decides whether an offered view replaces the one held.
@@ -109,12 +109,12 @@ pub fn admit(
     held: Option<&Loaded>,
     envelope: &Envelope,
     setting: &Setting,
-) -> Result<Verdict, Refusal> {
-    let body: SteeringBody = envelope.open().map_err(Refusal::Unsound)?;
+) -> Result<Admission, ViewRefused> {
+    let body: SteeringBody = envelope.open().map_err(ViewRefused::Unsound)?;
     let (id, position) = (&envelope.id, Position::from(&envelope.id));
     if let Some(held) = held {
         if held.id.cluster_id != id.cluster_id {
-            return Err(Refusal::OtherCluster {
+            return Err(ViewRefused::OtherCluster {
                 held: held.id.cluster_id.clone(),
                 offered: id.cluster_id.clone(),
             });
@@ -122,41 +122,41 @@ pub fn admit(
         let held_at = Position::from(&held.id);
         if position == held_at {
             return if held.id.sha256 == id.sha256 {
-                Ok(Verdict::Held)
+                Ok(Admission::Unchanged)
             } else {
-                Err(Refusal::Forked { position })
+                Err(ViewRefused::Forked { position })
             };
         }
         if !id.supersedes(&held.id) {
-            return Err(Refusal::Older {
+            return Err(ViewRefused::Older {
                 held: held_at,
                 offered: position,
             });
         }
     }
     if body.zone != setting.zone {
-        return Err(Refusal::OtherZone {
+        return Err(ViewRefused::OtherZone {
             ours: setting.zone.clone(),
             offered: body.zone,
         });
     }
     if body.regions.is_empty() {
-        return Err(Refusal::Emptied);
+        return Err(ViewRefused::Emptied);
     }
     if id.count != body.regions.len() as u64 {
-        return Err(Refusal::Miscounted {
+        return Err(ViewRefused::Miscounted {
             declared: id.count,
             found: body.regions.len(),
         });
     }
-    let steering = Steering::build(body).map_err(Refusal::Tables)?;
+    let steering = Steering::build(body).map_err(ViewRefused::Tables)?;
     if let Some(held) = held {
         guard(&held.steering, &steering)?;
     }
     if let Some(name) = steering.first_name_without_address(setting) {
-        return Err(Refusal::NoAddress { name });
+        return Err(ViewRefused::NoAddress { name });
     }
-    Ok(Verdict::Admitted(Box::new(Loaded {
+    Ok(Admission::Admitted(Box::new(Loaded {
         id: id.clone(),
         steering,
     })))
@@ -164,7 +164,7 @@ pub fn admit(
 
 /// The mass-change guard: regions leave one by one, so losing most of them in one step is likelier
 /// a mistake than a wish. Verdicts do not count, they remove nothing.
-fn guard(held: &Steering, offered: &Steering) -> Result<(), Refusal> {
+fn guard(held: &Steering, offered: &Steering) -> Result<(), ViewRefused> {
     let kept: BTreeSet<&str> = offered.region_names().collect();
     let held_count = held.region_names().count();
     let dropped = held
@@ -172,7 +172,7 @@ fn guard(held: &Steering, offered: &Steering) -> Result<(), Refusal> {
         .filter(|name| !kept.contains(name))
         .count();
     if dropped * 2 > held_count {
-        return Err(Refusal::MassChange {
+        return Err(ViewRefused::MassChange {
             dropped,
             held: held_count,
         });

@@ -53,7 +53,7 @@ struct Nameserver {
 
 /// What is said to a question about the zone.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct ZoneAnswer {
     pub code: ResponseCode,
     pub authoritative: bool,
     /// All of one type, for the name asked.
@@ -111,22 +111,22 @@ impl Zone {
         name: &LowerName,
         kind: RecordType,
         client: &Block,
-    ) -> Answer {
+    ) -> ZoneAnswer {
         if u16::from(kind) == NXNAME {
-            return Answer::failed(ResponseCode::FormErr, Some(EDE_INVALID_QUERY_TYPE));
+            return ZoneAnswer::failed(ResponseCode::FormErr, Some(EDE_INVALID_QUERY_TYPE));
         }
         let meta = kind == RecordType::OPT || META_TYPES.contains(&u16::from(kind));
         if meta || u16::from(kind) == 0 {
-            return Answer::failed(ResponseCode::Refused, None);
+            return ZoneAnswer::failed(ResponseCode::Refused, None);
         }
         if !self.lower_name.zone_of(name) {
-            return Answer::failed(ResponseCode::Refused, Some(EDE_NOT_AUTHORITATIVE));
+            return ZoneAnswer::failed(ResponseCode::Refused, Some(EDE_NOT_AUTHORITATIVE));
         }
         let holds = self.kind_of(name);
         let (holds, loaded) = match (holds, loaded) {
             (Kind::Nothing, _) => return self.negative(ResponseCode::NXDomain, loaded),
             // Without a view nothing can be said about what only a view tells.
-            (Kind::Region(_) | Kind::Steered(_), None) => return Answer::not_ready(),
+            (Kind::Region(_) | Kind::Steered(_), None) => return ZoneAnswer::not_ready(),
             (Kind::Region(region), Some(view)) if view.steering.region(&region).is_none() => {
                 return self.negative(ResponseCode::NXDomain, loaded);
             }
@@ -140,15 +140,15 @@ impl Zone {
             // RFC 8482 §4.2.
             (_, RecordType::ANY) => {
                 let hinfo = HINFO::new("RFC8482".to_owned(), String::new());
-                Answer::holding(vec![RData::HINFO(hinfo)], STATIC_TTL_SECS)
+                ZoneAnswer::holding(vec![RData::HINFO(hinfo)], STATIC_TTL_SECS)
             }
             (Kind::Apex, RecordType::SOA) => {
-                Answer::holding(vec![self.soa(loaded)], self.negative_ttl_secs())
+                ZoneAnswer::holding(vec![self.soa(loaded)], self.negative_ttl_secs())
             }
             (Kind::Apex, RecordType::NS) => {
                 let servers = self.nameservers.iter();
                 let servers = servers.map(|server| RData::NS(NS(server.name.clone())));
-                Answer::holding(servers.collect(), STATIC_TTL_SECS)
+                ZoneAnswer::holding(servers.collect(), STATIC_TTL_SECS)
             }
             (Kind::Nameserver(server), RecordType::A) => {
                 let records = server.ipv4.map(|ip| RData::A(A(ip)));
@@ -202,9 +202,9 @@ impl Zone {
         target: &Target,
         kind: RecordType,
         client: &Block,
-    ) -> Answer {
+    ) -> ZoneAnswer {
         let Some(view) = loaded else {
-            return Answer::not_ready();
+            return ZoneAnswer::not_ready();
         };
         let chosen = view
             .steering
@@ -212,10 +212,10 @@ impl Zone {
         if chosen.addresses.is_empty() {
             return self.negative(ResponseCode::NoError, loaded);
         }
-        Answer {
+        ZoneAnswer {
             scope: chosen.scope,
             region: chosen.region,
-            ..Answer::holding(
+            ..ZoneAnswer::holding(
                 chosen.addresses.into_iter().map(record).collect(),
                 chosen.ttl_secs,
             )
@@ -223,23 +223,23 @@ impl Zone {
     }
 
     /// One record if there is one, else NODATA.
-    fn fixed(&self, data: Option<RData>, ttl_secs: u32, loaded: Option<&Loaded>) -> Answer {
+    fn fixed(&self, data: Option<RData>, ttl_secs: u32, loaded: Option<&Loaded>) -> ZoneAnswer {
         match data {
-            Some(data) => Answer::holding(vec![data], ttl_secs),
+            Some(data) => ZoneAnswer::holding(vec![data], ttl_secs),
             None => self.negative(ResponseCode::NoError, loaded),
         }
     }
 
     /// NODATA or NXDOMAIN: both carry the SOA, by which resolvers know how long they hold.
-    fn negative(&self, code: ResponseCode, loaded: Option<&Loaded>) -> Answer {
-        Answer {
+    fn negative(&self, code: ResponseCode, loaded: Option<&Loaded>) -> ZoneAnswer {
+        ZoneAnswer {
             code,
             soa: Some((
                 self.name.clone(),
                 self.negative_ttl_secs(),
                 self.soa(loaded),
             )),
-            ..Answer::holding(Vec::new(), 0)
+            ..ZoneAnswer::holding(Vec::new(), 0)
         }
     }
 
@@ -269,7 +269,7 @@ impl Zone {
     }
 }
 
-impl Answer {
+impl ZoneAnswer {
     /// An authoritative answer that holds for everybody.
     fn holding(records: Vec<RData>, ttl_secs: u32) -> Self {
         Self {

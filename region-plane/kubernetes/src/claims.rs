@@ -103,7 +103,7 @@ pub enum Loss {
 
 /// Why a start does not get the pod it was offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum PodRefusal {
     /// For now, or so it seems: it does not answer, or another has it.
     Unavailable,
     /// Its runner says what it has loaded.
@@ -313,16 +313,18 @@ impl Claims {
     }
 
     /// The start wants another pod than the one it was offered.
-    pub fn refused(&mut self, now: Duration, id: StartId, refusal: Refusal) -> Effects {
+    pub fn refused(&mut self, now: Duration, id: StartId, refusal: PodRefusal) -> Effects {
         let mut effects = Effects::default();
         if let Some(name) = self.leave(id) {
             match refusal {
-                Refusal::Unavailable => self.rest(now, &name, None),
+                PodRefusal::Unavailable => self.rest(now, &name, None),
                 // Its label was changed when it was given other resources, but it had been claimed
                 // before: what it runs then it runs for good.
-                Refusal::Holds(pair) if self.is_image_of_other(&name, &pair) => self.finish(&name),
-                Refusal::Holds(pair) => self.rest(now, &name, Some(pair)),
-                Refusal::Over => self.finish(&name),
+                PodRefusal::Holds(pair) if self.is_image_of_other(&name, &pair) => {
+                    self.finish(&name)
+                }
+                PodRefusal::Holds(pair) => self.rest(now, &name, Some(pair)),
+                PodRefusal::Over => self.finish(&name),
             }
             self.forget_if_unlisted(&name);
         }

@@ -40,7 +40,7 @@ use tracing::{debug, error};
 
 pub use identity::{Identity, IdentityError};
 
-use claims::{Loss, Pair, Refusal};
+use claims::{Loss, Pair, PodRefusal};
 use hold::Hold;
 use launch::{Launching, Packed};
 use runner::{ClaimAnswer, ReadyAnswer, Runner, RunnerError};
@@ -124,7 +124,7 @@ pub struct KubernetesInstance {
 /// Why a pod did not become an instance.
 enum Setback {
     /// Another pod may.
-    Elsewhere(Refusal),
+    Elsewhere(PodRefusal),
     /// No other would, by what the function did, and what it printed last as errors.
     Final(StartError, Option<String>),
     /// No other would, and this one is as it was: nothing has been started in it.
@@ -219,22 +219,22 @@ impl KubernetesRuntime {
                 match reason {
                     // That the pod is gone the watch will say. What this one is or holds is not its.
                     Some(ConflictReason::OtherPod) => {
-                        return Err(Setback::Elsewhere(Refusal::Unavailable));
+                        return Err(Setback::Elsewhere(PodRefusal::Unavailable));
                     }
                     Some(ConflictReason::Superseded) => self.superseded(),
                     Some(ConflictReason::Unknown) | None => {}
                 }
                 // Whoever has claimed it may not have loaded it yet, and never do.
                 let refusal = match runner.state().await {
-                    Ok(state) if state.phase.is_over() => Refusal::Over,
+                    Ok(state) if state.phase.is_over() => PodRefusal::Over,
                     Ok(State {
                         tenant: Some(tenant),
                         ..
-                    }) => Refusal::Holds(Pair {
+                    }) => PodRefusal::Holds(Pair {
                         function: tenant.function,
                         settings: tenant.settings,
                     }),
-                    Ok(_) | Err(_) => Refusal::Unavailable,
+                    Ok(_) | Err(_) => PodRefusal::Unavailable,
                 };
                 return Err(Setback::Elsewhere(refusal));
             }
@@ -267,10 +267,10 @@ impl KubernetesRuntime {
             // What the runner says of its function is better than what the cluster says of the pod.
             biased;
             prepared = preparing => prepared,
-            () = hold.lost() => Err(Setback::Elsewhere(Refusal::Unavailable)),
+            () = hold.lost() => Err(Setback::Elsewhere(PodRefusal::Unavailable)),
             loss = seats::lost(&mut losses) => Err(match loss {
                 Loss::FunctionExited(message) => failed(message),
-                Loss::PodLeaves => Setback::Elsewhere(Refusal::Unavailable),
+                Loss::PodLeaves => Setback::Elsewhere(PodRefusal::Unavailable),
             }),
         };
         match prepared {
@@ -351,7 +351,7 @@ impl Runtime for KubernetesRuntime {
                 Ok(Told::Hopeless { reason, message }) => return Err(hopeless(&reason, message)),
                 // It left before it was asked.
                 Ok(Told::Lost(_) | Told::Waiting) => {
-                    seat.refused(Refusal::Unavailable);
+                    seat.refused(PodRefusal::Unavailable);
                     continue;
                 }
             };
@@ -507,7 +507,7 @@ fn failed(message: String) -> Setback {
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
 fn elsewhere(error: RunnerError) -> Setback {
     debug!(error = chain(&error), "a pod did not become an instance");
-    Setback::Elsewhere(Refusal::Unavailable)
+    Setback::Elsewhere(PodRefusal::Unavailable)
 }
 
 /// What a start failed by, for whoever owns the function. The error itself speaks to its callers.

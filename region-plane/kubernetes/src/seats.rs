@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-use crate::claims::{Bereft, Claims, Effects, Fate, Loss, Offer, Pair, Refusal, StartId, Wanted};
+use crate::claims::{
+    Bereft, Claims, Effects, Fate, Loss, Offer, Pair, PodRefusal, StartId, Wanted,
+};
 use crate::failures::Failures;
 use crate::pods::Change;
 use crate::runner::Runner;
@@ -339,7 +341,7 @@ impl Seat {
     }
 
     /// Its pod is not to be had, or did not come up by no fault of the function; it wants another.
-    pub fn refused(&mut self, refusal: Refusal) {
+    pub fn refused(&mut self, refusal: PodRefusal) {
         self.spends = false;
         let held = std::mem::replace(&mut *self.holding(), Holding::Nothing);
         if let Holding::Claim(runner, claim, after) = held {

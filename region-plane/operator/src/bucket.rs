@@ -23,7 +23,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How a write ended, for its bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum WriteOutcome {
     /// It was answered, whatever the answer.
     Answered { took: Duration },
     /// The server asked for less.
@@ -89,17 +89,17 @@ impl Bucket {
         (now + Duration::from_secs_f64(missing)).max(self.paused_until)
     }
 
-    pub fn learn(&mut self, outcome: Outcome, now: Moment) {
+    pub fn learn(&mut self, outcome: WriteOutcome, now: Moment) {
         let due = now >= self.adjusted + ADJUSTED_EVERY;
         match outcome {
-            Outcome::Answered { took } if took < SLOW => {
+            WriteOutcome::Answered { took } if took < SLOW => {
                 if due && self.rate < self.rate_max {
                     self.rate = (self.rate + self.rate_max * RAISED_BY).min(self.rate_max);
                     self.adjusted = now;
                 }
             }
-            Outcome::Answered { .. } | Outcome::Lost | Outcome::Throttled { .. } => {
-                if let Outcome::Throttled {
+            WriteOutcome::Answered { .. } | WriteOutcome::Lost | WriteOutcome::Throttled { .. } => {
+                if let WriteOutcome::Throttled {
                     retry_after: Some(pause),
                 } = outcome
                 {
@@ -129,7 +129,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    const QUICK: Outcome = Outcome::Answered {
+    const QUICK: WriteOutcome = WriteOutcome::Answered {
         took: Duration::from_millis(5),
     };
 
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn throttling_halves_once_a_second_and_recovers_in_some() {
         let mut bucket = Bucket::new(20, ms(0));
-        let throttled = Outcome::Throttled { retry_after: None };
+        let throttled = WriteOutcome::Throttled { retry_after: None };
         for _ in 0..50 {
             bucket.learn(throttled, ms(1_000));
         }
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn slow_answers_and_lost_ones_slow_it_too_but_never_to_nothing() {
-        for outcome in [Outcome::Answered { took: SLOW }, Outcome::Lost] {
+        for outcome in [WriteOutcome::Answered { took: SLOW }, WriteOutcome::Lost] {
             let mut bucket = Bucket::new(64, ms(0));
             for second in 1..100 {
                 bucket.learn(outcome, ms(second * 1_000));
@@ -188,7 +188,7 @@ mod tests {
     fn a_server_that_names_a_time_is_left_alone_until_then() {
         let mut bucket = Bucket::new(20, ms(0));
         let retry_after = Some(Duration::from_secs(2));
-        bucket.learn(Outcome::Throttled { retry_after }, ms(100));
+        bucket.learn(WriteOutcome::Throttled { retry_after }, ms(100));
         assert_eq!(bucket.available(ms(2_099)), 0);
         assert_eq!(bucket.next_tokens(1, ms(500)), ms(2_100));
         assert!(bucket.available(ms(2_100)) > 0);

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::plan::{Owner, Phase, Reason, Stated, Trouble};
+use crate::plan::{ConditionReason, Owner, Phase, Stated, Trouble};
 use crate::template::DEDICATED;
 use crate::writer::is_secret_of;
 
@@ -481,7 +481,7 @@ fn pod_seen(pod: Pod) -> Option<PodSeen> {
         Phase::Ended => Some(ended(&status, exited)),
         Phase::Pending => unscheduled
             .map(|condition| Trouble {
-                reason: Reason::PodUnschedulable,
+                reason: ConditionReason::PodUnschedulable,
                 message: format!(
                     "no node takes its pod: {}; add nodes, or make room",
                     condition.message.as_deref().unwrap_or("no reason given")
@@ -533,14 +533,14 @@ fn ended(status: &PodStatus, exited: Option<Trouble>) -> Trouble {
         // "Usage of EmptyDir volume exceeds the limit", and the like. Of a node that is short of
         // something it says "The node was low on resource".
         (Some("Evicted"), _) if message.contains(" limit") => Trouble {
-            reason: Reason::FunctionExited,
+            reason: ConditionReason::FunctionExited,
             message: format!(
                 "its node ended a pod that took more than it may ({message}); see what the function writes to disk"
             ),
         },
         (None, Some(exited)) => exited,
         (reason, _) => Trouble {
-            reason: Reason::PodLost,
+            reason: ConditionReason::PodLost,
             message: format!(
                 "its node gave up a pod ({}); look at the node's memory, disk and health",
                 reason.unwrap_or("no reason given")
@@ -560,7 +560,7 @@ fn exit(container: &ContainerStatus) -> Option<Trouble> {
     };
     Some(if container.name == labels::RUNNER_CONTAINER {
         Trouble {
-            reason: Reason::RunnerFailed,
+            reason: ConditionReason::RunnerFailed,
             message: match ran_out {
                 true => "its runner used more memory than it may; raise the operator's `runner_memory_max_mb`, the chart's `operator.runner.memoryMaxMb`".to_owned(),
                 false => format!("its runner exited with {code}{printed}"),
@@ -568,13 +568,13 @@ fn exit(container: &ContainerStatus) -> Option<Trouble> {
         }
     } else if ran_out {
         Trouble {
-            reason: Reason::OutOfMemory,
+            reason: ConditionReason::OutOfMemory,
             message: "its container used more memory than it may; give the function more"
                 .to_owned(),
         }
     } else {
         Trouble {
-            reason: Reason::FunctionExited,
+            reason: ConditionReason::FunctionExited,
             message: format!(
                 "its container exited with {code}; correct it and deploy it anew{printed}"
             ),
@@ -594,14 +594,14 @@ fn waiting(container: &ContainerStatus) -> Option<Trouble> {
         | "ImageInspectError"
         | "RegistryUnavailable"
         | "SignatureValidationFailed" => Some(Trouble {
-            reason: Reason::ImagePullFailed,
+            reason: ConditionReason::ImagePullFailed,
             message: format!(
                 "the image {image} cannot be pulled ({said}); push it, correct its name, or give the nodes access"
             ),
         }),
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
             Some(Trouble {
-                reason: Reason::ContainerConfigInvalid,
+                reason: ConditionReason::ContainerConfigInvalid,
                 message: format!(
                     "the container {} cannot be made ({said}); look at the function's image and configuration",
                     container.name

@@ -56,11 +56,11 @@ pub struct Election {
     identity: String,
     ttl: Duration,
     seen: Option<(Record, Moment)>,
-    held: Option<Held>,
+    held: Option<HeldLease>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Held {
+struct HeldLease {
     fence: u64,
     since: Moment,
     /// When the last write that succeeded was begun.
@@ -125,11 +125,11 @@ impl Election {
     pub fn wrote(&mut self, record: Record, began: Moment) -> Step {
         let fence = record.transitions;
         self.held = Some(match self.held {
-            Some(held) if held.fence == fence => Held {
+            Some(held) if held.fence == fence => HeldLease {
                 renewed: began,
                 ..held
             },
-            _ => Held {
+            _ => HeldLease {
                 fence,
                 since: began,
                 renewed: began,
@@ -162,7 +162,7 @@ impl Election {
     }
 
     /// Before anybody else can take it.
-    fn ends(&self, held: Held) -> Moment {
+    fn ends(&self, held: HeldLease) -> Moment {
         held.renewed + self.ttl * 2 / 3
     }
 }

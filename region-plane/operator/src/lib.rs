@@ -7,6 +7,7 @@
 //!
 //! Safe to run several times: the holder of a Lease writes, and the others watch.
 
+mod api_failure;
 mod bucket;
 mod client;
 mod cluster;
@@ -17,7 +18,6 @@ mod lease;
 mod notes;
 pub mod plan;
 mod reconcile;
-mod refusal;
 mod settings;
 mod state;
 pub mod template;

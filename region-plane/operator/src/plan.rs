@@ -15,7 +15,7 @@ use region_plane_resources::demand::{ClaimedPod, Code, Problem};
 
 pub use demands::Demands;
 pub use setbacks::Setbacks;
-pub use verdict::{Condition, Reason, Stated, Trouble};
+pub use verdict::{Condition, ConditionReason, Stated, Trouble};
 
 use verdict::Evidence;
 
@@ -917,7 +917,7 @@ impl<'a> Planner<'a> {
                 evidence.comes |= !candidate.claimed && pod.function.is_none();
             }
             _ if pod.phase == Phase::Unheard => {}
-            Some(trouble) if trouble.reason == Reason::PodUnschedulable => {
+            Some(trouble) if trouble.reason == ConditionReason::PodUnschedulable => {
                 if age >= rules.unschedulable_after {
                     evidence.trouble = Some(trouble.clone());
                 } else {

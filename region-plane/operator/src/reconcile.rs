@@ -23,18 +23,19 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::api_failure::ApiFailure;
 use crate::bucket::Bucket;
 use crate::cluster::{Broken, Change, Kind};
 use crate::lease::Leadership;
 use crate::notes::Notes;
 use crate::plan::{
-    Action, Budget, Fill, Moment, Observed, Owner, Phase, Reason, Resizing, Stated, Trouble, plan,
+    Action, Budget, ConditionReason, Fill, Moment, Observed, Owner, Phase, Resizing, Stated,
+    Trouble, plan,
 };
-use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::state::{State, asked_for};
 use crate::template::{Made, image_pod, pool_pod};
-use crate::write::{Answer, Done, Sort, Write, Writer};
+use crate::write::{Done, Sort, Write, WriteReply, Writer};
 use crate::writer::{Wanted, Written};
 use doubt::Doubt;
 
@@ -323,7 +324,11 @@ impl Running {
             let (owner, reason) = (ended.owner, ended.trouble.reason);
             debug!(owner = owner.name(), %reason, "pod ended");
             // No condition may ever say so.
-            let untold = [Reason::OutOfMemory, Reason::RunnerFailed, Reason::PodLost];
+            let untold = [
+                ConditionReason::OutOfMemory,
+                ConditionReason::RunnerFailed,
+                ConditionReason::PodLost,
+            ];
             if untold.contains(&reason) && self.led(now).is_some() {
                 self.warn_about(&owner, &reason.to_string(), ended.trouble.message.clone());
             }
@@ -341,7 +346,7 @@ impl Running {
         let Trouble { reason, message } = match broken {
             Broken::Unknown => unknown(kind),
             Broken::Forbidden => Trouble {
-                reason: Reason::Forbidden,
+                reason: ConditionReason::Forbidden,
                 message: format!(
                     "the operator may not list and watch {resource}; add it to its Role"
                 ),
@@ -687,19 +692,19 @@ impl Running {
             Some(outcome) => bucket.learn(outcome, now),
             None => bucket.unspend(),
         }
-        if let Err(Refusal::Lost(problem)) = &done.result {
+        if let Err(ApiFailure::Lost(problem)) = &done.result {
             let (verb, resource) = done.write.verb_and_resource();
             debug!(verb, resource, error = problem, "a write got no answer");
         }
         match done.write {
             Write::Create { owner, pod } => self.create_done(owner, &pod, done.result, now),
             Write::Delete { pod, why, .. } => match done.result {
-                Ok(_) | Err(Refusal::Gone) => {
+                Ok(_) | Err(ApiFailure::Gone) => {
                     metrics::counter!("tradewind_operator_pods_deleted_total",
                         "why" => why.label())
                     .increment(1);
                 }
-                Err(Refusal::Refused(trouble)) => {
+                Err(ApiFailure::Refused(trouble)) => {
                     self.note_refused(&pod, trouble);
                     self.again
                         .push((now + TRIED_AGAIN_AFTER, Again::Delete(pod)));
@@ -727,7 +732,7 @@ impl Running {
                         pod.settings = settings;
                     }
                 }),
-                Err(Refusal::Refused(trouble)) if how != Resizing::Tell => {
+                Err(ApiFailure::Refused(trouble)) if how != Resizing::Tell => {
                     info!(
                         pod,
                         problem = trouble.message,
@@ -735,7 +740,7 @@ impl Running {
                     );
                     self.state.not_resizable(&pod);
                 }
-                Err(Refusal::Gone) if how != Resizing::Tell => self.state.not_resizable(&pod),
+                Err(ApiFailure::Gone) if how != Resizing::Tell => self.state.not_resizable(&pod),
                 Err(refusal) => self.patch_failed(pod, refusal, now),
             },
             Write::Label {
@@ -751,13 +756,13 @@ impl Running {
                 Err(refusal) => self.patch_failed(pod, refusal, now),
             },
             Write::State { owner, .. } => match done.result {
-                Ok(Answer::Object(object)) => {
+                Ok(WriteReply::Object(object)) => {
                     let version = crate::cluster::version(&object.metadata);
                     self.state.said(&owner, version);
                 }
                 Ok(_) => {}
                 Err(refusal) => {
-                    if let Refusal::Refused(trouble) = &refusal {
+                    if let ApiFailure::Refused(trouble) = &refusal {
                         self.warn_about_us(&trouble.reason.to_string(), trouble.message.clone());
                     }
                     self.again
@@ -773,7 +778,7 @@ impl Running {
                 self.writing.remove(&secret);
                 match done.result {
                     Ok(answer) => {
-                        if let Answer::Uid(uid) = answer
+                        if let WriteReply::Uid(uid) = answer
                             && let Some(secrets) = &mut self.state.secrets
                         {
                             secrets.insert(secret, uid);
@@ -781,7 +786,7 @@ impl Running {
                     }
                     Err(refusal) => {
                         self.rest(secret, now);
-                        if let Refusal::Refused(trouble) = refusal {
+                        if let ApiFailure::Refused(trouble) = refusal {
                             self.note_refused(&function, trouble);
                         }
                     }
@@ -792,7 +797,7 @@ impl Running {
                 self.writing.remove(&name);
                 // Until the watch shows that it is gone.
                 self.rest(name.clone(), now);
-                if let Err(Refusal::Refused(trouble)) = done.result {
+                if let Err(ApiFailure::Refused(trouble)) = done.result {
                     self.note_refused(&name, trouble);
                 }
                 self.objects_due = true;
@@ -805,7 +810,7 @@ impl Running {
         &mut self,
         owner: Owner,
         pod: &k8s_openapi::api::core::v1::Pod,
-        result: Result<Answer, Refusal>,
+        result: Result<WriteReply, ApiFailure>,
         now: Moment,
     ) {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
@@ -817,24 +822,26 @@ impl Running {
                 };
                 metrics::counter!("tradewind_operator_pods_created_total", "kind" => kind)
                     .increment(1);
-                if let Answer::Uid(uid) = answer {
+                if let WriteReply::Uid(uid) = answer {
                     self.state.created(name, uid);
                 }
                 self.state.setbacks.made(&owner);
             }
-            Err(Refusal::Lost(_)) => self.state.not_created(name, true, now),
+            Err(ApiFailure::Lost(_)) => self.state.not_created(name, true, now),
             Err(refusal) => {
                 self.state.not_created(name, false, now);
                 let trouble = match refusal {
-                    Refusal::Refused(trouble) => trouble,
-                    Refusal::Gone => Trouble {
-                        reason: Reason::ApiRefused,
+                    ApiFailure::Refused(trouble) => trouble,
+                    ApiFailure::Gone => Trouble {
+                        reason: ConditionReason::ApiRefused,
                         message: format!(
                             "the namespace {} or what a pod of it needs is not there",
                             self.settings.namespace
                         ),
                     },
-                    Refusal::Conflict | Refusal::Throttled { .. } | Refusal::Lost(_) => return,
+                    ApiFailure::Conflict | ApiFailure::Throttled { .. } | ApiFailure::Lost(_) => {
+                        return;
+                    }
                 };
                 self.state.setbacks.refused(owner, trouble, now);
             }
@@ -879,8 +886,8 @@ impl Running {
         })
     }
 
-    fn patch_failed(&mut self, pod: String, refusal: Refusal, now: Moment) {
-        if let Refusal::Refused(trouble) = refusal {
+    fn patch_failed(&mut self, pod: String, refusal: ApiFailure, now: Moment) {
+        if let ApiFailure::Refused(trouble) = refusal {
             self.note_refused(&pod, trouble);
             self.again
                 .push((now + TRIED_AGAIN_AFTER, Again::Patch(pod)));
@@ -1008,7 +1015,7 @@ impl Running {
 fn unknown(kind: Kind) -> Trouble {
     let resource = kind.resource();
     Trouble {
-        reason: Reason::ResourceDefinitionOutdated,
+        reason: ConditionReason::ResourceDefinitionOutdated,
         message: format!(
             "the server does not know {resource}; install the resource definitions of this version"
         ),

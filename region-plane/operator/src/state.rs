@@ -14,7 +14,7 @@ use crate::cluster::{
     Broken, Change, FunctionSeen, Kind, Meta, NEEDED, NodeSeen, PodSeen, PoolSeen, Seen, room,
 };
 use crate::plan::{
-    self, Demands, Desired, Moment, Owner, Phase, Pod, Reason, Setbacks, Stated, Trouble,
+    self, ConditionReason, Demands, Desired, Moment, Owner, Phase, Pod, Setbacks, Stated, Trouble,
     Unreadable,
 };
 use crate::settings::PodSettings;
@@ -494,12 +494,12 @@ impl State {
     fn unreadable(&self, problem: &str) -> Trouble {
         if self.lacking.is_empty() {
             Trouble {
-                reason: Reason::InvalidSpec,
+                reason: ConditionReason::InvalidSpec,
                 message: format!("this version cannot read it: {problem}; correct it"),
             }
         } else {
             Trouble {
-                reason: Reason::ResourceDefinitionOutdated,
+                reason: ConditionReason::ResourceDefinitionOutdated,
                 message: format!(
                     "this version cannot read it: {problem}; the cluster's definition lacks {}: \
                      install the resource definitions of this version",
@@ -643,13 +643,13 @@ impl State {
 /// Why a pod ended by itself, if it did. What a kubelet makes of one that is to go is no end of its own;
 /// but that it ran out of memory it often tells only when its gateway has given it back.
 fn ended(pod: &Pod) -> Option<Trouble> {
-    let of_memory = |trouble: &&Trouble| trouble.reason == Reason::OutOfMemory;
+    let of_memory = |trouble: &&Trouble| trouble.reason == ConditionReason::OutOfMemory;
     let ended = matches!(pod.phase, Phase::Broken | Phase::Ended) && !pod.deleting;
     let of_memory = pod.trouble.as_ref().filter(of_memory).cloned();
     of_memory.or_else(|| {
         ended.then(|| {
             pod.trouble.clone().unwrap_or_else(|| Trouble {
-                reason: Reason::FunctionExited,
+                reason: ConditionReason::FunctionExited,
                 message: "a pod of it ended".to_owned(),
             })
         })

@@ -16,10 +16,10 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::bucket::Outcome;
+use crate::api_failure::{ApiFailure, api_failure};
+use crate::bucket::WriteOutcome;
 use crate::lease::Leadership;
 use crate::plan::{Action, Condition, Moment, Owner, Resizing, Why};
-use crate::refusal::{Refusal, refusal};
 use crate::template::{SAFE_TO_EVICT, megabytes};
 use crate::writer::Wanted;
 
@@ -125,13 +125,13 @@ impl Write {
 #[derive(Debug)]
 pub struct Done {
     pub write: Write,
-    pub result: Result<Answer, Refusal>,
+    pub result: Result<WriteReply, ApiFailure>,
     /// `None` if it was not sent.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<WriteOutcome>,
 }
 
 #[derive(Debug)]
-pub enum Answer {
+pub enum WriteReply {
     Nothing,
     Uid(String),
     Object(Arc<DynamicObject>),
@@ -172,7 +172,7 @@ impl Writer {
         let Some(held) = held.filter(|held| held.fence == fence && held.holds(now)) else {
             return Done {
                 write,
-                result: Err(Refusal::Conflict),
+                result: Err(ApiFailure::Conflict),
                 outcome: None,
             };
         };
@@ -181,22 +181,22 @@ impl Writer {
         let began = Instant::now();
         let result = match timeout(patience, self.send(&write)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(refusal(&error, verb, resource)),
-            Err(_) => Err(Refusal::Lost("no answer in time".to_owned())),
+            Ok(Err(error)) => Err(api_failure(&error, verb, resource)),
+            Err(_) => Err(ApiFailure::Lost("no answer in time".to_owned())),
         };
         let took = began.elapsed();
-        let label = result.as_ref().err().map_or("done", Refusal::label);
+        let label = result.as_ref().err().map_or("done", ApiFailure::label);
         metrics::counter!("tradewind_operator_writes_total",
             "verb" => verb, "resource" => resource, "result" => label)
         .increment(1);
         metrics::histogram!("tradewind_operator_write_seconds", "verb" => verb)
             .record(took.as_secs_f64());
         let outcome = match &result {
-            Err(Refusal::Throttled { retry_after }) => Outcome::Throttled {
+            Err(ApiFailure::Throttled { retry_after }) => WriteOutcome::Throttled {
                 retry_after: *retry_after,
             },
-            Err(Refusal::Lost(_)) => Outcome::Lost,
-            _ => Outcome::Answered { took },
+            Err(ApiFailure::Lost(_)) => WriteOutcome::Lost,
+            _ => WriteOutcome::Answered { took },
         };
         Done {
             write,
@@ -205,7 +205,7 @@ impl Writer {
         }
     }
 
-    async fn send(&self, write: &Write) -> Result<Answer, kube::Error> {
+    async fn send(&self, write: &Write) -> Result<WriteReply, kube::Error> {
         let pods = || Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
         let secrets = || Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         let ours = PatchParams::apply(labels::OPERATOR_MANAGER);
@@ -221,11 +221,11 @@ impl Writer {
                     ..PostParams::default()
                 };
                 let made = pods().create(&params, pod).await?;
-                Ok(Answer::Uid(made.metadata.uid.unwrap_or_default()))
+                Ok(WriteReply::Uid(made.metadata.uid.unwrap_or_default()))
             }
             Write::Delete { pod, uid, why } => {
                 pods().delete(pod, &deletion(uid, *why)).await?;
-                Ok(Answer::Nothing)
+                Ok(WriteReply::Nothing)
             }
             Write::Resize {
                 pod,
@@ -258,7 +258,7 @@ impl Writer {
                         .patch_subresource("resize", pod, &merging, &Patch::Strategic(resized))
                         .await?;
                 }
-                Ok(Answer::Nothing)
+                Ok(WriteReply::Nothing)
             }
             Write::Label {
                 pod,
@@ -273,7 +273,7 @@ impl Writer {
                 });
                 let patch = json!({ "metadata": metadata });
                 pods().patch(pod, &merging, &Patch::Merge(patch)).await?;
-                Ok(Answer::Nothing)
+                Ok(WriteReply::Nothing)
             }
             Write::State {
                 owner,
@@ -288,7 +288,7 @@ impl Writer {
                 let object = api
                     .patch_status(owner.name(), &ours.force(), &Patch::Apply(patch))
                     .await?;
-                Ok(Answer::Object(Arc::new(object)))
+                Ok(WriteReply::Object(Arc::new(object)))
             }
             Write::ApplyFunction { name, object, .. } => {
                 let api = self.dynamic::<Function>();
@@ -300,22 +300,22 @@ impl Writer {
                     };
                     stored = api.patch(name, &ours, &Patch::Merge(patch)).await?;
                 }
-                Ok(Answer::Object(Arc::new(stored)))
+                Ok(WriteReply::Object(Arc::new(stored)))
             }
             Write::ApplySecret { object, .. } => {
                 let name = object.metadata.name.as_deref().unwrap_or_default();
                 let applied = secrets()
                     .patch(name, &replica, &Patch::Apply(object))
                     .await?;
-                Ok(Answer::Uid(applied.metadata.uid.unwrap_or_default()))
+                Ok(WriteReply::Uid(applied.metadata.uid.unwrap_or_default()))
             }
             Write::DeleteFunction { name, uid } => {
                 self.dynamic::<Function>().delete(name, &only(uid)).await?;
-                Ok(Answer::Nothing)
+                Ok(WriteReply::Nothing)
             }
             Write::DeleteSecret { name, uid } => {
                 secrets().delete(name, &only(uid)).await?;
-                Ok(Answer::Nothing)
+                Ok(WriteReply::Nothing)
             }
         }
     }

@@ -10,7 +10,7 @@ use api_types::{App, Fn, FnId, chain};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use region_plane_replica::{Held, News};
+use region_plane_replica::{News, RegionCopy};
 use region_plane_resources::{Function, FunctionSpec, Scaling, labels, object_name, settings_text};
 use sha2::{Digest as _, Sha256};
 
@@ -43,7 +43,7 @@ pub struct Wanted {
 
 impl Written {
     /// Takes what changed in the replica.
-    pub fn catch_up(&mut self, held: &Held) {
+    pub fn catch_up(&mut self, held: &RegionCopy) {
         let (news, position) = held.functions_since(self.position);
         let looked_at = match news {
             News::These(changed) => changed,
@@ -63,7 +63,7 @@ impl Written {
     }
 
     /// Looks anew at a function, and at those whose objects would have its name.
-    fn look_at(&mut self, id: &FnId, held: &Held) {
+    fn look_at(&mut self, id: &FnId, held: &RegionCopy) {
         let is_callable = callable(held, id).is_some();
         self.skipped.remove(id);
         let Some(name) = object_name(id) else {
@@ -101,7 +101,7 @@ impl Written {
 
 /// A function that may run here, its app, and whether it is placed here: else it comes while all
 /// regions that it is placed in are away. By then nobody may be there to write an object.
-fn callable<'a>(held: &'a Held, id: &FnId) -> Option<(&'a App, &'a Fn, bool)> {
+fn callable<'a>(held: &'a RegionCopy, id: &FnId) -> Option<(&'a App, &'a Fn, bool)> {
     held.order(id)?;
     let function = held.all().function(id)?;
     let app = held.all().app(&function.app_id)?;

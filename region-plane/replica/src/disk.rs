@@ -7,7 +7,7 @@ use api_wire::{ObjectBody, ObjectError};
 use rocksdb::{ColumnFamilyDescriptor, DB, IteratorMode, Options, WriteBatch, WriteOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::held::{Held, Meta, Step};
+use crate::region_copy::{Meta, RegionCopy, Step};
 
 /// Records by `ObjectId::key`.
 const OBJECTS: &str = "objects";
@@ -117,9 +117,9 @@ impl Disk {
     }
 
     /// Everything on disk.
-    pub fn load(&self, me: Region, zone: String) -> Result<Held, DiskError> {
+    pub fn load(&self, me: Region, zone: String) -> Result<RegionCopy, DiskError> {
         let read = |source| DiskError::Read { source };
-        let mut held = Held::new(me, zone);
+        let mut held = RegionCopy::new(me, zone);
         let Some(position) = self.db.get_cf(self.family(META), POSITION).map_err(read)? else {
             return Ok(held);
         };

@@ -12,7 +12,7 @@ use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::{Held, Refused, Replica};
+use crate::{Refused, RegionCopy, Replica};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -120,13 +120,13 @@ impl Follower {
                 .replica
                 .read(|held| held.line(line))
                 .map_err(Broken::Diverged)?;
-            let before = self.replica.read(Held::revision);
+            let before = self.replica.read(RegionCopy::revision);
             if let Some(step) = step {
                 self.replica.take(step).await;
                 self.count();
             }
             // A line that is only sent again, because those after it never came, is none.
-            if is_progress || self.replica.read(Held::revision) > before {
+            if is_progress || self.replica.read(RegionCopy::revision) > before {
                 has_moved = true;
                 self.backoff = BACKOFF_MIN;
                 self.last_problem.clear();
@@ -176,7 +176,7 @@ impl Follower {
                 self.next_backoff()
             }
             Broken::Watch { error, has_moved } => {
-                let at = self.replica.read(Held::revision);
+                let at = self.replica.read(RegionCopy::revision);
                 let is_of_the_line =
                     matches!(error, Error::TooLarge { .. } | Error::Garbled { .. });
                 let before = self.failed.filter(|(failed_at, _)| *failed_at == at);

@@ -13,7 +13,7 @@ use tracing::{error, info};
 
 use crate::DiskError;
 use crate::disk::Disk;
-use crate::held::{Held, Step};
+use crate::region_copy::{RegionCopy, Step};
 
 /// Between attempts to write the whole copy: each reads and writes all of it.
 const RETRY: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ impl Kept {
     ///
     /// # Errors
     /// If another process has the folder, or what is there cannot be read.
-    pub fn open(path: &Path, me: Region, zone: String) -> Result<(Self, Held), DiskError> {
+    pub fn open(path: &Path, me: Region, zone: String) -> Result<(Self, RegionCopy), DiskError> {
         let (held, state) = match Disk::open(path) {
             Ok(disk) => {
                 let held = disk.load(me, zone)?;

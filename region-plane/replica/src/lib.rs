@@ -8,11 +8,11 @@
 mod disk;
 mod feed;
 mod follow;
-mod held;
 mod here;
 mod kept;
 mod lag;
 pub mod placement;
+mod region_copy;
 mod settings;
 
 use std::path::Path;
@@ -27,13 +27,13 @@ use tokio::time::Instant;
 pub use disk::DiskError;
 pub use feed::News;
 pub use follow::follow;
-pub use held::{Held, Meta, Refused};
 pub use here::Reference;
+pub use region_copy::{Meta, Refused, RegionCopy};
 pub use settings::{order, settings};
 
-use held::Step;
 use kept::Kept;
 use lag::Lag;
+use region_copy::Step;
 
 /// Between looks whether a copy that could not be written may be tried again.
 const LOOK: Duration = Duration::from_secs(1);
@@ -45,7 +45,7 @@ pub struct Replica {
 }
 
 struct Shared {
-    held: RwLock<Held>,
+    held: RwLock<RegionCopy>,
     kept: Kept,
     /// Held while a step is written and taken, and while the whole copy is written.
     writing: tokio::sync::Mutex<()>,
@@ -119,7 +119,7 @@ impl Replica {
     }
 
     /// Reads under a short lock; `answer` must not block.
-    pub fn read<R>(&self, answer: impl FnOnce(&Held) -> R) -> R {
+    pub fn read<R>(&self, answer: impl FnOnce(&RegionCopy) -> R) -> R {
         answer(
             &self
                 .shared
@@ -180,7 +180,7 @@ impl Replica {
 
     /// A global node that answers has applied `newest`.
     pub fn note_newest(&self, newest: Revision) {
-        let applied = self.read(Held::revision);
+        let applied = self.read(RegionCopy::revision);
         let mut lag = self
             .shared
             .lag
@@ -193,7 +193,7 @@ impl Replica {
     /// `None` while that is within the bound, and while the global plane is away.
     #[must_use]
     pub fn behind(&self) -> Option<Duration> {
-        let applied = self.read(Held::revision);
+        let applied = self.read(RegionCopy::revision);
         let lag = self
             .shared
             .lag
@@ -252,7 +252,7 @@ impl Replica {
             let shared = Arc::clone(&self.shared);
             let replica = self.clone();
             tokio::task::spawn_blocking(move || {
-                if let Some(whole) = replica.read(Held::whole) {
+                if let Some(whole) = replica.read(RegionCopy::whole) {
                     shared.kept.catch_up(&whole);
                 }
             })

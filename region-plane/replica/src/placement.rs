@@ -4,7 +4,7 @@ use api_types::placement::{Placements, Tier, Why};
 use api_types::{App, Catalog, Fn, Region};
 use dns_steering::distance;
 
-use crate::Held;
+use crate::RegionCopy;
 
 /// More would keep a caller waiting through a federation that is full.
 const PEERS_MAX: usize = 2;
@@ -19,25 +19,25 @@ pub fn tier(catalog: &Catalog, function: &Fn, region: &Region) -> Tier {
 
 /// Whether this region serves a call of the function that came to it.
 #[must_use]
-pub fn serves_itself(held: &Held, function: &Fn) -> bool {
+pub fn serves_itself(held: &RegionCopy, function: &Fn) -> bool {
     let placements = held.all().placements(function);
     placements.is_some_and(|placements| placements.serves_itself(held.me(), held.regions()))
 }
 
 /// The regions to hand a call of the function to instead of this one, and why those.
 #[must_use]
-pub fn peers(held: &Held, function: &Fn) -> Peers {
+pub fn peers(held: &RegionCopy, function: &Fn) -> Peers {
     peers_of(held, held.all().placements(function))
 }
 
 /// The regions to hand a call to that names something unknown here: any, since whoever knows it
 /// knows its placement too.
 #[must_use]
-pub fn peers_of_unknown(held: &Held) -> Peers {
+pub fn peers_of_unknown(held: &RegionCopy) -> Peers {
     peers_of(held, Some(Placements::default()))
 }
 
-fn peers_of(held: &Held, placements: Option<Placements>) -> Peers {
+fn peers_of(held: &RegionCopy, placements: Option<Placements>) -> Peers {
     let me = held.me();
     let (why, mut peers) = placements.map_or((Why::Nowhere, Vec::new()), |placements| {
         placements.peers(&me.name, held.regions())
@@ -76,7 +76,7 @@ mod tests {
     use api_types::Verdict;
 
     use super::*;
-    use crate::held::tests as world;
+    use crate::region_copy::tests as world;
 
     #[test]
     fn the_best_peers_come_first_and_there_are_few() {

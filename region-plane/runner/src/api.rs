@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 
 use crate::bundle::{self, BundleError};
 use crate::instance::{Attendance, Instance, LaunchFailure, Seen};
-use crate::pod::{Bundle, BundleRefused, NotClaimed, Reason, ToLaunch};
+use crate::pod::{Bundle, BundleRefused, EndReason, NotClaimed, ToLaunch};
 use crate::protocol::{
     BUNDLE_PATH, CALL_BODY_BYTES_MAX, CALL_ERROR, CALL_PATH, CLAIM, CLAIM_BYTES_MAX, CLAIM_PATH,
     CallFailure, Claim, EVENTS_EVERY, EVENTS_PATH, Event, PLATFORM, Phase, READY_PATH,
@@ -264,7 +264,7 @@ async fn ready(instance: &Arc<Instance>, request: &Request<Incoming>) -> Answer 
     let Ok(seen) = settled.map(|seen| seen.expect("the instance holds the sender").clone()) else {
         return trouble(
             StatusCode::GATEWAY_TIMEOUT,
-            Reason::StartTimedOut.to_string(),
+            EndReason::StartTimedOut.to_string(),
         );
     };
     if seen.claim.as_deref() != Some(claim) {
@@ -272,7 +272,7 @@ async fn ready(instance: &Arc<Instance>, request: &Request<Incoming>) -> Answer 
     }
     match seen.reason {
         None => json(StatusCode::OK, &state(instance)),
-        Some(reason @ Reason::StartTimedOut) => {
+        Some(reason @ EndReason::StartTimedOut) => {
             trouble(StatusCode::GATEWAY_TIMEOUT, reason.to_string())
         }
         Some(reason) => trouble(StatusCode::BAD_GATEWAY, reason.to_string()),
@@ -452,7 +452,7 @@ impl Events {
             }
             let phase = Event::Phase {
                 phase: seen.phase,
-                reason: seen.reason.as_ref().map(Reason::to_string),
+                reason: seen.reason.as_ref().map(EndReason::to_string),
             };
             tokio::select! {
                 biased;

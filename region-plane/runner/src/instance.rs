@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::launch::{self, Program};
 use crate::log::Log;
-use crate::pod::{CallEnd, NotClaimed, Pod, Reason, Refused, ToLaunch};
+use crate::pod::{CallEnd, ClaimRefused, EndReason, NotClaimed, Pod, ToLaunch};
 use crate::protocol::{CallFailure, Claimed, Holder, Kind, Phase};
 use crate::settings::Settings;
 
@@ -63,7 +63,7 @@ pub struct Instance {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub phase: Phase,
-    pub reason: Option<Reason>,
+    pub reason: Option<EndReason>,
     /// The claim it is held by.
     pub claim: Option<String>,
 }
@@ -217,7 +217,7 @@ impl Instance {
         holder: &Holder,
         to_launch: Option<&ToLaunch>,
         deadline: Instant,
-    ) -> Result<Claimed, Refused> {
+    ) -> Result<Claimed, ClaimRefused> {
         loop {
             let mut unoccupied = std::pin::pin!(self.unoccupied.notified());
             unoccupied.as_mut().enable();
@@ -237,7 +237,8 @@ impl Instance {
                     gateway, "a claim was dropped, its gateway has been started again"
                 );
             }
-            if claimed != Err(Refused::Busy) || timeout_at(deadline, unoccupied).await.is_err() {
+            if claimed != Err(ClaimRefused::Busy) || timeout_at(deadline, unoccupied).await.is_err()
+            {
                 return claimed;
             }
         }
@@ -320,7 +321,7 @@ impl Instance {
             .flatten();
         if let Err(source) = told {
             let failure = LaunchFailure::Tell { source };
-            let reason = Reason::Reported(chain(&failure));
+            let reason = EndReason::Reported(chain(&failure));
             self.pod(|pod, _| pod.fail(reason));
             return Err(failure);
         }
@@ -389,11 +390,11 @@ impl Instance {
                 debug_assert!(first, "a pod's instance is brought up once");
                 self.pod(Pod::ready);
             }
-            Err(StartError::TimedOut) => self.pod(|pod, _| pod.fail(Reason::StartTimedOut)),
+            Err(StartError::TimedOut) => self.pod(|pod, _| pod.fail(EndReason::StartTimedOut)),
             Err(StartError::Failed {
                 source: exited @ InitFailure::Exited,
             }) => self.pod(|pod, _| pod.gone(exited.to_string())),
-            Err(error) => self.pod(|pod, _| pod.fail(Reason::Reported(chain(&error)))),
+            Err(error) => self.pod(|pod, _| pod.fail(EndReason::Reported(chain(&error)))),
         }
     }
 

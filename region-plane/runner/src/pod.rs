@@ -23,8 +23,8 @@ pub struct Pod {
     /// How long a claim is held with no open request that names it.
     lease: Duration,
     phase: Phase,
-    reason: Option<Reason>,
-    claim: Option<Held>,
+    reason: Option<EndReason>,
+    claim: Option<HeldClaim>,
     /// The gateway that claimed the pod last, and its boot: an earlier boot of it is dead.
     newest: Option<(String, u64)>,
     /// A bundle is being put, under a claim that may have been dropped since.
@@ -41,7 +41,7 @@ pub struct Pod {
 
 /// A claim that is held.
 #[derive(Debug)]
-struct Held {
+struct HeldClaim {
     holder: Holder,
     to_launch: Option<ToLaunch>,
     /// Open requests that name it.
@@ -68,7 +68,7 @@ enum RunningCall {
     Inside,
 }
 
-impl Held {
+impl HeldClaim {
     fn digest(&self) -> Option<Digest> {
         self.to_launch.as_ref().map(|launch| launch.digest)
     }
@@ -76,14 +76,14 @@ impl Held {
 
 /// Why an instance is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
+pub enum EndReason {
     /// It did not listen in time.
     StartTimedOut,
     /// What whoever noticed it says, in words for whoever owns the function.
     Reported(String),
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::StartTimedOut => f.write_str("it did not listen in time"),
@@ -94,7 +94,7 @@ impl fmt::Display for Reason {
 
 /// A claim that was not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum ClaimRefused {
     #[error("the claim is for the pod {claimed}, and this is {this}")]
     OtherPod { claimed: String, this: String },
     #[error("the pod is claimed by {}", .by.gateway)]
@@ -106,7 +106,7 @@ pub enum Refused {
     #[error("the pod runs {} with settings {}", .tenant.function, .tenant.settings)]
     Taken { tenant: Tenant },
     #[error("the instance is over: {reason}")]
-    Over { reason: Reason },
+    Over { reason: EndReason },
     #[error("what was begun under an earlier claim goes on")]
     Busy,
     #[error("a pool's pod must be told what to launch")]
@@ -115,7 +115,7 @@ pub enum Refused {
     LaunchesNothing,
 }
 
-impl Refused {
+impl ClaimRefused {
     /// What its gateway is told; `None` if the claim makes no sense on this pod.
     pub fn conflict(&self) -> Option<Conflict> {
         let claim = match self {
@@ -213,7 +213,7 @@ impl Pod {
         State {
             kind: self.kind,
             phase: self.phase,
-            reason: self.reason.as_ref().map(Reason::to_string),
+            reason: self.reason.as_ref().map(EndReason::to_string),
             claim: self.claim.as_ref().map(|held| held.holder.clone()),
             tenant: self.tenant.clone(),
             running: self.call == Some(RunningCall::Inside),
@@ -226,7 +226,7 @@ impl Pod {
         self.claim.as_ref().map(|held| &held.holder)
     }
 
-    pub fn phase(&self) -> (Phase, Option<&Reason>) {
+    pub fn phase(&self) -> (Phase, Option<&EndReason>) {
         (self.phase, self.reason.as_ref())
     }
 
@@ -249,19 +249,19 @@ impl Pod {
         holder: &Holder,
         to_launch: Option<ToLaunch>,
         now: Duration,
-    ) -> Result<Claimed, Refused> {
+    ) -> Result<Claimed, ClaimRefused> {
         // First of all: whatever else would be said is said of another pod.
         if let (Some(claimed), Some(this)) = (for_pod, &self.uid)
             && claimed != this
         {
-            return Err(Refused::OtherPod {
+            return Err(ClaimRefused::OtherPod {
                 claimed: claimed.to_owned(),
                 this: this.clone(),
             });
         }
         match (self.kind, &to_launch) {
-            (Kind::Image, Some(_)) => return Err(Refused::LaunchesNothing),
-            (Kind::Pool, None) => return Err(Refused::NothingToLaunch),
+            (Kind::Image, Some(_)) => return Err(ClaimRefused::LaunchesNothing),
+            (Kind::Pool, None) => return Err(ClaimRefused::NothingToLaunch),
             (Kind::Image, None) | (Kind::Pool, Some(_)) => {}
         }
         let digest = to_launch.as_ref().map(|launch| launch.digest);
@@ -269,38 +269,38 @@ impl Pod {
         self.supersede(holder)?;
         if let Some(held) = &mut self.claim {
             if held.holder.claim != holder.claim {
-                return Err(Refused::Held {
+                return Err(ClaimRefused::Held {
                     by: held.holder.clone(),
                 });
             }
             if held.holder != *holder || held.digest() != digest {
-                return Err(Refused::Changed);
+                return Err(ClaimRefused::Changed);
             }
             held.unattended_since = now;
             return Ok(self.claimed());
         }
         if let Some(reason) = &self.reason {
-            return Err(Refused::Over {
+            return Err(ClaimRefused::Over {
                 reason: reason.clone(),
             });
         }
         if let Some(tenant) = &self.tenant
             && (*tenant != holder.tenant || self.bundle != digest)
         {
-            return Err(Refused::Taken {
+            return Err(ClaimRefused::Taken {
                 tenant: tenant.clone(),
             });
         }
         // Two bundles would be unpacked into one place, and a call of the claim's would find another
         // inside.
         if self.is_occupied() {
-            return Err(Refused::Busy);
+            return Err(ClaimRefused::Busy);
         }
         if self.kind == Kind::Image {
             self.tenant = Some(holder.tenant.clone());
         }
         self.newest = Some((holder.gateway.clone(), holder.boot));
-        self.claim = Some(Held {
+        self.claim = Some(HeldClaim {
             holder: holder.clone(),
             to_launch,
             attended: 0,
@@ -310,7 +310,7 @@ impl Pod {
     }
 
     /// Of two boots of one gateway the later is right.
-    fn supersede(&mut self, holder: &Holder) -> Result<(), Refused> {
+    fn supersede(&mut self, holder: &Holder) -> Result<(), ClaimRefused> {
         let Some((gateway, boot)) = &mut self.newest else {
             return Ok(());
         };
@@ -318,7 +318,7 @@ impl Pod {
             return Ok(());
         }
         match holder.boot.cmp(boot) {
-            Ordering::Less => Err(Refused::Superseded {
+            Ordering::Less => Err(ClaimRefused::Superseded {
                 gateway: gateway.clone(),
             }),
             Ordering::Equal => Ok(()),
@@ -437,7 +437,7 @@ impl Pod {
     }
 
     /// The instance must not get another call.
-    pub fn fail(&mut self, reason: Reason) {
+    pub fn fail(&mut self, reason: EndReason) {
         if !self.phase.is_over() {
             self.phase = Phase::Failed;
             self.reason = Some(reason);
@@ -447,7 +447,7 @@ impl Pod {
     /// The instance exited. The reason stays if there was one before: it is the cause.
     pub fn gone(&mut self, reason: String) {
         self.phase = Phase::Gone;
-        self.reason.get_or_insert(Reason::Reported(reason));
+        self.reason.get_or_insert(EndReason::Reported(reason));
     }
 
     /// A call comes, and is the only one until [`Self::end_call`] or [`Self::call_given_up`].
@@ -493,12 +493,12 @@ impl Pod {
         self.idle_since = now;
         match end {
             CallEnd::Whole => {}
-            CallEnd::Broken { reason } => self.fail(Reason::Reported(reason)),
+            CallEnd::Broken { reason } => self.fail(EndReason::Reported(reason)),
             CallEnd::Gone { reason } => self.gone(reason),
         }
     }
 
-    fn held(&mut self, claim: &str) -> Result<&mut Held, NotClaimed> {
+    fn held(&mut self, claim: &str) -> Result<&mut HeldClaim, NotClaimed> {
         self.claim
             .as_mut()
             .filter(|held| held.holder.claim == claim)

@@ -110,7 +110,7 @@ enum FetchFailure {
     Disk(#[from] std::io::Error),
 }
 
-type Outcome = Option<Result<(), Arc<str>>>;
+type FetchResult = Option<Result<(), Arc<str>>>;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -264,7 +264,7 @@ impl State {
 }
 
 struct Fetching {
-    outcome: watch::Receiver<Outcome>,
+    outcome: watch::Receiver<FetchResult>,
     /// A call waits for it now.
     hurry: Arc<Notify>,
 }
@@ -474,7 +474,7 @@ impl Bundles {
     }
 
     /// Starts a download unless one is under way; returns how it will end.
-    fn fetch(&self, digest: Digest, why: Why) -> watch::Receiver<Outcome> {
+    fn fetch(&self, digest: Digest, why: Why) -> watch::Receiver<FetchResult> {
         let mut state = self.shared.state();
         let fetching = state.fetching.entry(digest);
         let (ended, hurry, outcome) = match fetching {

@@ -27,7 +27,7 @@ use http::header::{CONNECTION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use hyper::service::Service;
 use region_plane_dispatch::Rejection;
-use region_plane_replica::{Held, Replica, placement};
+use region_plane_replica::{RegionCopy, Replica, placement};
 use region_plane_runtime::Code;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -263,7 +263,7 @@ impl Gateway {
     /// What the function has become since it was found.
     fn again(&self, function: &FnId) -> Result<Arc<Callable>, CallRefused> {
         let version = self.replica.version();
-        self.replica.read(|held: &Held| {
+        self.replica.read(|held: &RegionCopy| {
             // Known here a moment ago, so it was removed, and a peer that runs it has not heard of that.
             let found = by_id(held.all(), function);
             let (app, function) = found.map_err(|missing| match missing {

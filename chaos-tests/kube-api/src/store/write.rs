@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Address, ChangeKind, ObjectName, Store, Stored};
 use crate::apply::{Apply, Cursor, Writer, reassign, strategic};
-use crate::refusal::{self, Invalid, Refusal};
+use crate::refusal::{self, FailureStatus, Invalid};
 use crate::resource::{Definition, ResourceKey};
 use crate::{built_in, patch, pod};
 
@@ -84,7 +84,7 @@ fn new_uid() -> String {
     )
 }
 
-fn metadata(object: &mut Value) -> Result<&mut Map<String, Value>, Refusal> {
+fn metadata(object: &mut Value) -> Result<&mut Map<String, Value>, FailureStatus> {
     let fields = object
         .as_object_mut()
         .ok_or_else(|| refusal::bad_request("the object is not a JSON object"))?;
@@ -130,7 +130,7 @@ impl Store {
         namespace: Option<&str>,
         mut object: Value,
         write: &Write,
-    ) -> Result<Written, Refusal> {
+    ) -> Result<Written, FailureStatus> {
         let metadata = metadata(&mut object)?;
         if metadata
             .get("resourceVersion")
@@ -228,7 +228,7 @@ impl Store {
         })
     }
 
-    fn check_namespace(&self, namespace: &str) -> Result<(), Refusal> {
+    fn check_namespace(&self, namespace: &str) -> Result<(), FailureStatus> {
         let namespaces = ResourceKey {
             group: String::new(),
             plural: "namespaces".to_owned(),
@@ -245,7 +245,7 @@ impl Store {
         }
     }
 
-    fn check_quota(&self, definition: &Definition, name: &ObjectName) -> Result<(), Refusal> {
+    fn check_quota(&self, definition: &Definition, name: &ObjectName) -> Result<(), FailureStatus> {
         let key = (definition.key(), name.namespace.clone());
         let Some(limit) = self.quotas.get(&key) else {
             return Ok(());
@@ -272,7 +272,7 @@ impl Store {
         name: &ObjectName,
         new: Value,
         write: &Write,
-    ) -> Result<Written, Refusal> {
+    ) -> Result<Written, FailureStatus> {
         let current = self.get(definition, name)?;
         let names_version = new
             .pointer("/metadata/resourceVersion")
@@ -297,7 +297,7 @@ impl Store {
         name: &ObjectName,
         patch: Patch,
         write: &Write,
-    ) -> Result<Written, Refusal> {
+    ) -> Result<Written, FailureStatus> {
         if let (Patch::Apply { object, .. }, Some(schema)) = (&patch, &definition.schema)
             && let Some(path) = schema.undeclared(object)
         {
@@ -367,7 +367,7 @@ impl Store {
         mut object: Value,
         force: bool,
         write: &Write,
-    ) -> Result<Written, Refusal> {
+    ) -> Result<Written, FailureStatus> {
         conform(definition, &mut object)?;
         strip_to(definition, None, &mut object);
         metadata(&mut object)?.insert("name".to_owned(), json!(name.name));
@@ -392,7 +392,7 @@ impl Store {
         mut new: Value,
         write: &Write,
         ownership: Ownership,
-    ) -> Result<Written, Refusal> {
+    ) -> Result<Written, FailureStatus> {
         let name = &current.name.name;
         let sent = metadata(&mut new)?;
         let differs = |field: &str, now: &str| {
@@ -495,7 +495,7 @@ impl Store {
         definition: &Definition,
         name: &ObjectName,
         change: impl FnOnce(&mut Value),
-    ) -> Result<Arc<Stored>, Refusal> {
+    ) -> Result<Arc<Stored>, FailureStatus> {
         let current = self.get(definition, name)?;
         let old = current.value();
         let mut new = old.clone();
@@ -511,7 +511,7 @@ impl Store {
         definition: &Definition,
         name: &ObjectName,
         options: &Deletion,
-    ) -> Result<Written, Refusal> {
+    ) -> Result<Written, FailureStatus> {
         let current = self.get(definition, name)?;
         let precondition = |what: &str, wanted: &Option<String>, is: &str| match wanted {
             Some(wanted) if wanted != is => Err(refusal::conflict(
@@ -659,7 +659,7 @@ fn strip_to(definition: &Definition, subresource: Option<&str>, object: &mut Val
 }
 
 /// Prunes and defaults.
-fn conform(definition: &Definition, object: &mut Value) -> Result<(), Refusal> {
+fn conform(definition: &Definition, object: &mut Value) -> Result<(), FailureStatus> {
     let api_version = definition.api_version();
     let fields = object
         .as_object_mut()
@@ -683,7 +683,7 @@ fn conform(definition: &Definition, object: &mut Value) -> Result<(), Refusal> {
 }
 
 /// Refuses what is not valid.
-fn check(definition: &Definition, object: &Value) -> Result<(), Refusal> {
+fn check(definition: &Definition, object: &Value) -> Result<(), FailureStatus> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let mut problems = built_in::metadata_problems(object);
     if let Some(schema) = &definition.schema {

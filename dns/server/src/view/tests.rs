@@ -68,8 +68,8 @@ fn seal(revision: u64, body: &SteeringBody) -> Envelope {
 fn held(setting: &Setting) -> Loaded {
     let envelope = seal(10, &body(&["fra", "iad", "nrt"]));
     match admit(None, &envelope, setting).unwrap() {
-        super::Verdict::Admitted(loaded) => *loaded,
-        super::Verdict::Held => panic!("nothing is held"),
+        super::Admission::Admitted(loaded) => *loaded,
+        super::Admission::Unchanged => panic!("nothing is held"),
     }
 }
 
@@ -99,14 +99,14 @@ fn newer_sound_views_are_admitted() {
     ] {
         let verdict = admit(Some(&held), &envelope, &setting);
         assert!(
-            matches!(verdict, Ok(super::Verdict::Admitted(_))),
+            matches!(verdict, Ok(super::Admission::Admitted(_))),
             "{case}: {verdict:?}"
         );
     }
     let same = seal(10, &body(&["fra", "iad", "nrt"]));
     assert!(matches!(
         admit(Some(&held), &same, &setting),
-        Ok(super::Verdict::Held)
+        Ok(super::Admission::Unchanged)
     ));
 }
 
@@ -173,8 +173,8 @@ proptest! {
             let position = Position::from(&envelope.id);
             let before = views.current().map(|loaded| Position::from(&loaded.id));
             let verdict = admit(views.current().as_deref(), &envelope, &setting);
-            let admitted = matches!(verdict, Ok(super::Verdict::Admitted(_)));
-            if let Ok(super::Verdict::Admitted(loaded)) = verdict {
+            let admitted = matches!(verdict, Ok(super::Admission::Admitted(_)));
+            if let Ok(super::Admission::Admitted(loaded)) = verdict {
                 views.serve(*loaded);
             }
             let may = sound && which != 2 && newest.is_none_or(|newest| position > newest);

@@ -99,7 +99,7 @@ fn an_image_pod_that_was_claimed_with_other_settings_is_finished() {
     ] {
         let mut claims = with(pods);
         claims.started(StartId(1), wanted);
-        claims.refused(NOW, StartId(1), Refusal::Holds(holds));
+        claims.refused(NOW, StartId(1), PodRefusal::Holds(holds));
         let (functions, _, told) = claims.demand();
         assert_eq!(functions[0].wanted, 1, "{case}");
         assert_eq!(told == ["a"], finished, "{case}: {told:?}");
@@ -259,19 +259,19 @@ fn a_refused_pod_rests_and_others_are_tried_meanwhile() {
     let first = claims.started(start, bundle("f", 1, 128)).offers[0]
         .pod
         .clone();
-    let second = claims.refused(NOW, start, Refusal::Unavailable).offers[0]
+    let second = claims.refused(NOW, start, PodRefusal::Unavailable).offers[0]
         .pod
         .clone();
     assert_ne!(first, second);
     assert_eq!(
-        claims.refused(NOW, start, Refusal::Unavailable),
+        claims.refused(NOW, start, PodRefusal::Unavailable),
         Effects::default()
     );
     assert_eq!(claims.next_tick(), Some(NOW + REST_MIN));
     assert_eq!(claims.tick(NOW), Effects::default());
     assert_eq!(claims.tick(NOW + REST_MIN).offers.len(), 1);
     // Its second refusal makes it rest twice as long.
-    claims.refused(NOW + REST_MIN, start, Refusal::Unavailable);
+    claims.refused(NOW + REST_MIN, start, PodRefusal::Unavailable);
     let rests: Vec<_> = std::iter::from_fn(|| {
         let next = claims.next_tick()?;
         claims.tick(next);
@@ -289,7 +289,7 @@ fn what_a_runner_says_that_it_holds_is_remembered() {
     let mut claims = with(vec![pool_pod("a", 128, None)]);
     let start = StartId(1);
     claims.started(start, bundle("f", 2, 128));
-    claims.refused(NOW, start, Refusal::Holds(pair("f", 1)));
+    claims.refused(NOW, start, PodRefusal::Holds(pair("f", 1)));
     // It will never be had for these settings, but for those.
     assert_eq!(claims.tick(NOW + REST_MAX), Effects::default());
     let effects = claims.started(StartId(2), bundle("f", 1, 128));
@@ -308,7 +308,7 @@ fn a_pod_that_was_claimed_is_a_functions_only_once_its_bundle_is_there() {
         if loaded {
             claims.loaded(StartId(1));
         }
-        claims.refused(NOW, StartId(1), Refusal::Unavailable);
+        claims.refused(NOW, StartId(1), PodRefusal::Unavailable);
         claims.ended(StartId(1), Fate::Reusable);
         claims.tick(NOW + REST_MAX);
         let of_other = claims.started(StartId(2), bundle("g", 1, 128));
@@ -322,7 +322,7 @@ fn a_pod_that_was_claimed_is_a_functions_only_once_its_bundle_is_there() {
 fn a_pod_that_is_over_is_told_as_finished() {
     let mut claims = with(vec![image_pod("a", "f", 1)]);
     claims.started(StartId(1), image("f", 1));
-    claims.refused(NOW, StartId(1), Refusal::Over);
+    claims.refused(NOW, StartId(1), PodRefusal::Over);
     assert_eq!(claims.next_tick(), None);
     assert_eq!(claims.demand().2, ["a"]);
 }
@@ -708,9 +708,9 @@ proptest! {
                         shell.live.insert(id, None);
                         shell.bereft.remove(&id);
                         let refusal = match why {
-                            0 | 1 => Refusal::Unavailable,
-                            2 => Refusal::Over,
-                            kind => Refusal::Holds(wanted_of(kind).pair),
+                            0 | 1 => PodRefusal::Unavailable,
+                            2 => PodRefusal::Over,
+                            kind => PodRefusal::Holds(wanted_of(kind).pair),
                         };
                         claims.refused(shell.now, id, refusal)
                     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Moment, Owner, Reason, Trouble};
+use super::{ConditionReason, Moment, Owner, Trouble};
 
 /// One failure is an accident and its pod replaced at once; from the second on each waits twice as
 /// long, so that a crash loop does not eat what others need.
@@ -49,7 +49,7 @@ impl Setbacks {
     /// against its owner: on another node the next may stay. Nor is one that did well for long: of many
     /// instances some end every minute, and none of them in a loop.
     pub fn ended(&mut self, owner: Owner, trouble: Trouble, ran: Duration, now: Moment) {
-        if trouble.reason == Reason::PodLost || ran > DELAY_MAX {
+        if trouble.reason == ConditionReason::PodLost || ran > DELAY_MAX {
             return;
         }
         add(&mut self.ended, owner, trouble, now);
@@ -127,7 +127,7 @@ mod tests {
 
     fn trouble() -> Trouble {
         Trouble {
-            reason: Reason::FunctionExited,
+            reason: ConditionReason::FunctionExited,
             message: "it exited".to_owned(),
         }
     }
@@ -176,7 +176,7 @@ mod tests {
         let mut setbacks = Setbacks::default();
         for second in 0..10 {
             let lost = Trouble {
-                reason: Reason::PodLost,
+                reason: ConditionReason::PodLost,
                 ..trouble()
             };
             setbacks.ended(owner.clone(), lost, secs(1), secs(100 + 2 * second));

@@ -472,7 +472,7 @@ fn a_failed_pod_is_replaced_at_once_and_a_crash_loop_is_slowed_and_told() {
     cluster.settle();
     let owner = Owner::Function("fn-a".to_owned());
     let trouble = Trouble {
-        reason: Reason::OutOfMemory,
+        reason: ConditionReason::OutOfMemory,
         message: "more memory".to_owned(),
     };
     for (failure, made) in [(1, 1), (2, 0)] {
@@ -724,7 +724,7 @@ fn a_function_that_may_have_no_more_pods_has_old_ones_replaced_one_by_one() {
     cluster.settle();
     let owner = Owner::Function("fn-a".to_owned());
     let trouble = Trouble {
-        reason: Reason::FunctionExited,
+        reason: ConditionReason::FunctionExited,
         message: "it exited".to_owned(),
     };
     for _ in 0..5 {
@@ -983,7 +983,7 @@ fn a_bundle_that_waits_is_told_what_keeps_its_pool_from_filling() {
     cluster.settle();
     for pod in cluster.pods.values_mut() {
         pod.trouble = Some(Trouble {
-            reason: Reason::ImagePullFailed,
+            reason: ConditionReason::ImagePullFailed,
             message: "no such image".to_owned(),
         });
     }
@@ -998,7 +998,7 @@ fn a_bundle_that_waits_is_told_what_keeps_its_pool_from_filling() {
 
     let owner = Owner::Pool("python".to_owned());
     let exited = Trouble {
-        reason: Reason::FunctionExited,
+        reason: ConditionReason::FunctionExited,
         message: "it exited".to_owned(),
     };
     for _ in 0..2 {
@@ -1028,7 +1028,7 @@ fn what_keeps_a_functions_own_pod_from_coming_is_told_to_that_function_alone() {
     let of_its_own = |pod: &&mut Pod| pod.dedicated.is_some();
     let own = cluster.pods.values_mut().find(of_its_own).unwrap();
     own.trouble = Some(Trouble {
-        reason: Reason::PodUnschedulable,
+        reason: ConditionReason::PodUnschedulable,
         message: "0/3 nodes".to_owned(),
     });
     assert_eq!(cluster.plan(PLENTY).problems, [], "a scheduler at work");
@@ -1057,7 +1057,7 @@ fn what_keeps_a_functions_own_pod_from_coming_is_told_to_that_function_alone() {
     cluster.settle();
     for pod in cluster.pods.values_mut() {
         pod.trouble = pod.dedicated.is_none().then(|| Trouble {
-            reason: Reason::ImagePullFailed,
+            reason: ConditionReason::ImagePullFailed,
             message: "no such image".to_owned(),
         });
     }
@@ -1083,7 +1083,7 @@ fn a_pod_that_stands_still_is_no_problem_while_others_come() {
         cluster.settle();
         let stuck = cluster.of(owner);
         let trouble = Trouble {
-            reason: Reason::ImagePullFailed,
+            reason: ConditionReason::ImagePullFailed,
             message: "no such image".to_owned(),
         };
         for (n, pod) in stuck.iter().enumerate() {
@@ -1162,7 +1162,7 @@ fn troubles_of_pods_are_stated_once_and_until_something_runs() {
     let pod = cluster.of("fn-a")[0].clone();
     let trouble = |message: &str| {
         Some(Trouble {
-            reason: Reason::ImagePullFailed,
+            reason: ConditionReason::ImagePullFailed,
             message: message.to_owned(),
         })
     };
@@ -1206,7 +1206,7 @@ fn a_pod_that_no_node_takes_or_that_never_runs_is_a_trouble_after_a_while() {
     cluster.now -= secs(60);
     let pod = cluster.pods.values_mut().next().unwrap();
     pod.trouble = Some(Trouble {
-        reason: Reason::PodUnschedulable,
+        reason: ConditionReason::PodUnschedulable,
         message: "0/3 nodes".to_owned(),
     });
     assert_eq!(cluster.plan(PLENTY).problems, []);

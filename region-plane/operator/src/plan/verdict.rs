@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Why a function's or a pool's pods do not come up. Its text is the condition's reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum ConditionReason {
     ImagePullFailed,
     ContainerConfigInvalid,
     PodUnschedulable,
@@ -25,7 +25,7 @@ pub enum Reason {
     ApiRefused,
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for ConditionReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
     }
@@ -33,7 +33,7 @@ impl fmt::Display for Reason {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    pub reason: Reason,
+    pub reason: ConditionReason,
     /// What to do about it.
     pub message: String,
 }
@@ -41,7 +41,7 @@ pub struct Trouble {
 impl Trouble {
     pub(super) fn never_ready(after: Duration) -> Self {
         Self {
-            reason: Reason::PodNeverReady,
+            reason: ConditionReason::PodNeverReady,
             message: format!(
                 "a pod has a node and does not run after {} s; `kubectl describe pod` shows what it waits for",
                 after.as_secs()
@@ -52,14 +52,14 @@ impl Trouble {
     /// A pod was there and the function did not come up in it.
     pub(super) fn start_failed(message: &str) -> Self {
         Self {
-            reason: Reason::StartFailed,
+            reason: ConditionReason::StartFailed,
             message: format!("{message}; correct it and deploy it anew"),
         }
     }
 
     pub(super) fn pool_empty(after: Duration) -> Self {
         Self {
-            reason: Reason::PoolEmpty,
+            reason: ConditionReason::PoolEmpty,
             message: format!(
                 "no pod of it has waited for {} s, so every bundle waits for one to start; raise its size, or see what takes its pods so long",
                 after.as_secs()
@@ -72,8 +72,8 @@ impl Trouble {
     /// no fault of the bundle.
     pub(super) fn of_its_pool(what: &str, trouble: &Self) -> Self {
         let reason = match trouble.reason {
-            Reason::PodUnschedulable => Reason::PodUnschedulable,
-            _ => Reason::PoolEmpty,
+            ConditionReason::PodUnschedulable => ConditionReason::PodUnschedulable,
+            _ => ConditionReason::PoolEmpty,
         };
         Self {
             reason,
@@ -83,7 +83,7 @@ impl Trouble {
 
     pub(super) fn no_warm_pool(runtime: &str) -> Self {
         Self {
-            reason: Reason::NoWarmPool,
+            reason: ConditionReason::NoWarmPool,
             message: format!(
                 "no WarmPool has the runtime {runtime:?} that its bundle needs; create one"
             ),

@@ -3,7 +3,7 @@
 use tracing::{error, info};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldDeletion {
     pub count: usize,
     pub message: String,
 }
@@ -11,14 +11,14 @@ pub struct Held {
 /// Said once, when it begins: its count may change many times a second, and is no news.
 #[derive(Debug, Default)]
 pub struct Doubt {
-    now: Option<Held>,
+    now: Option<HeldDeletion>,
     /// As it was when it began.
     told: Option<String>,
 }
 
 impl Doubt {
     /// Takes what is held now. Returns what people are told, the same for as long as it lasts.
-    pub fn look(&mut self, held: Option<Held>) -> Option<String> {
+    pub fn look(&mut self, held: Option<HeldDeletion>) -> Option<String> {
         match (&self.told, &held) {
             (None, Some(held)) => {
                 error!(message = held.message, "a mass deletion is held");
@@ -35,7 +35,7 @@ impl Doubt {
     }
 
     #[must_use]
-    pub fn held(&self) -> Option<&Held> {
+    pub fn held(&self) -> Option<&HeldDeletion> {
         self.now.as_ref()
     }
 }
@@ -44,9 +44,9 @@ impl Doubt {
 mod tests {
     use super::*;
 
-    fn held(count: usize) -> Option<Held> {
+    fn held(count: usize) -> Option<HeldDeletion> {
         let message = format!("{count} are held");
-        Some(Held { count, message })
+        Some(HeldDeletion { count, message })
     }
 
     #[test]

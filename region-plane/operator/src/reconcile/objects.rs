@@ -9,14 +9,14 @@ use kube::Resource as _;
 use region_plane_resources::{Function, FunctionSpec};
 use tracing::{info, warn};
 
-use super::doubt::Held;
+use super::doubt::HeldDeletion;
 use super::{IN_FLIGHT_MAX, Rest, Running, Source, TRIED_AGAIN_AFTER};
+use crate::api_failure::ApiFailure;
 use crate::cluster::{Kind, read};
 use crate::lease::{ACCEPT_DELETIONS, Leadership};
-use crate::plan::{Moment, Owner, Reason};
-use crate::refusal::Refusal;
+use crate::plan::{ConditionReason, Moment, Owner};
 use crate::state::Record;
-use crate::write::{Answer, Write};
+use crate::write::{Write, WriteReply};
 use crate::writer::{Wanted, function_object, secret_object};
 
 /// Of the requests that may be under way, how many may be of objects: pods are made meanwhile.
@@ -211,7 +211,7 @@ impl Running {
         self.doomed.retain(|name, _| doomed.contains_key(name));
         let news = doomed.len() - self.doomed.len();
         let mass = news > 10 && news > managed / 2 && now >= self.accepted_until;
-        let held = mass.then(|| Held {
+        let held = mass.then(|| HeldDeletion {
             count: news,
             message: format!(
                 "{news} of {managed} Function objects are to be deleted at once; they are kept until the lease is annotated {ACCEPT_DELETIONS}=true"
@@ -294,13 +294,13 @@ impl Running {
         &mut self,
         name: String,
         wanted: Arc<Wanted>,
-        result: Result<Answer, Refusal>,
+        result: Result<WriteReply, ApiFailure>,
         now: Moment,
     ) {
         self.objects_due = true;
         let owner = Owner::Function(name.clone());
         match result {
-            Ok(Answer::Object(object)) => {
+            Ok(WriteReply::Object(object)) => {
                 let object = Arc::unwrap_or_clone(object);
                 let Some((name, meta, object)) = read::<Function>(object) else {
                     return;
@@ -319,21 +319,21 @@ impl Running {
                     let message = stored_otherwise(stored, &wanted.spec, &self.state.lacking);
                     self.warn_about(
                         &owner,
-                        &Reason::ResourceDefinitionOutdated.to_string(),
+                        &ConditionReason::ResourceDefinitionOutdated.to_string(),
                         message,
                     );
                 }
                 self.state.function_put(name, Record { meta, object });
             }
             Ok(_) => {}
-            Err(Refusal::Conflict | Refusal::Throttled { .. }) => {}
+            Err(ApiFailure::Conflict | ApiFailure::Throttled { .. }) => {}
             Err(refusal) => {
                 let mut rest = Rest {
                     until: now + TRIED_AGAIN_AFTER,
                     of: Some(wanted),
                     trouble: None,
                 };
-                if let Refusal::Refused(trouble) = refusal {
+                if let ApiFailure::Refused(trouble) = refusal {
                     warn!(object = owner.name(), reason = %trouble.reason, problem = trouble.message, "write refused");
                     self.warn_about(&owner, &trouble.reason.to_string(), trouble.message.clone());
                     rest.trouble = Some(trouble);

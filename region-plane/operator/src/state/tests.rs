@@ -287,10 +287,10 @@ fn an_unreadable_function_is_there_and_names_what_the_definition_lacks() {
         secs(1),
     );
     let reason = |state: &State| state.desired.unreadable[&owner()].trouble.reason;
-    assert_eq!(reason(&state), Reason::InvalidSpec);
+    assert_eq!(reason(&state), ConditionReason::InvalidSpec);
     let lacking = vec!["Function.spec.settings".to_owned()];
     state.take(Change::Definitions(lacking), secs(1));
-    assert_eq!(reason(&state), Reason::ResourceDefinitionOutdated);
+    assert_eq!(reason(&state), ConditionReason::ResourceDefinitionOutdated);
     let seen = function(6, 2, None);
     state.take(
         Change::Functions(Seen::Put("fn-a".to_owned(), seen)),
@@ -330,7 +330,7 @@ fn a_kind_that_is_not_defined_keeps_nothing_waiting() {
 fn a_pod_that_ends_is_counted_once_and_one_that_is_made_to_end_never() {
     let of_memory = || {
         Some(Trouble {
-            reason: Reason::OutOfMemory,
+            reason: ConditionReason::OutOfMemory,
             message: "more memory".to_owned(),
         })
     };

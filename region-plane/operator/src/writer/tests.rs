@@ -151,7 +151,7 @@ fn fra() -> Region {
 }
 
 /// Has fra's replica take a snapshot.
-fn take(held: &mut Held, revision: u64, app: &App, fns: &[Fn]) {
+fn take(held: &mut RegionCopy, revision: u64, app: &App, fns: &[Fn]) {
     let objects = fns.iter().map(Into::into).chain([app.into()]);
     let body = MetadataBody::of("fn.test", 8080, objects);
     let id = ViewId {
@@ -180,7 +180,7 @@ fn a_function_is_written_where_it_may_run_and_kept_hot_only_where_it_is_placed()
     for (placement, min) in PLACEMENTS {
         let annotation = placement.map(|json| ("tradewind.dev/placement", json));
         let annotations: Vec<_> = annotation.into_iter().chain([HOT]).collect();
-        let mut held = Held::new(fra(), "fn.test".to_owned());
+        let mut held = RegionCopy::new(fra(), "fn.test".to_owned());
         let function = function("image:1", &[], Annotations::new());
         take(&mut held, 1, &app(&[], &annotations), &[function]);
         let mut written = Written::default();
@@ -204,7 +204,7 @@ proptest! {
             1..12,
         ),
     ) {
-        let mut held = Held::new(fra(), "fn.test".to_owned());
+        let mut held = RegionCopy::new(fra(), "fn.test".to_owned());
         let mut written = Written::default();
         for (n, (fns, looks)) in steps.iter().enumerate() {
             let revision = n as u64 + 1;

@@ -28,11 +28,11 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(Clone)]
 pub struct Plane {
-    held: Arc<Mutex<Held>>,
+    held: Arc<Mutex<PlaneState>>,
     revision: watch::Sender<u64>,
 }
 
-struct Held {
+struct PlaneState {
     cluster_id: &'static str,
     catalog: Catalog,
     lines: Vec<(u64, WatchLine)>,
@@ -58,7 +58,7 @@ impl Plane {
         tasks: &mut JoinSet<()>,
     ) -> (Self, Replica) {
         let plane = Self {
-            held: Arc::new(Mutex::new(Held {
+            held: Arc::new(Mutex::new(PlaneState {
                 cluster_id,
                 catalog: Catalog::default(),
                 lines: Vec::new(),

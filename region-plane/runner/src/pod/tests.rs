@@ -80,7 +80,7 @@ fn claims_are_refused_with_the_reason() {
     };
     let failed = || {
         let mut pod = released();
-        pod.fail(Reason::StartTimedOut);
+        pod.fail(EndReason::StartTimedOut);
         pod
     };
     let image = || Pod::new(Kind::Image, None, LEASE);
@@ -197,7 +197,7 @@ fn a_claim_for_another_pod_ends_no_claim_of_an_earlier_boot() {
     pod.claim(Some("this"), &boot("first", 1), None, secs(0))
         .unwrap();
     let refused = pod.claim(Some("that"), &boot("second", 2), None, secs(1));
-    assert!(matches!(refused, Err(Refused::OtherPod { .. })));
+    assert!(matches!(refused, Err(ClaimRefused::OtherPod { .. })));
     assert_eq!(pod.holder(), Some(&boot("first", 1)));
 }
 
@@ -336,7 +336,7 @@ fn an_earlier_boot_gets_nothing_back_however_it_asks() {
     for claim in ["first", "third"] {
         let refused = pod.claim(None, &boot(claim, 1), Some(bundle(7)), secs(3));
         assert!(
-            matches!(refused, Err(Refused::Superseded { .. })),
+            matches!(refused, Err(ClaimRefused::Superseded { .. })),
             "{claim}"
         );
     }
@@ -353,9 +353,9 @@ fn the_call_of_a_boot_that_is_no_more_ends_before_the_pod_is_had() {
     pod.begin_call("first").unwrap();
     pod.enter_call("first").unwrap();
     let second = |pod: &mut Pod| pod.claim(None, &boot("second", 2), Some(bundle(7)), secs(3));
-    assert_eq!(second(&mut pod), Err(Refused::Busy));
+    assert_eq!(second(&mut pod), Err(ClaimRefused::Busy));
     assert_eq!(pod.holder(), None, "the first has lost it all the same");
-    assert_eq!(second(&mut pod), Err(Refused::Busy));
+    assert_eq!(second(&mut pod), Err(ClaimRefused::Busy));
     pod.end_call(CallEnd::Whole, secs(4));
     assert_eq!(pod.begin_call("first"), Err(CallFailure::NotClaimed));
     assert!(second(&mut pod).is_ok());
@@ -367,7 +367,7 @@ fn what_comes_from_a_boot_that_is_no_more_is_not_let_in() {
     let mut pod = pod_of_first_boot();
     pod.begin_call("first").unwrap();
     let second = |pod: &mut Pod| pod.claim(None, &boot("second", 2), Some(bundle(7)), secs(3));
-    assert_eq!(second(&mut pod), Err(Refused::Busy));
+    assert_eq!(second(&mut pod), Err(ClaimRefused::Busy));
     assert_eq!(pod.enter_call("first"), Err(CallFailure::NotClaimed));
     assert!(second(&mut pod).is_ok());
 
@@ -376,7 +376,11 @@ fn what_comes_from_a_boot_that_is_no_more_is_not_let_in() {
     pod.claim(None, &boot("first", 1), Some(bundle(7)), secs(0))
         .unwrap();
     assert_eq!(pod.put_bundle("first", &digest), Ok(Bundle::Wanted));
-    assert_eq!(second(&mut pod), Err(Refused::Busy), "its bundle comes");
+    assert_eq!(
+        second(&mut pod),
+        Err(ClaimRefused::Busy),
+        "its bundle comes"
+    );
     assert_eq!(pod.launch("first"), Err(NotClaimed));
     assert!(second(&mut pod).unwrap().needs_bundle);
     assert_eq!(pod.put_bundle("second", &digest), Ok(Bundle::Wanted));
@@ -432,12 +436,15 @@ fn a_call_is_refused_where_nothing_would_reach_the_function() {
 #[test]
 fn what_is_over_stays_over_and_keeps_its_first_reason() {
     let mut pod = ready_pod();
-    pod.fail(Reason::StartTimedOut);
+    pod.fail(EndReason::StartTimedOut);
     pod.ready(secs(2));
-    assert_eq!(pod.phase(), (Phase::Failed, Some(&Reason::StartTimedOut)));
+    assert_eq!(
+        pod.phase(),
+        (Phase::Failed, Some(&EndReason::StartTimedOut))
+    );
     pod.gone("the function exited".to_owned());
-    pod.fail(Reason::Reported("later".to_owned()));
-    assert_eq!(pod.phase(), (Phase::Gone, Some(&Reason::StartTimedOut)));
+    pod.fail(EndReason::Reported("later".to_owned()));
+    assert_eq!(pod.phase(), (Phase::Gone, Some(&EndReason::StartTimedOut)));
 }
 
 /// Two gateways, three boots of each.

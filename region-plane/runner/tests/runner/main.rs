@@ -74,13 +74,13 @@ struct Runner {
 }
 
 /// An answer, whole.
-struct Answer {
+struct RunnerAnswer {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
 }
 
-impl Answer {
+impl RunnerAnswer {
     fn json<T: serde::de::DeserializeOwned>(&self) -> T {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{}: {error}", self.text()))
@@ -178,22 +178,22 @@ impl Runner {
             .unwrap()
     }
 
-    async fn ask(&self, request: Request<Full<Bytes>>) -> Answer {
+    async fn ask(&self, request: Request<Full<Bytes>>) -> RunnerAnswer {
         let (head, body) = self.stream(request).await.into_parts();
         let body = timeout(LONG, body.collect()).await.expect("all in time");
-        Answer {
+        RunnerAnswer {
             status: head.status,
             headers: head.headers,
             body: body.unwrap().to_bytes(),
         }
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    async fn get(&self, path: &str) -> RunnerAnswer {
         self.ask(self.request("GET", path).body(Full::default()).unwrap())
             .await
     }
 
-    async fn post(&self, path: &str, body: &impl Serialize) -> Answer {
+    async fn post(&self, path: &str, body: &impl Serialize) -> RunnerAnswer {
         let body = serde_json::to_vec(body).unwrap();
         self.ask(self.request("POST", path).body(Full::from(body)).unwrap())
             .await
@@ -230,7 +230,7 @@ impl Runner {
         assert_eq!(answer.status, StatusCode::NO_CONTENT);
     }
 
-    async fn ready_within(&self, claim: &str, timeout_ms: u64) -> Answer {
+    async fn ready_within(&self, claim: &str, timeout_ms: u64) -> RunnerAnswer {
         self.get(&format!(
             "{READY_PATH}?claim={claim}&timeout_ms={timeout_ms}"
         ))
@@ -251,12 +251,12 @@ impl Runner {
             .header("behave", behave)
     }
 
-    async fn call_within(&self, claim: &str, behave: &str, timeout_ms: u64) -> Answer {
+    async fn call_within(&self, claim: &str, behave: &str, timeout_ms: u64) -> RunnerAnswer {
         let request = self.call_request(claim, behave, timeout_ms);
         self.ask(request.body(Full::from("ping")).unwrap()).await
     }
 
-    async fn call(&self, claim: &str, behave: &str) -> Answer {
+    async fn call(&self, claim: &str, behave: &str) -> RunnerAnswer {
         self.call_within(claim, behave, 30_000).await
     }
 

@@ -62,7 +62,7 @@ fn fake() -> Code {
 }
 
 impl Runner {
-    async fn put(&self, claim: &str, digest: &Digest, packed: &Bytes) -> Answer {
+    async fn put(&self, claim: &str, digest: &Digest, packed: &Bytes) -> RunnerAnswer {
         let path = format!("{}?claim={claim}", bundle_path(digest));
         let request = self.request("PUT", &path).body(Full::new(packed.clone()));
         self.ask(request.unwrap()).await

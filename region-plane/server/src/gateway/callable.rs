@@ -8,7 +8,7 @@ use std::time::Duration;
 use api_types::placement::Why;
 use api_types::{App, Fn, FnId};
 use region_plane_dispatch::{Key, Spec};
-use region_plane_replica::{Held, placement};
+use region_plane_replica::{RegionCopy, placement};
 use region_plane_resources::Scaling;
 use region_plane_runtime::{Code, InstanceSpec};
 
@@ -44,7 +44,7 @@ pub enum Place {
 }
 
 impl Callable {
-    fn new(held: &Held, app: &App, function: &Fn, settings: u64, port: u16) -> Self {
+    fn new(held: &RegionCopy, app: &App, function: &Fn, settings: u64, port: u16) -> Self {
         let code = match function.bundle() {
             Some(bundle) => Code::Bundle {
                 digest: bundle.digest,
@@ -104,7 +104,7 @@ impl Callables {
     }
 
     /// The callable of a function that `held` has. `version` is the replica's from before it was read.
-    pub fn get(&self, version: u64, held: &Held, app: &App, function: &Fn) -> Arc<Callable> {
+    pub fn get(&self, version: u64, held: &RegionCopy, app: &App, function: &Fn) -> Arc<Callable> {
         {
             let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
             if current.version >= version
@@ -144,7 +144,7 @@ fn spec(app: &App, function: &Fn, settings: u64) -> Spec {
 }
 
 /// The name that is steered to where a function is, with the port that it is called at.
-fn host(held: &Held, app: &App, function: &Fn, port: u16) -> Option<String> {
+fn host(held: &RegionCopy, app: &App, function: &Fn, port: u16) -> Option<String> {
     // A function that narrows its app's placement is steered by its own name.
     let narrowed = function.placement().map(|_| function.name.as_str());
     let name = route::dns_name(held.zone(), narrowed, &app.name)?;

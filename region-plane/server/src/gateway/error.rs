@@ -6,7 +6,7 @@ use api_types::CallId;
 use calls_door::{Body, Refusal};
 use http::{HeaderValue, Response, StatusCode};
 use region_plane_dispatch::{Rejection, StartFailure};
-use region_plane_replica::Held;
+use region_plane_replica::RegionCopy;
 use region_plane_runtime::{CallError, INIT_FAILED, INIT_TIMED_OUT};
 
 use super::Missing;
@@ -48,7 +48,7 @@ impl CallRefused {
     /// What a call names is not in this region's copy of the metadata. 404 only where the copy can
     /// know; another region may have heard of it in either case.
     #[must_use]
-    pub fn missing(held: &Held, missing: Missing) -> Self {
+    pub fn missing(held: &RegionCopy, missing: Missing) -> Self {
         Self::elsewhere(match missing {
             _ if held.meta().is_none() => Refusal::busy_with(
                 "this region has not reached the global plane since its start and knows no function",

@@ -151,7 +151,7 @@ impl Memory {
         unread.last += 1;
         let number = unread.last;
         unread.answers.insert(number, Arc::clone(&rest));
-        Ok(Body::stream(Answer {
+        Ok(Body::stream(BufferedBody {
             number,
             rest,
             unread: Arc::clone(&self.unread),
@@ -214,7 +214,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Answer {
+struct BufferedBody {
     number: u64,
     rest: Arc<Mutex<Rest>>,
     unread: Arc<Mutex<Unread>>,
@@ -224,7 +224,7 @@ struct Answer {
 #[error("its reader was too slow, and memory is short")]
 struct Cut;
 
-impl hyper::body::Body for Answer {
+impl hyper::body::Body for BufferedBody {
     type Data = Bytes;
     type Error = Cut;
 
@@ -257,7 +257,7 @@ impl hyper::body::Body for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for BufferedBody {
     fn drop(&mut self) {
         lock(&self.unread).answers.remove(&self.number);
     }

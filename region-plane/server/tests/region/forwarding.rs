@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::plane::{DNS_TTL_SECS, Plane, function};
-use crate::process::{Answer, Region, at, client, eventually, start};
+use crate::process::{HttpAnswer, Region, at, client, eventually, start};
 
 /// Of two busy cores.
 const SLACK: Duration = Duration::from_secs(3);
@@ -39,7 +39,7 @@ async fn regions<const N: usize>(
 }
 
 /// By the app's name: whoever comes by it is not redirected to it.
-async fn by_name(region: &Region, body: &str) -> Answer {
+async fn by_name(region: &Region, body: &str) -> HttpAnswer {
     let call = client()
         .post(format!("{}/a", region.gateway))
         .header("host", "shop.fn.test:8080")
@@ -47,7 +47,7 @@ async fn by_name(region: &Region, body: &str) -> Answer {
     region.send(call).await
 }
 
-async fn forwarded(region: &Region, path: &str, min_revision: u64) -> Answer {
+async fn forwarded(region: &Region, path: &str, min_revision: u64) -> HttpAnswer {
     let call = client()
         .post(format!("{}{path}", region.gateway))
         .header("tradewind-forwarded-by", "global")

@@ -27,13 +27,13 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone)]
 pub struct Plane {
     pub url: String,
-    state: Arc<Mutex<Held>>,
+    state: Arc<Mutex<PlaneState>>,
     revision: watch::Sender<u64>,
     stop: CancellationToken,
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
-struct Held {
+struct PlaneState {
     cluster_id: String,
     catalog: Catalog,
     lines: Vec<(u64, WatchLine)>,
@@ -60,7 +60,7 @@ impl Plane {
     pub fn start(address: &str) -> Self {
         let plane = Self {
             url: format!("http://{address}"),
-            state: Arc::new(Mutex::new(Held {
+            state: Arc::new(Mutex::new(PlaneState {
                 cluster_id: "test".to_owned(),
                 catalog: Catalog::default(),
                 lines: Vec::new(),

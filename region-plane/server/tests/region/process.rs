@@ -131,7 +131,7 @@ impl Region {
         page["items"].as_array().unwrap().clone()
     }
 
-    pub async fn post(&self, path: &str, body: &str) -> Answer {
+    pub async fn post(&self, path: &str, body: &str) -> HttpAnswer {
         self.send(
             client()
                 .post(format!("{}{path}", self.gateway))
@@ -140,13 +140,13 @@ impl Region {
         .await
     }
 
-    pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> HttpAnswer {
         let response = request.send().await.unwrap();
         let header = |name: &str| {
             let value = response.headers().get(name)?;
             Some(value.to_str().unwrap().to_owned())
         };
-        Answer {
+        HttpAnswer {
             status: response.status().as_u16(),
             region: header("tradewind-region"),
             call: header("fn-call-id"),
@@ -236,7 +236,7 @@ impl Until {
 }
 
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpAnswer {
     pub status: u16,
     pub region: Option<String>,
     pub call: Option<String>,
@@ -247,7 +247,7 @@ pub struct Answer {
     pub text: String,
 }
 
-impl Answer {
+impl HttpAnswer {
     pub fn message(&self) -> String {
         let body: Value = serde_json::from_str(&self.text).expect(&self.text);
         body["message"].as_str().unwrap().to_owned()

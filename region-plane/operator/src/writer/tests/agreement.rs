@@ -115,7 +115,7 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn new(region: &'a Region, state: &Envelope, function: &Fn) -> Self {
-        let mut held = Held::new(region.clone(), ZONE.to_owned());
+        let mut held = RegionCopy::new(region.clone(), ZONE.to_owned());
         let step = held.snapshot(state).unwrap().unwrap();
         held.take(step);
         let peers = placement::peers(&held, function).regions;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::plan::{Reason, Trouble};
+use crate::plan::{ConditionReason, Trouble};
 
 /// Why a write was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ApiFailure {
     /// The object is not there, or another by that name is.
     Gone,
     /// Somebody was faster. What is wanted now shows in what is seen next.
@@ -19,7 +19,7 @@ pub enum Refusal {
     Lost(String),
 }
 
-impl Refusal {
+impl ApiFailure {
     /// For a metric's label.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -35,74 +35,74 @@ impl Refusal {
 
 /// Reads `error` as the answer to a write: `verb` and `resource` as roles name them.
 #[must_use]
-pub fn refusal(error: &kube::Error, verb: &str, resource: &str) -> Refusal {
+pub fn api_failure(error: &kube::Error, verb: &str, resource: &str) -> ApiFailure {
     let status = match error {
         kube::Error::Api(status) => status,
         kube::Error::SerdeError(error) => {
-            return Refusal::Refused(Trouble {
-                reason: Reason::ResourceDefinitionOutdated,
+            return ApiFailure::Refused(Trouble {
+                reason: ConditionReason::ResourceDefinitionOutdated,
                 message: format!(
                     "the server stored {resource} otherwise than it was sent ({error}); \
                      install the resource definitions of this version"
                 ),
             });
         }
-        other => return Refusal::Lost(other.to_string()),
+        other => return ApiFailure::Lost(other.to_string()),
     };
     let said = &status.message;
-    let refused = |reason, message| Refusal::Refused(Trouble { reason, message });
+    let refused = |reason, message| ApiFailure::Refused(Trouble { reason, message });
     match status.code {
         404 if said.starts_with("namespaces \"") => refused(
-            Reason::ApiRefused,
+            ConditionReason::ApiRefused,
             format!("{said}; create the namespace, or correct the operator's `namespace`"),
         ),
         // No path, where a missing object has a status that names it.
         404 if said == "404 page not found" => refused(
-            Reason::ResourceDefinitionOutdated,
+            ConditionReason::ResourceDefinitionOutdated,
             format!(
                 "the server does not know {resource}; install the resource definitions of this version"
             ),
         ),
-        404 => Refusal::Gone,
-        409 => Refusal::Conflict,
+        404 => ApiFailure::Gone,
+        409 => ApiFailure::Conflict,
         429 | 503 => {
             let seconds = status
                 .details
                 .as_ref()
                 .map_or(0, |details| details.retry_after_seconds);
-            Refusal::Throttled {
+            ApiFailure::Throttled {
                 retry_after: (seconds > 0).then(|| Duration::from_secs(seconds.into())),
             }
         }
         403 if said.contains("exceeded quota") => refused(
-            Reason::QuotaExceeded,
+            ConditionReason::QuotaExceeded,
             format!(
                 "{said}; raise the namespace's ResourceQuota, or have fewer or smaller instances"
             ),
         ),
         401 | 403 if status.code == 401 || said.contains("cannot ") => refused(
-            Reason::Forbidden,
+            ConditionReason::Forbidden,
             format!("the operator may not {verb} {resource}; add it to its Role ({said})"),
         ),
         403 => refused(
-            Reason::Forbidden,
+            ConditionReason::Forbidden,
             format!("an admission rule of the cluster refuses {resource}: {said}"),
         ),
         400 | 422 => refused(
-            Reason::InvalidSpec,
+            ConditionReason::InvalidSpec,
             format!("the server finds it invalid: {said}; correct the function or the pool"),
         ),
         // Of server-side apply; no request is to blame for it, so it has no better code.
         500 if said.contains("field not declared in schema") => refused(
-            Reason::ResourceDefinitionOutdated,
+            ConditionReason::ResourceDefinitionOutdated,
             format!(
                 "the cluster's definition of {resource} lacks a field ({said}); \
                  install the resource definitions of this version"
             ),
         ),
-        code if code >= 500 => Refusal::Lost(format!("{code} {said}")),
+        code if code >= 500 => ApiFailure::Lost(format!("{code} {said}")),
         code => refused(
-            Reason::ApiRefused,
+            ConditionReason::ApiRefused,
             format!("the server answered {code}: {said}"),
         ),
     }
@@ -120,48 +120,48 @@ mod tests {
             (
                 403,
                 "pods \"fn-a-x\" is forbidden: exceeded quota: small, requested: pods=1",
-                Reason::QuotaExceeded,
+                ConditionReason::QuotaExceeded,
                 "ResourceQuota",
             ),
             (
                 403,
                 "pods is forbidden: User \"operator\" cannot create resource \"pods\" in API group \"\"",
-                Reason::Forbidden,
+                ConditionReason::Forbidden,
                 "create pods",
             ),
             (
                 403,
                 "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\"",
-                Reason::Forbidden,
+                ConditionReason::Forbidden,
                 "admission",
             ),
             (
                 422,
                 "Pod \"x\" is invalid: spec",
-                Reason::InvalidSpec,
+                ConditionReason::InvalidSpec,
                 "correct",
             ),
             (
                 404,
                 "404 page not found",
-                Reason::ResourceDefinitionOutdated,
+                ConditionReason::ResourceDefinitionOutdated,
                 "definitions",
             ),
             (
                 500,
                 "failed to create typed patch object: .spec.settings: field not declared in schema",
-                Reason::ResourceDefinitionOutdated,
+                ConditionReason::ResourceDefinitionOutdated,
                 "definitions",
             ),
             (
                 404,
                 "namespaces \"tradewind\" not found",
-                Reason::ApiRefused,
+                ConditionReason::ApiRefused,
                 "create the namespace",
             ),
         ] {
             let error = kube::Error::Api(Status::failure(said, "").with_code(code).boxed());
-            let Refusal::Refused(trouble) = refusal(&error, "create", "pods") else {
+            let ApiFailure::Refused(trouble) = api_failure(&error, "create", "pods") else {
                 panic!("{code} {said} is a refusal");
             };
             assert_eq!(trouble.reason, want, "{said}");
@@ -172,17 +172,17 @@ mod tests {
     #[test]
     fn what_will_pass_is_no_refusal() {
         for (code, want) in [
-            (404, Refusal::Gone),
-            (409, Refusal::Conflict),
-            (429, Refusal::Throttled { retry_after: None }),
-            (503, Refusal::Throttled { retry_after: None }),
-            (500, Refusal::Lost("500 x".to_owned())),
+            (404, ApiFailure::Gone),
+            (409, ApiFailure::Conflict),
+            (429, ApiFailure::Throttled { retry_after: None }),
+            (503, ApiFailure::Throttled { retry_after: None }),
+            (500, ApiFailure::Lost("500 x".to_owned())),
         ] {
             let error = kube::Error::Api(Status::failure("x", "").with_code(code).boxed());
-            assert_eq!(refusal(&error, "create", "pods"), want, "{code}");
+            assert_eq!(api_failure(&error, "create", "pods"), want, "{code}");
         }
         let gone = Status::failure("pods \"namespaces-b7k2qd\" not found", "").with_code(404);
         let error = kube::Error::Api(gone.boxed());
-        assert_eq!(refusal(&error, "delete", "pods"), Refusal::Gone);
+        assert_eq!(api_failure(&error, "delete", "pods"), ApiFailure::Gone);
     }
 }

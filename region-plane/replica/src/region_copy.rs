@@ -1,7 +1,7 @@
 //! What is held, what may change it, and what is refused.
 //!
 //! Pure: a [`Step`] is computed from what is held and what was received; the caller makes it
-//! durable and then hands it to [`Held::take`].
+//! durable and then hands it to [`RegionCopy::take`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,7 +105,7 @@ const DELETES_FREE: usize = 10;
 /// Invariants: `here` is what `Here` makes of `all`; `revisions` has one entry for
 /// each object of `all`; `hash` is the sum over `revisions`.
 #[derive(Debug)]
-pub struct Held {
+pub struct RegionCopy {
     meta: Option<Meta>,
     all: Catalog,
     here: Here,
@@ -114,7 +114,7 @@ pub struct Held {
     zone_configured: String,
 }
 
-impl Held {
+impl RegionCopy {
     pub fn new(me: Region, zone: String) -> Self {
         Self {
             meta: None,

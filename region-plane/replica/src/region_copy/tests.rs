@@ -100,8 +100,8 @@ fn sealed(cluster: &str, epoch: u64, revision: u64, apps: &[App], fns: &[Fn]) ->
 }
 
 /// A replica in fra that holds `apps` at `revision`.
-pub fn held(revision: u64, apps: &[App], fns: &[Fn]) -> Held {
-    let mut held = Held::new(region("fra"), "fn.test".to_owned());
+pub fn held(revision: u64, apps: &[App], fns: &[Fn]) -> RegionCopy {
+    let mut held = RegionCopy::new(region("fra"), "fn.test".to_owned());
     let snapshot = sealed("demo", 1, revision, apps, fns);
     let step = held.snapshot(&snapshot).unwrap().unwrap();
     held.take(step);
@@ -109,7 +109,7 @@ pub fn held(revision: u64, apps: &[App], fns: &[Fn]) -> Held {
 }
 
 /// As the watch would tell of them.
-pub fn put_regions(held: &mut Held, regions: Vec<Region>) {
+pub fn put_regions(held: &mut RegionCopy, regions: Vec<Region>) {
     let meta = held.meta().unwrap().clone();
     held.take(Step {
         meta,
@@ -197,7 +197,7 @@ fn absence_in_a_newer_snapshot_deletes() {
 fn lines_are_taken_in_order_and_a_revision_is_settled_by_the_next() {
     let mut held = held(10, &[], &[]);
     let put = |app: &App| WatchLine::put(app.into());
-    let settled = |held: &Held| held.meta().unwrap().settled;
+    let settled = |held: &RegionCopy| held.meta().unwrap().settled;
     let mut take = |line: WatchLine| {
         if let Some(step) = held.line(line)? {
             held.take(step);
@@ -218,7 +218,7 @@ fn lines_are_taken_in_order_and_a_revision_is_settled_by_the_next() {
 fn only_what_is_placed_here_is_here_even_when_a_fn_comes_before_its_app() {
     let mut held = held(1, &[], &[]);
     let mut revision = 1;
-    let mut take = |held: &mut Held, object: Object| {
+    let mut take = |held: &mut RegionCopy, object: Object| {
         revision += 1;
         let mut meta = held.meta().unwrap().clone();
         meta.revision = Revision(revision);
@@ -229,7 +229,7 @@ fn only_what_is_placed_here_is_here_even_when_a_fn_comes_before_its_app() {
             sync: false,
         });
     };
-    let here = |held: &Held| {
+    let here = |held: &RegionCopy| {
         (
             held.here().apps().count(),
             held.here().fns().count(),
@@ -281,7 +281,7 @@ proptest! {
     ) {
         let at = |n: u64, revision: u64| Object::App(app(&format!("A{n}"), None, revision));
         let meta = held(1, &[], &[]).meta().unwrap().clone();
-        let take = |held: &mut Held, objects: Vec<Object>| held.take(Step {
+        let take = |held: &mut RegionCopy, objects: Vec<Object>| held.take(Step {
             meta: meta.clone(), puts: objects, deletes: Vec::new(), sync: false,
         });
         let mut straight = held(1, &[], &[]);
@@ -308,13 +308,13 @@ fn every_kind_that_regions_receive_is_taken_kept_and_let_go() {
         .filter(|kind| kind.received_by_regions())
         .map(|kind| example(*kind, Revision(2)))
         .collect();
-    let held_in = |held: &Held| {
+    let held_in = |held: &RegionCopy| {
         let objects = held.all().objects();
         objects.map(|object| object.to_owned()).collect::<Vec<_>>()
     };
 
     let mut held = held(1, &[], &[]);
-    let take = |held: &mut Held, line: WatchLine| {
+    let take = |held: &mut RegionCopy, line: WatchLine| {
         let text = serde_json::to_string(&line).unwrap();
         let step = held.line(serde_json::from_str(&text).unwrap());
         let step = step.unwrap().unwrap();
@@ -336,7 +336,7 @@ fn every_kind_that_regions_receive_is_taken_kept_and_let_go() {
         count: all.len() as u64,
         sha256: String::new(),
     };
-    let mut fresh = Held::new(region("nrt"), "fn.test".to_owned());
+    let mut fresh = RegionCopy::new(region("nrt"), "fn.test".to_owned());
     let step = fresh.snapshot(&Envelope::seal(id, &body)).unwrap().unwrap();
     fresh.take(step);
     assert_eq!(held_in(&fresh), all, "taken from a snapshot");
@@ -384,7 +384,7 @@ struct Follower {
 }
 
 impl Follower {
-    fn catch_up(&mut self, held: &Held) {
+    fn catch_up(&mut self, held: &RegionCopy) {
         let (told, position) = &mut self.functions;
         let (news, now) = held.functions_since(*position);
         *position = now;
@@ -460,7 +460,7 @@ proptest! {
         }
         follower.catch_up(&kept);
 
-        let mut fresh = Held::new(region("fra"), "fn.test".to_owned());
+        let mut fresh = RegionCopy::new(region("fra"), "fn.test".to_owned());
         let all = kept.all();
         // Triggers before their functions, and these before their apps.
         let mut puts: Vec<Object> = all.objects().map(|object| object.to_owned()).collect();
@@ -472,7 +472,7 @@ proptest! {
             sync: false,
         });
         prop_assert_eq!(kept.here(), fresh.here());
-        let settings = |held: &Held| -> BTreeMap<FnId, u64> {
+        let settings = |held: &RegionCopy| -> BTreeMap<FnId, u64> {
             held.callable().map(|function| (function.id.clone(), held.order(&function.id).unwrap())).collect()
         };
         prop_assert_eq!(settings(&kept), settings(&fresh));
