@@ -245,12 +245,24 @@ pub struct Explanation {
     pub client: String,
     /// Where the block is thought to be, as `DE (worldmap)`, or `unknown`.
     pub located: String,
-    /// One line: `fra 12 ms + 0; iad 92 ms + 0 -> fra`.
+    /// One line: `fra 12 ms + 0; iad 91.5 ms + 0 -> fra`.
     pub decision: String,
     /// `ranked`, `all_down`, `nothing_placed`.
     pub reason: String,
     pub ttl_secs: u32,
     pub view: crate::view::ViewId,
+    /// Class of the client map that the block is of; absent for names that are not steered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<u32>,
+    /// What regions that are about equally good are drawn by, 16 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Number of the time slot, for demand that is spread over those too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u64>,
+    /// By how much some price has to change at least before the answer can be another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin_ms: Option<f64>,
     pub candidates: Vec<Candidate>,
 }
 
@@ -258,8 +270,15 @@ pub struct Explanation {
 pub struct Candidate {
     pub region: String,
     pub rtt_ms: f64,
-    pub price_ms: u32,
+    /// Whether the RTT was measured; modelled by distance if not.
+    #[serde(default)]
+    pub measured: bool,
+    /// With tenths.
+    pub price_ms: f64,
     pub verdict: VerdictBody,
+    /// How much of the demand of clients like this one it has, 0 to 100.
+    #[serde(default)]
+    pub share_percent: f64,
     pub placed: bool,
     pub chosen: bool,
     /// Why it won or lost, as `least rtt + price` or `down`.

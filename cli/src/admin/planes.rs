@@ -245,7 +245,7 @@ fn explained(explanation: Explanation) -> String {
             (if candidate.chosen { "->" } else { "" }).to_owned(),
             candidate.region,
             format!("{:.1} ms", candidate.rtt_ms),
-            format!("{} ms", candidate.price_ms),
+            format!("{:.1} ms", candidate.price_ms),
             verdict(candidate.verdict),
             (if candidate.placed { "yes" } else { "no" }).to_owned(),
             candidate.because,
@@ -278,8 +278,10 @@ mod tests {
         let candidate = |region: &str, rtt_ms, verdict, chosen, because: &str| Candidate {
             region: region.to_owned(),
             rtt_ms,
-            price_ms: 0,
+            measured: false,
+            price_ms: 0.0,
             verdict,
+            share_percent: if chosen { 100.0 } else { 0.0 },
             placed: true,
             chosen,
             because: because.to_owned(),
@@ -298,6 +300,10 @@ mod tests {
                 count: 3,
                 sha256: String::new(),
             },
+            class: Some(42),
+            key: Some("00000000deadbeef".to_owned()),
+            slot: None,
+            margin_ms: Some(76.0),
             candidates: vec![
                 candidate("fra", 12.0, VerdictBody::Healthy, true, "least rtt + price"),
                 candidate("iad", 92.25, VerdictBody::Down, false, "down"),
@@ -308,9 +314,9 @@ mod tests {
             "\
 fra 12 ms + 0; iad 92 ms + 0 -> fra
 
-    REGION  RTT      PRICE  VERDICT  PLACED  BECAUSE
-->  fra     12.0 ms  0 ms   healthy  yes     least rtt + price
-    iad     92.2 ms  0 ms   down     yes     down
+    REGION  RTT      PRICE   VERDICT  PLACED  BECAUSE
+->  fra     12.0 ms  0.0 ms  healthy  yes     least rtt + price
+    iad     92.2 ms  0.0 ms  down     yes     down
 
 shop.fn.test for 46.4.0.0/24 (DE (worldmap)), ranked, TTL 5 s, view 1.7
 "

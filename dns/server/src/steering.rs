@@ -1,14 +1,13 @@
 //! A view's tables, and the way from a client's address to the addresses it is given.
 //!
-//! The decision itself is `dns-steering`'s; this module looks the client up on the world map,
-//! asks, and turns regions into addresses.
+//! The decision itself is `dns-steering`'s; this module asks it and turns regions into addresses.
 //!
-//! A region without an address of the family asked is passed over for the best one that has one,
-//! so that an IPv6-only client is steered too; NODATA is left for when no region that serves the
-//! name has that family, which depends on no client and is true for all.
+//! One region is chosen for both families, and one with IPv4 before any without: a family that it lacks
+//! is NODATA. That is AAAA while regions with IPv4 serve, and resolvers of IPv6-only clients make AAAA
+//! of A (RFC 6147), but nobody makes A of AAAA.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api_types::{Region, RegionName};
@@ -19,11 +18,16 @@ use hickory_proto::rr::RecordType;
 use metrics::{Counter, counter};
 
 use crate::config::Config;
+use dns_steering::map::Modelled;
+use dns_steering::mask::REGIONS_MAX;
 use dns_steering::name::{self, Target};
+use dns_steering::rank::rank_from;
 use dns_steering::view::ViewParts;
-use dns_steering::{Client, Place, PlacedApp, PlacedFn, Policy, Reason, View, ViewError, steer};
+use dns_steering::{
+    Key, LocationClass, PlacedApp, PlacedFn, Policy, Reason, SetId, View, ViewError, decide,
+};
 use dns_worldmap::explain::{SITE_V4, SITE_V6, explain};
-use dns_worldmap::{Located, OpenError, WorldMap};
+use dns_worldmap::{OpenError, WorldMap};
 
 /// What steering needs beside a view: set at start, the same for every query.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ impl Setting {
             true => WorldMap::built_in(),
             false => Arc::new(WorldMap::open(&config.worldmap.path)?),
         };
+        // Not while a view waits to be served.
+        map.world();
         Ok(Self {
             zone: config.zone(),
             map,
@@ -94,7 +100,7 @@ impl Block {
 
 /// Where a region is in its view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RegionIndex(usize);
+pub struct RegionIndex(u16);
 
 /// What an A or AAAA question gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,8 +118,8 @@ pub struct Chosen {
 pub struct Steering {
     view: View,
     map_sha256: String,
+    /// By the view's order.
     rows: Vec<Row>,
-    by_name: BTreeMap<RegionName, RegionIndex>,
 }
 
 /// Why a view makes no tables.
@@ -148,35 +154,21 @@ impl Row {
 }
 
 impl Steering {
-    /// Builds the tables of a view.
+    /// Builds the tables of a view. Where it has the regions of `held`, it has its client map.
     ///
     /// # Errors
     /// If a region of it is malformed, or has no address at all.
-    pub fn build(body: SteeringBody) -> Result<Self, BuildError> {
+    pub fn build(
+        body: SteeringBody,
+        setting: &Setting,
+        held: Option<&Self>,
+    ) -> Result<Self, BuildError> {
         let regions = body
             .regions
             .into_iter()
             .map(Region::try_from)
             .collect::<Result<Vec<_>, _>>()
             .map_err(BuildError::Region)?;
-        let rows: Vec<Row> = regions
-            .iter()
-            .map(|region| Row {
-                name: region.name.clone(),
-                ipv4: region.ipv4.map(IpAddr::V4),
-                ipv6: region.ipv6.map(IpAddr::V6),
-                // Bounded by the regions of the federation.
-                answered: counter!(
-                    "tradewind_dns_answers_total",
-                    "region" => region.name.to_string()
-                ),
-            })
-            .collect();
-        let by_name = rows
-            .iter()
-            .enumerate()
-            .map(|(index, row)| (row.name.clone(), RegionIndex(index)))
-            .collect();
         let placed_apps = body.placed_apps.into_iter().map(|app| PlacedApp {
             name: app.name,
             regions: app.regions,
@@ -195,12 +187,22 @@ impl Steering {
             placed_apps: placed_apps.collect(),
             placed_fns: placed_fns.collect(),
         })
+        .and_then(|view| view.located(setting.map.world(), held.map(|held| &held.view)))
         .map_err(BuildError::View)?;
+        let rows = view.regions().iter().map(|region| Row {
+            name: region.name.clone(),
+            ipv4: region.ipv4.map(IpAddr::V4),
+            ipv6: region.ipv6.map(IpAddr::V6),
+            // Bounded by the regions of the federation.
+            answered: counter!(
+                "tradewind_dns_answers_total",
+                "region" => region.name.to_string()
+            ),
+        });
         Ok(Self {
-            view,
             map_sha256: body.map_sha256,
-            rows,
-            by_name,
+            rows: rows.collect(),
+            view,
         })
     }
 
@@ -218,19 +220,20 @@ impl Steering {
     }
 
     pub fn region(&self, name: &str) -> Option<RegionIndex> {
-        self.by_name.get(&name.parse().ok()?).copied()
+        self.view.structure().index(name).map(RegionIndex)
     }
 
     /// A region's own address, whatever is thought of the region.
     pub fn address(&self, region: RegionIndex, family: Family) -> Option<IpAddr> {
-        self.rows[region.0].address(family)
+        self.rows[usize::from(region.0)].address(family)
     }
 
     pub fn count_answer(&self, region: RegionIndex) {
-        self.rows[region.0].answered.increment(1);
+        self.rows[usize::from(region.0)].answered.increment(1);
     }
 
-    /// The addresses for a client: the best region's that has one of that family.
+    /// The address of the region that a client is sent to, if that has one of the family; all when
+    /// failing open.
     pub fn choose(
         &self,
         target: &Target,
@@ -238,37 +241,74 @@ impl Steering {
         family: Family,
         setting: &Setting,
     ) -> Chosen {
-        let answer = steer(
-            &self.client(block, setting),
-            target,
-            &self.view,
-            &setting.policy,
-        );
-        let ranked = answer
-            .regions
-            .iter()
-            .filter_map(|name| self.by_name.get(name))
-            .filter_map(|index| Some((*index, self.address(*index, family)?)));
-        let open = answer.reason == Reason::AllDown;
-        let picked: Vec<_> = ranked.take(if open { usize::MAX } else { 1 }).collect();
+        let client = self.view.client(block.ip, block.prefix);
+        let Some(decision) = decide(&client, target, &self.view, &setting.policy) else {
+            return Chosen {
+                addresses: Vec::new(),
+                ttl_secs: setting.policy.ttl_secs,
+                scope: 0,
+                region: None,
+            };
+        };
+        let address = |index: u16| self.address(RegionIndex(index), family);
+        let (addresses, region) = if decision.reason == Reason::AllDown {
+            let mut all = [0; REGIONS_MAX];
+            let count = decision.order(&client, &self.view, &mut all);
+            let addresses = all[..count].iter().filter_map(|index| address(*index));
+            (addresses.collect(), None)
+        } else {
+            let winner = decision.ranked.winner;
+            let address = winner.and_then(|index| Some((index, address(index)?)));
+            let region = address.map(|(index, _)| RegionIndex(index));
+            (address.map(|(_, ip)| ip).into_iter().collect(), region)
+        };
         Chosen {
-            region: picked.first().map(|(index, _)| *index).filter(|_| !open),
-            addresses: picked.into_iter().map(|(_, address)| address).collect(),
-            ttl_secs: answer.ttl_secs,
-            scope: answer.scope,
+            region,
+            addresses,
+            ttl_secs: decision.ttl_secs,
+            scope: decision.scope,
         }
-    }
-
-    fn client(&self, block: &Block, setting: &Setting) -> Client {
-        let place = setting.map.locate(block.ip).as_ref().map(Located::place);
-        Client::new(block.ip, block.prefix, place)
     }
 
     /// The tables' own questions, asked before they are served: the first name that would resolve
     /// to nothing for some client. An app that no region may run has no address by its own wish.
+    ///
+    /// Names of one placement set have one answer, so each set is asked for once.
     pub fn first_name_without_address(&self, setting: &Setting) -> Option<String> {
         let zone = &setting.zone;
-        let steered = [
+        let (structure, prepared) = (self.view.structure(), self.view.prepared());
+        // One client at each region and one that no map knows: whatever wins, it must have an
+        // address.
+        let places = structure.locations().iter().copied().map(Some);
+        let clients: Vec<Modelled> = places
+            .chain([None])
+            .map(|location| {
+                let place = LocationClass {
+                    location,
+                    continent: None,
+                };
+                Modelled::new(place, structure.locations())
+            })
+            .collect();
+        let answers = |set: SetId| {
+            clients.iter().all(|client| {
+                let distances = client.distances();
+                let ranked = rank_from(structure, prepared, &distances, set, Key(0));
+                let has_address = |index| {
+                    let region = RegionIndex(index);
+                    let families = [Family::V4, Family::V6];
+                    families
+                        .iter()
+                        .any(|family| self.address(region, *family).is_some())
+                };
+                match ranked.winner {
+                    Some(winner) => has_address(winner),
+                    None => Reason::from(ranked.why) == Reason::NothingPlaced,
+                }
+            })
+        };
+        let mut asked = BTreeSet::new();
+        let mut steered = [
             zone.clone(),
             format!("invoke.{zone}"),
             format!("any-app.{zone}"),
@@ -280,32 +320,9 @@ impl Steering {
                 .placed_fns()
                 .map(|(app, name)| format!("{name}--{app}.{zone}")),
         );
-        // One client at each region and one that no map knows: whatever wins, it must have an
-        // address.
-        let clients: Vec<Client> = self
-            .view
-            .regions()
-            .iter()
-            .map(|region| {
-                Some(Place {
-                    location: region.location,
-                    network_len: 0,
-                })
-            })
-            .chain([None])
-            .map(|place| Client::new(Ipv4Addr::UNSPECIFIED.into(), 0, place))
-            .collect();
-        let mut steered = steered;
         steered.find(|name| {
-            let target = name::parse(zone, name);
-            clients.iter().any(|client| {
-                let answer = steer(client, &target, &self.view, &setting.policy);
-                answer.reason != Reason::NothingPlaced
-                    && !answer
-                        .regions
-                        .iter()
-                        .any(|region| self.by_name.contains_key(region))
-            })
+            let set = self.view.set(&name::parse(zone, name));
+            set.is_some_and(|set| asked.insert(set) && !answers(set))
         })
     }
 

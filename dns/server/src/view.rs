@@ -149,7 +149,8 @@ pub fn admit(
             found: body.regions.len(),
         });
     }
-    let steering = Steering::build(body).map_err(ViewRefused::Tables)?;
+    let before = held.map(|held| &held.steering);
+    let steering = Steering::build(body, setting, before).map_err(ViewRefused::Tables)?;
     if let Some(held) = held {
         guard(&held.steering, &steering)?;
     }

@@ -4,13 +4,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use api_types::Location;
 
+use crate::map::{ClassId, LocationClass};
+use crate::partition::{LEAF_MAX_V4, LEAF_MAX_V6, Leaf};
+
 /// A network of clients that get one answer, and where it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Client {
     /// Host bits are zero beyond `scope`.
     network: IpAddr,
     scope: u8,
-    location: Option<Location>,
+    place: LocationClass,
+    class: Option<ClassId>,
+    slot: Option<u64>,
 }
 
 /// Where a client was found to be, and how widely that holds.
@@ -29,11 +34,6 @@ pub struct Embedded {
     pub offset: u8,
 }
 
-/// No longer scope is ever told: resolvers refuse longer ones (RFC 7871 §11.1), and answers by
-/// smaller networks would be cached once and never used again.
-const SCOPE_MAX_V4: u8 = 24;
-const SCOPE_MAX_V6: u8 = 56;
-
 impl Client {
     /// A client by its address, of which `source_len` bits are known (RFC 7871 SOURCE
     /// PREFIX-LENGTH; the length of the block around it if a resolver's own address stands for its
@@ -45,23 +45,70 @@ impl Client {
     /// answer served to everybody.
     #[must_use]
     pub fn new(ip: IpAddr, source_len: u8, place: Option<Place>) -> Self {
-        let scope_max = match (ip, embedded_v4(ip)) {
-            (IpAddr::V4(_), _) => SCOPE_MAX_V4,
-            (IpAddr::V6(_), Some(embedded)) => embedded.offset + SCOPE_MAX_V4,
-            (IpAddr::V6(_), None) => SCOPE_MAX_V6,
-        };
         let known = place.map_or(u8::MAX, |place| place.network_len);
-        let scope = known.min(source_len).min(scope_max);
+        let place = LocationClass {
+            location: place.map(|place| place.location),
+            continent: None,
+        };
+        Self::at(ip, known.min(source_len), place, None)
+    }
+
+    /// A client as a client map has it.
+    pub(crate) fn of_leaf(
+        ip: IpAddr,
+        source_len: u8,
+        leaf: Leaf,
+        place: LocationClass,
+        class: ClassId,
+    ) -> Self {
+        Self::at(ip, leaf.len.min(source_len), place, Some(class))
+    }
+
+    fn at(ip: IpAddr, len: u8, place: LocationClass, class: Option<ClassId>) -> Self {
+        let len_max = match (ip, embedded_v4(ip)) {
+            (IpAddr::V4(_), _) => LEAF_MAX_V4,
+            (IpAddr::V6(_), Some(embedded)) => embedded.offset + LEAF_MAX_V4,
+            (IpAddr::V6(_), None) => LEAF_MAX_V6,
+        };
+        let scope = len.min(len_max);
         Self {
             network: network(ip, scope),
             scope,
-            location: place.map(|place| place.location),
+            place,
+            class,
+            slot: None,
+        }
+    }
+
+    /// The same client in a time slot. It counts only for demand that the rows mark as heavy.
+    #[must_use]
+    pub fn in_slot(self, slot: u64) -> Self {
+        Self {
+            slot: Some(slot),
+            ..self
         }
     }
 
     #[must_use]
     pub fn location(&self) -> Option<Location> {
-        self.location
+        self.place.location
+    }
+
+    /// Where it is, for distances that no map has.
+    #[must_use]
+    pub fn place(&self) -> LocationClass {
+        self.place
+    }
+
+    /// In the map of the view that it was found in.
+    #[must_use]
+    pub fn class(&self) -> Option<ClassId> {
+        self.class
+    }
+
+    #[must_use]
+    pub fn slot(&self) -> Option<u64> {
+        self.slot
     }
 
     /// First address of the network that the answer is for.
@@ -95,7 +142,7 @@ pub fn embedded_v4(ip: IpAddr) -> Option<Embedded> {
 }
 
 /// The network of `len` bits that an address is in; a length beyond the address means all of it.
-fn network(ip: IpAddr, len: u8) -> IpAddr {
+pub(crate) fn network(ip: IpAddr, len: u8) -> IpAddr {
     let len = u32::from(len);
     match ip {
         IpAddr::V4(ip) => {

@@ -1,25 +1,41 @@
 //! What is known of regions and placements at one revision.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
 
 use api_types::placement::{Placement, Placements, Selector, Tier};
 use api_types::{Catalog, Location, Region, RegionName};
 
+use crate::client::Client;
+use crate::map::{ClassId, ClientMap, Continents, MapError, World};
 use crate::name::{self, Target};
+use crate::rows::{Prepared, RegionRow, Rows};
+use crate::structure::{PlacementSet, SetId, Sets, Structure};
 
 /// All that decisions are made from. Two views of equal parts, in whatever order, decide alike.
 ///
-/// Invariants: regions are sorted by name, each once, each with an address and a place on Earth;
-/// tiers have one entry for each region.
+/// Invariants: regions are sorted by name, each once, each with an address and a place on Earth; rows
+/// have one entry for each region.
 #[derive(Debug, Clone, PartialEq)]
 pub struct View {
     zone: String,
     gateway_port: u16,
-    regions: Vec<Region>,
-    everywhere: Vec<Tier>,
-    apps: BTreeMap<String, Vec<Tier>>,
+    regions: Arc<[Region]>,
+    names: Arc<Names>,
+    world: Arc<World>,
+    structure: Arc<Structure>,
+    rows: Vec<RegionRow>,
+    slew_tenths_per_sec: u32,
+    prepared: Prepared,
+}
+
+/// What has a placement of its own.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Names {
+    apps: BTreeMap<String, SetId>,
     /// By app, then function.
-    fns: BTreeMap<String, BTreeMap<String, Vec<Tier>>>,
+    fns: BTreeMap<String, BTreeMap<String, SetId>>,
 }
 
 /// What a view is made of, as it travels.
@@ -67,6 +83,8 @@ pub enum ViewError {
     NoPlace { region: RegionName },
     #[error("the placement of {name:?} is listed twice")]
     PlacedTwice { name: String },
+    #[error("no client map can be made")]
+    Map(#[source] MapError),
 }
 
 impl ViewParts {
@@ -106,7 +124,8 @@ impl ViewParts {
 }
 
 impl View {
-    /// Checks the parts and builds the tables.
+    /// Checks the parts and builds the tables. Nobody's place is known to it until it is
+    /// [`Self::located`]; prices and verdicts are those of the regions until it has rows.
     ///
     /// # Errors
     /// If the parts contradict themselves.
@@ -123,48 +142,127 @@ impl View {
         }
         regions.sort_by(|a, b| a.name.cmp(&b.name));
         check(&regions)?;
-        let tiers = |placements: &Placements| -> Vec<Tier> {
-            let each = regions.iter().map(|region| placements.tier(region));
-            each.collect()
+        let set = |placements: &Placements| -> PlacementSet {
+            let tiers: Vec<Tier> = regions
+                .iter()
+                .map(|region| placements.tier(region))
+                .collect();
+            PlacementSet::of(&tiers)
         };
-        let everywhere = tiers(&Placements::default());
+        let mut sets = Sets::default();
+        sets.intern(set(&Placements::default()));
         let mut placements = BTreeMap::new();
-        let mut apps = BTreeMap::new();
+        let mut names = Names::default();
         for app in placed_apps {
             let placement = Placements {
                 app: Some(placement(app.regions, app.strict)),
                 function: None,
             };
-            if apps.insert(app.name.clone(), tiers(&placement)).is_some() {
+            let id = sets.intern(set(&placement));
+            if names.apps.insert(app.name.clone(), id).is_some() {
                 return Err(ViewError::PlacedTwice { name: app.name });
             }
             placements.insert(app.name, placement);
         }
-        let mut fns = BTreeMap::<String, BTreeMap<String, Vec<Tier>>>::new();
         for function in placed_fns {
             let of_app = placements.get(&function.app).cloned().unwrap_or_default();
             let placements = Placements {
                 function: Some(placement(function.regions, function.strict)),
                 ..of_app
             };
-            let of_app = fns.entry(function.app).or_default();
-            if of_app
-                .insert(function.name.clone(), tiers(&placements))
-                .is_some()
-            {
+            let id = sets.intern(set(&placements));
+            let of_app = names.fns.entry(function.app).or_default();
+            if of_app.insert(function.name.clone(), id).is_some() {
                 return Err(ViewError::PlacedTwice {
                     name: function.name,
                 });
             }
         }
+        let world = Arc::clone(&UNKNOWN);
+        let structure = Structure::new(&regions, sets, &world).map_err(ViewError::Map)?;
+        let rows: Vec<RegionRow> = regions.iter().map(row).collect();
+        let prepared = Prepared::new(&structure, &rows, &[], None);
         Ok(Self {
             zone,
             gateway_port,
-            regions,
-            everywhere,
-            apps,
-            fns,
+            regions: regions.into(),
+            names: Arc::new(names),
+            world,
+            structure: Arc::new(structure),
+            rows,
+            slew_tenths_per_sec: 0,
+            prepared,
         })
+    }
+
+    /// The same with the places of clients. Where `held`, a view before this one, has the same regions
+    /// in the same world, its map is used again.
+    ///
+    /// # Errors
+    /// If there are too many regions.
+    pub fn located(self, world: &Arc<World>, held: Option<&Self>) -> Result<Self, ViewError> {
+        let held = held.filter(|held| {
+            Arc::ptr_eq(&held.world, world)
+                && held.structure.names() == self.structure.names()
+                && held.structure.locations() == self.structure.locations()
+        });
+        let map = match held {
+            Some(held) => Arc::clone(held.structure.map()),
+            None => {
+                let map = ClientMap::modelled(world, self.structure.locations());
+                Arc::new(map.map_err(ViewError::Map)?)
+            }
+        };
+        Ok(Self {
+            world: Arc::clone(world),
+            structure: Arc::new(self.structure.with_map(map)),
+            ..self
+        })
+    }
+
+    /// The same with other rows: prices, verdicts and what else changes often. Nothing but what is
+    /// worked out of them is built again.
+    #[must_use]
+    pub fn with_rows(&self, rows: &Rows) -> Self {
+        let aligned = rows.aligned(&self.structure);
+        let held = Some(&self.prepared);
+        Self {
+            prepared: Prepared::new(&self.structure, &aligned, &rows.heavy, held),
+            rows: aligned,
+            slew_tenths_per_sec: rows.slew_tenths_per_sec,
+            ..self.clone()
+        }
+    }
+
+    /// A client by its address, of which `source_len` bits are known (RFC 7871 SOURCE PREFIX-LENGTH).
+    #[must_use]
+    pub fn client(&self, ip: IpAddr, source_len: u8) -> Client {
+        let leaf = self.structure.map().leaf(ip);
+        let class = ClassId(leaf.value);
+        let place = *self.structure.map().distances(class).place();
+        Client::of_leaf(ip, source_len, leaf, place, class)
+    }
+
+    #[must_use]
+    pub fn structure(&self) -> &Structure {
+        &self.structure
+    }
+
+    /// By the structure's order.
+    #[must_use]
+    pub fn rows(&self) -> &[RegionRow] {
+        &self.rows
+    }
+
+    #[must_use]
+    pub fn prepared(&self) -> &Prepared {
+        &self.prepared
+    }
+
+    /// 0 while prices do not move.
+    #[must_use]
+    pub fn slew_tenths_per_sec(&self) -> u32 {
+        self.slew_tenths_per_sec
     }
 
     #[must_use]
@@ -192,12 +290,13 @@ impl View {
 
     /// Names of apps with a placement, ascending.
     pub fn placed_apps(&self) -> impl Iterator<Item = &str> {
-        self.apps.keys().map(String::as_str)
+        self.names.apps.keys().map(String::as_str)
     }
 
     /// (app, function) of functions with a placement, ascending.
     pub fn placed_fns(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.fns
+        self.names
+            .fns
             .iter()
             .flat_map(|(app, fns)| fns.keys().map(|name| (app.as_str(), name.as_str())))
     }
@@ -222,29 +321,45 @@ impl View {
     /// Whether a label below the zone is a name of its own and not the wildcard's.
     fn has_own_name(&self, label: &str) -> bool {
         match name::below_apex(label.as_bytes()) {
-            Target::App(app) => self.apps.contains_key(&app),
+            Target::App(app) => self.names.apps.contains_key(&app),
             Target::Fn { app, name } => {
-                self.apps.contains_key(&app) || self.fn_tiers(&app, &name).is_some()
+                self.names.apps.contains_key(&app) || self.fn_set(&app, &name).is_some()
             }
             _ => false,
         }
     }
 
-    /// By index of the region; `None` for what is not steered.
-    pub(crate) fn tiers(&self, target: &Target) -> Option<&[Tier]> {
-        let tiers = match target {
+    /// The placement set of a name; `None` for what is not steered.
+    #[must_use]
+    pub fn set(&self, target: &Target) -> Option<SetId> {
+        let set = match target {
             Target::Apex | Target::Invoke | Target::Other | Target::Deeper { .. } => None,
-            Target::App(app) => self.apps.get(app),
-            Target::Fn { app, name } => self.fn_tiers(app, name).or_else(|| self.apps.get(app)),
+            Target::App(app) => self.names.apps.get(app).copied(),
+            Target::Fn { app, name } => {
+                let of_app = || self.names.apps.get(app).copied();
+                self.fn_set(app, name).or_else(of_app)
+            }
             Target::At | Target::RegionAt(_) | Target::Nameserver(_) | Target::Nothing => {
                 return None;
             }
         };
-        Some(tiers.unwrap_or(&self.everywhere))
+        Some(set.unwrap_or(SetId::EVERYWHERE))
     }
 
-    fn fn_tiers(&self, app: &str, name: &str) -> Option<&Vec<Tier>> {
-        self.fns.get(app)?.get(name)
+    fn fn_set(&self, app: &str, name: &str) -> Option<SetId> {
+        self.names.fns.get(app)?.get(name).copied()
+    }
+}
+
+static UNKNOWN: LazyLock<Arc<World>> = LazyLock::new(|| Arc::new(World::unknown()));
+
+/// A region's row until rows are told apart from regions.
+fn row(region: &Region) -> RegionRow {
+    RegionRow {
+        verdict: region.verdict,
+        price_tenths: region.price_ms.saturating_mul(10),
+        utilisation_permille: None,
+        unreachable_from: Continents::default(),
     }
 }
 

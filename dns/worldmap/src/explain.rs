@@ -13,17 +13,16 @@ use crate::{Located, WorldMap};
 pub const SITE_V4: u8 = 24;
 pub const SITE_V6: u8 = 48;
 
-/// A client of whom one whole address is known, and where the map has it.
+/// A client of whom one whole address is known.
 #[must_use]
-pub fn site(map: &WorldMap, ip: IpAddr) -> (Client, Option<Located>) {
+pub fn site(view: &View, ip: IpAddr) -> Client {
     let ip = embedded_v4(ip).map_or(ip, |embedded| embedded.ipv4.into());
-    let prefix = if ip.is_ipv4() { SITE_V4 } else { SITE_V6 };
-    let located = map.locate(ip);
-    let place = located.as_ref().map(Located::place);
-    (Client::new(ip, prefix, place), located)
+    let len = if ip.is_ipv4() { SITE_V4 } else { SITE_V6 };
+    view.client(ip, len)
 }
 
-/// Every candidate for `name` and why it won or lost; `None` if the view does not hold the name.
+/// Every candidate for `name` and why it won or lost; `None` if the view does not hold the name. The
+/// view's clients are those of the map.
 #[must_use]
 pub fn explain(
     view: &View,
@@ -37,28 +36,40 @@ pub fn explain(
     if !view.holds(&target) {
         return None;
     }
-    let (client, located) = site(map, client);
+    let located = map.locate(client);
+    let client = site(view, client);
     let answer = steer(&client, &target, view, policy);
     let candidates = answer.candidates.iter().map(|candidate| Candidate {
         region: candidate.region.to_string(),
-        rtt_ms: candidate.rtt_ms.map_or(0.0, f64::from),
-        price_ms: candidate.price_ms,
+        rtt_ms: ms(candidate.rtt_tenths.unwrap_or(0)),
+        measured: candidate.measured,
+        price_ms: ms(candidate.price_tenths),
         verdict: candidate.verdict.into(),
+        share_percent: candidate.share_percent(),
         placed: candidate.placed,
         chosen: candidate.chosen,
         because: candidate.because.to_string(),
     });
+    let used = answer.used;
     Some(Explanation {
         name: name.to_owned(),
         client: format!("{}/{}", client.network(), client.scope()),
-        located: match located {
-            Some(located) => format!("{} (worldmap)", located.country_code()),
+        located: match located.filter(|_| client.location().is_some()) {
+            Some(located) => format!("{} (worldmap)", Located::country_code(&located)),
             None => "unknown".to_owned(),
         },
         decision: answer.decision(),
         reason: answer.reason.to_string(),
         ttl_secs: answer.ttl_secs,
         view: id.clone(),
+        class: used.and_then(|used| Some(used.class?.0)),
+        key: used.map(|used| format!("{:016x}", used.key.0)),
+        slot: used.and_then(|used| used.slot),
+        margin_ms: used.and_then(|used| used.margin_tenths).map(ms),
         candidates: candidates.collect(),
     })
+}
+
+fn ms(tenths: u32) -> f64 {
+    f64::from(tenths) / 10.0
 }

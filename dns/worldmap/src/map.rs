@@ -1,20 +1,21 @@
 //! A database of networks and the look-up in it.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use api_types::{Digest, Location};
-use dns_steering::Place;
 use dns_steering::client::embedded_v4;
+use dns_steering::map::Continent;
+use dns_steering::{LocationClass, Place, World, distance};
 use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader, WithinOptions, path};
 use serde::de::IgnoredAny;
 use sha2::{Digest as _, Sha256};
 
-use crate::country;
+use crate::{country, region};
 
 type Bytes = Cow<'static, [u8]>;
 
@@ -23,6 +24,7 @@ type Bytes = Cow<'static, [u8]>;
 pub struct WorldMap {
     reader: Reader<Bytes>,
     digest: Digest,
+    world: OnceLock<Arc<World>>,
 }
 
 /// Where an address is.
@@ -145,13 +147,50 @@ impl WorldMap {
                 kind: reader.metadata().database_type.clone(),
             });
         }
-        Ok(Self { reader, digest })
+        Ok(Self {
+            reader,
+            digest,
+            world: OnceLock::new(),
+        })
     }
 
     /// SHA-256 of the database, 64 hexadecimal digits: two nodes with the same locate alike.
     #[must_use]
     pub fn sha256(&self) -> String {
         self.digest.to_string()
+    }
+
+    /// The database as steering takes it, with neighbours that are at one place put together. Made when
+    /// it is first asked for, which takes a second for a million networks; later it is ready.
+    pub fn world(&self) -> &Arc<World> {
+        self.world.get_or_init(|| Arc::new(self.make_world()))
+    }
+
+    fn make_world(&self) -> World {
+        let mut places: HashMap<Option<usize>, Option<u32>> = HashMap::new();
+        let mut locations: Vec<Location> = Vec::new();
+        let mut networks = Vec::new();
+        // Damage is found when a database is opened; what cannot be read here is nowhere.
+        let found = self.reader.networks(WithinOptions::default());
+        for network in found.into_iter().flatten().flatten() {
+            let Ok(prefix) = network.network() else {
+                continue;
+            };
+            // Most networks share their record with many others.
+            let location = places.entry(network.offset()).or_insert_with(|| {
+                let (_, location) = place(&network)?;
+                locations.push(location);
+                u32::try_from(locations.len() - 1).ok()
+            });
+            if let Some(location) = *location {
+                networks.push((prefix.ip(), prefix.prefix(), location));
+            }
+        }
+        let (places, place_of) = classes(&locations);
+        let networks = networks
+            .into_iter()
+            .map(|(ip, len, location)| (ip, len, place_of[location as usize]));
+        World::new(places, networks).expect("places are counted, and networks have one of them")
     }
 
     /// Where an address is; `None` if the database does not know.
@@ -176,6 +215,58 @@ impl WorldMap {
             prefix_len: offset + len,
         })
     }
+}
+
+/// More would have more distances than memory is worth: a database of cities is coarser than the grid
+/// that fits.
+const CLASSES_MAX: usize = 16_384;
+
+/// Steps in degrees that places are put on, if there are too many: the finest that leaves few enough.
+/// Of the last there are no more cells than fit.
+const GRIDS: [f64; 4] = [0.25, 0.5, 1.0, 2.0];
+
+/// Places that are told apart, and which of them each location is.
+fn classes(locations: &[Location]) -> (Vec<LocationClass>, Vec<u16>) {
+    let exact = |degrees: f64| degrees;
+    let mut found = distinct(locations, exact);
+    for grid in GRIDS {
+        if found.0.len() > CLASSES_MAX {
+            found = distinct(locations, |degrees: f64| (degrees / grid).round() * grid);
+        }
+    }
+    found
+}
+
+fn distinct(
+    locations: &[Location],
+    on_grid: impl Fn(f64) -> f64,
+) -> (Vec<LocationClass>, Vec<u16>) {
+    let mut classes = Vec::new();
+    let mut known = BTreeMap::new();
+    let of_each = locations.iter().map(|location| {
+        let location = Location {
+            latitude: on_grid(location.latitude),
+            longitude: on_grid(location.longitude),
+        };
+        let bits = (location.latitude.to_bits(), location.longitude.to_bits());
+        *known.entry(bits).or_insert_with(|| {
+            let index = u16::try_from(classes.len()).unwrap_or(u16::MAX);
+            classes.push(LocationClass {
+                location: Some(location),
+                continent: continent(location),
+            });
+            index
+        })
+    });
+    let of_each = of_each.collect();
+    (classes, of_each)
+}
+
+/// That of the nearest metro, by which regions are named: whoever is near it reaches what it reaches.
+fn continent(location: Location) -> Option<Continent> {
+    let metros = region::region_metros().filter_map(region::region_place);
+    let nearest = metros.min_by_key(|metro| distance::rtt_tenths(location, metro.location));
+    Continent::from_geo(nearest?.geo)
 }
 
 impl fmt::Debug for WorldMap {

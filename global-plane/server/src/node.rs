@@ -84,7 +84,7 @@ impl Node {
     #[must_use]
     pub fn steer(&self, client: IpAddr, called: &Target) -> Vec<Gateway> {
         match &self.views.steering(&self.replica).view {
-            Ok(view) => steering::gateways(view, &self.map, &self.config.policy(), client, called),
+            Ok(view) => steering::gateways(view, &self.config.policy(), client, called),
             Err(_) => Vec::new(),
         }
     }

@@ -143,6 +143,7 @@ async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             zone: config.zone.clone(),
             gateway_port: config.gateway_port,
             map_sha256: map.sha256(),
+            world: Arc::clone(map.world()),
         }),
         reader: Reader::new(Arc::clone(&replica), handle.clone()),
         forwarder: Arc::new(Forwarder::new(BY_GLOBAL)),

@@ -4,20 +4,12 @@ use std::net::IpAddr;
 
 use calls_forward::Gateway;
 use dns_steering::{Policy, Target, View, steer};
-use dns_worldmap::WorldMap;
 use dns_worldmap::explain::site;
 
 /// Gateways to try, best first; empty if none may serve it.
 #[must_use]
-pub fn gateways(
-    view: &View,
-    map: &WorldMap,
-    policy: &Policy,
-    client: IpAddr,
-    called: &Target,
-) -> Vec<Gateway> {
-    let (client, _) = site(map, client);
-    steer(&client, called, view, policy)
+pub fn gateways(view: &View, policy: &Policy, client: IpAddr, called: &Target) -> Vec<Gateway> {
+    steer(&site(view, client), called, view, policy)
         .regions
         .iter()
         .filter_map(|region| view.region(region.as_str()))

@@ -6,7 +6,7 @@ use api_types::{Revision, dns_label};
 use api_wire::planes::RegionBody;
 use api_wire::view::{Envelope, MetadataBody, PlacedApp, PlacedFn, SteeringBody, ViewId};
 use bytes::Bytes;
-use dns_steering::{View, ViewError, ViewParts};
+use dns_steering::{View, ViewError, ViewParts, World};
 use global_plane_state::State;
 
 use crate::machine::Replica;
@@ -21,6 +21,8 @@ pub struct Site {
     pub zone: String,
     pub gateway_port: u16,
     pub map_sha256: String,
+    /// Where clients are, for calls that come here.
+    pub world: Arc<World>,
 }
 
 /// The steering view, ready to send and ready to ask.
@@ -59,6 +61,7 @@ impl Views {
         {
             return Arc::clone(steering);
         }
+        let last = held.as_deref();
         let (revision, body, parts) = replica.read_core(|core| {
             let parts = self.parts(&core.state);
             (core.placed.revision(), self.steering_body(&parts), parts)
@@ -67,7 +70,12 @@ impl Views {
         let steering = Arc::new(Steering {
             id: envelope.id.clone(),
             sealed: Bytes::from(serde_json::to_vec(&envelope).expect("views are plain data")),
-            view: View::new(parts),
+            view: View::new(parts).and_then(|view| {
+                view.located(
+                    &self.site.world,
+                    last.and_then(|last| last.view.as_ref().ok()),
+                )
+            }),
         });
         if let Err(error) = &steering.view {
             tracing::error!(%revision, %error, "calls cannot be steered by this view");

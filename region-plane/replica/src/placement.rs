@@ -2,7 +2,9 @@
 
 use api_types::placement::{Placements, Tier, Why};
 use api_types::{App, Catalog, Fn, Region};
-use dns_steering::distance;
+use dns_steering::rank::nearest_first;
+use dns_steering::structure::salt;
+use dns_steering::{Key, NameHash, distance};
 
 use crate::RegionCopy;
 
@@ -27,29 +29,38 @@ pub fn serves_itself(held: &RegionCopy, function: &Fn) -> bool {
 /// The regions to hand a call of the function to instead of this one, and why those.
 #[must_use]
 pub fn peers(held: &RegionCopy, function: &Fn) -> Peers {
-    peers_of(held, held.all().placements(function))
+    peers_of(held, held.all().placements(function), function.id.as_str())
 }
 
 /// The regions to hand a call to that names something unknown here: any, since whoever knows it
 /// knows its placement too.
 #[must_use]
 pub fn peers_of_unknown(held: &RegionCopy) -> Peers {
-    peers_of(held, Some(Placements::default()))
+    peers_of(held, Some(Placements::default()), "")
 }
 
-fn peers_of(held: &RegionCopy, placements: Option<Placements>) -> Peers {
+/// Those that are about equally near share the functions among them, as they share DNS's clients.
+fn peers_of(held: &RegionCopy, placements: Option<Placements>, of: &str) -> Peers {
     let me = held.me();
-    let (why, mut peers) = placements.map_or((Why::Nowhere, Vec::new()), |placements| {
+    let (why, peers) = placements.map_or((Why::Nowhere, Vec::new()), |placements| {
         placements.peers(&me.name, held.regions())
     });
-    let cost = |region: &Region| {
-        distance::rtt_ms(me.location, region.location).saturating_add(region.price_ms)
-    };
-    peers.sort_by(|a, b| cost(a).cmp(&cost(b)).then_with(|| a.name.cmp(&b.name)));
-    peers.truncate(PEERS_MAX);
+    let costs: Vec<u32> = peers
+        .iter()
+        .map(|peer| {
+            let rtt = u32::from(distance::rtt_tenths(me.location, peer.location));
+            rtt.saturating_add(peer.price_ms.saturating_mul(10))
+        })
+        .collect();
+    let salts: Vec<u64> = peers.iter().map(|peer| salt(&peer.name)).collect();
+    let key = Key(NameHash::new(me.name.as_str(), of).0);
+    let order = nearest_first(&costs, &salts, key, PEERS_MAX);
     Peers {
         why,
-        regions: peers.into_iter().cloned().collect(),
+        regions: order
+            .into_iter()
+            .map(|index| peers[index].clone())
+            .collect(),
     }
 }
 

@@ -110,7 +110,7 @@ fn a_placement_is_a_mask() {
 }
 
 #[test]
-fn the_best_region_that_has_the_family_is_answered() {
+fn one_region_is_answered_for_both_families_and_one_with_ipv4_first() {
     let (dir, global) = (tempdir().unwrap(), Global::start());
     let mut view = body(vec![iad(), fra(), nrt()]);
     view.regions[0].ipv6 = Some("2001:db8::1".parse().unwrap());
@@ -119,21 +119,28 @@ fn the_best_region_that_has_the_family_is_answered() {
     global.offer(seal(1, &view));
     let server = Server::start("127.42.1.4", dir.path(), &[&global.url]);
     server.until_revision(1);
-    for (client, kind, want) in [
-        (FRANKFURT, RecordType::AAAA, "2001:db8::1"),
-        (TOKYO, RecordType::AAAA, "2001:db8::3"),
-        (FRANKFURT, RecordType::A, FRA),
-    ] {
+    let told = |server: &Server, client: &str, kind| -> Vec<String> {
         let answer = server.ask(&with_subnet("app.fn.test", kind, client));
-        assert_eq!(ips(&answer)[0].to_string(), want, "{client} {kind}");
+        ips(&answer).iter().map(ToString::to_string).collect()
+    };
+    // Frankfurt has no IPv6, and Tokyo no IPv4: its clients go elsewhere.
+    for (client, v4, v6) in [
+        (ATLANTA, IAD, vec!["2001:db8::1"]),
+        (FRANKFURT, FRA, vec![]),
+    ] {
+        assert_eq!(told(&server, client, RecordType::A), [v4], "{client}");
+        assert_eq!(told(&server, client, RecordType::AAAA), v6, "{client}");
     }
-    assert!(
-        [IAD, FRA].contains(
-            &server.addresses("app.fn.test", TOKYO)[0]
-                .to_string()
-                .as_str()
-        )
-    );
+    let of_tokyo = told(&server, TOKYO, RecordType::A);
+    assert!([IAD, FRA].contains(&of_tokyo[0].as_str()), "{of_tokyo:?}");
+    // With no other left it serves those that can reach it.
+    for row in &mut view.regions[..2] {
+        row.verdict = VerdictBody::Down;
+    }
+    global.offer(seal(2, &view));
+    server.until_revision(2);
+    assert_eq!(told(&server, TOKYO, RecordType::AAAA), ["2001:db8::3"]);
+    assert!(told(&server, TOKYO, RecordType::A).is_empty());
 }
 
 #[test]

@@ -434,12 +434,12 @@ fn decisions_read_as_lines() {
         (
             parts(healthy()),
             &berlin,
-            "fra 10 ms + 0; lhr 16 ms + 0; iad 91 ms + 0; nrt 120 ms + 0 -> fra",
+            "fra 9.5 ms + 0; lhr 16.1 ms + 0; iad 91.5 ms + 0; nrt 119.9 ms + 0 -> fra",
         ),
         (
             parts(vec![metro("lhr"), price("fra", 40)]),
             &berlin,
-            "lhr 16 ms + 0; fra 10 ms + 40 -> lhr",
+            "lhr 16.1 ms + 0; fra 9.5 ms + 40 -> lhr",
         ),
         (
             parts(vec![
@@ -448,12 +448,12 @@ fn decisions_read_as_lines() {
                 verdict("iad", Suspect),
             ]),
             &berlin,
-            "iad 91 ms + 0; lhr 16 ms + 0 (draining); fra 10 ms + 0 (down) -> iad",
+            "iad 91.5 ms + 0; lhr 16.1 ms + 0 (draining); fra 9.5 ms + 0 (down) -> iad",
         ),
         (
             strict(healthy()),
             &berlin,
-            "fra 10 ms + 0; lhr 16 ms + 0 -> fra",
+            "fra 9.5 ms + 0; lhr 16.1 ms + 0 -> fra",
         ),
         (
             strict(vec![
@@ -462,12 +462,12 @@ fn decisions_read_as_lines() {
                 metro("iad"),
             ]),
             &berlin,
-            "lhr 16 ms + 0 (draining); fra 10 ms + 0 (down) -> lhr, fra",
+            "lhr 16.1 ms + 0 (draining); fra 9.5 ms + 0 (down) -> lhr, fra",
         ),
         (
             preferred(vec![verdict("fra", Down), metro("lhr"), metro("iad")]),
             &berlin,
-            "lhr 16 ms + 0 (not placed); iad 91 ms + 0 (not placed); fra 10 ms + 0 (down) -> lhr",
+            "lhr 16.1 ms + 0 (not placed); iad 91.5 ms + 0 (not placed); fra 9.5 ms + 0 (down) -> lhr",
         ),
         (strict(vec![metro("iad")]), &berlin, "-> nothing"),
         (
@@ -506,7 +506,7 @@ fn every_candidate_says_why_it_won_or_lost() {
         because("app.fn.test"),
         [
             "fra: least rtt + price",
-            "lhr: 6 ms behind fra",
+            "lhr: 6.6 ms behind fra",
             "nrt: not placed",
             "iad: down",
         ]
@@ -524,10 +524,16 @@ fn every_candidate_says_why_it_won_or_lost() {
         because("lhr.at.fn.test")[..2],
         ["lhr: named", "fra: not named"]
     );
-    let equal = Because::Equal {
-        winner: "fra".parse().unwrap(),
-    };
-    assert_eq!(equal.to_string(), "equal to fra, which drew this client");
+    let told = |because: Because| because.to_string();
+    let winner = || "fra".parse().unwrap();
+    assert_eq!(
+        told(Because::Shared { winner: winner() }),
+        "within 4 ms of the least; fra drew this client"
+    );
+    assert_eq!(
+        told(Because::Drawn),
+        "drew this client among those within 4 ms"
+    );
 }
 
 #[test]

@@ -3,4 +3,5 @@
 
 mod decisions;
 mod properties;
+mod ranking;
 mod world;

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use dns_steering::distance;
+use dns_steering::map::Continent;
+use dns_steering::{View, ViewParts, distance};
 use dns_worldmap::{Located, WorldMap, country, explain, region, region_place};
 
 fn locate(ip: &str) -> Option<Located> {
@@ -15,7 +16,7 @@ fn nearest<'a>(ip: &str, regions: &[&'a str]) -> &'a str {
     let client = locate(ip).unwrap_or_else(|| panic!("{ip} is nowhere"));
     let by_distance = |name: &&&str| {
         let place = region_place(name).unwrap_or_else(|| panic!("{name} is no metro"));
-        distance::rtt_ms(client.location, place.location)
+        distance::rtt_tenths(client.location, place.location)
     };
     regions.iter().min_by_key(by_distance).unwrap()
 }
@@ -133,23 +134,103 @@ fn what_is_nobodys_is_nowhere() {
     }
 }
 
+/// A view without regions, by the map.
+fn view() -> View {
+    let parts = ViewParts {
+        zone: "fn.test".to_owned(),
+        gateway_port: 8080,
+        regions: Vec::new(),
+        placed_apps: Vec::new(),
+        placed_fns: Vec::new(),
+    };
+    let view = View::new(parts).unwrap();
+    view.located(WorldMap::built_in().world(), None).unwrap()
+}
+
 #[test]
 fn one_address_stands_for_its_site_in_the_family_its_client_really_has() {
-    for (ip, network) in [
+    let view = view();
+    for (ip, inside) in [
         ("46.4.0.77", "46.4.0.0"),
         ("::ffff:46.4.0.77", "46.4.0.0"),
         ("64:ff9b::46.4.0.77", "46.4.0.0"),
+        ("2a01:4f8:0:2::4", "2a01:4f8::"),
+        // Nobody's, and so are all its neighbours.
         ("fd00:1:2:3::4", "fd00:1:2::"),
     ] {
-        let (client, _) = explain::site(&WorldMap::built_in(), ip.parse().unwrap());
-        let prefix = if client.network().is_ipv4() {
-            explain::SITE_V4
-        } else {
-            explain::SITE_V6
+        let client = explain::site(&view, ip.parse().unwrap());
+        let site = match client.network().is_ipv4() {
+            true => explain::SITE_V4,
+            false => explain::SITE_V6,
         };
-        assert_eq!(client.network().to_string(), network, "{ip}");
-        assert!(client.scope() <= prefix, "{ip}");
+        assert_eq!(client, view.client(inside.parse().unwrap(), site), "{ip}");
+        assert!(client.scope() <= site, "{ip}");
     }
+}
+
+/// What steering is told of the map is what the map says, up to the longest networks that are told.
+#[test]
+fn the_world_is_the_database_with_equal_neighbours_put_together() {
+    let map = WorldMap::built_in();
+    let world = map.world();
+    let mut at = 1_u64;
+    let mut checked = 0;
+    for _ in 0..100_000 {
+        at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let [a, b, c, ..] = at.to_be_bytes();
+        let ip = match at % 3 {
+            0 => IpAddr::from([0x20 | a & 0x1f, b, c, 0]),
+            1 => IpAddr::from([a, b, c, 0]),
+            _ => {
+                let segment = |at: u64| u16::try_from(at & 0xffff).unwrap();
+                let top = 0x2000 | segment(at >> 48) & 0x0fff;
+                IpAddr::from([
+                    top,
+                    segment(at >> 32) & 0x0fff,
+                    segment(at >> 24),
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                ])
+            }
+        };
+        let (leaf, place) = world.locate(ip);
+        let located = map.locate(ip);
+        assert_eq!(
+            place.location,
+            located.map(|located| located.location),
+            "{ip}"
+        );
+        assert!(leaf.len <= if ip.is_ipv4() { 24 } else { 56 }, "{ip}");
+        if let Some(located) = located {
+            assert!(
+                leaf.len <= located.prefix_len.max(1),
+                "{ip} {leaf:?} {located:?}"
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 20_000, "{checked} addresses are somewhere");
+}
+
+#[test]
+fn clients_are_on_the_continent_whose_regions_are_near_them() {
+    let map = WorldMap::built_in();
+    for (ip, continent) in [
+        ("3.80.0.0", Continent::NorthAmerica),
+        ("46.4.0.0", Continent::Europe),
+        ("133.11.0.1", Continent::Asia),
+        ("143.107.0.1", Continent::SouthAmerica),
+        ("137.158.0.1", Continent::Africa),
+        ("129.78.0.1", Continent::Oceania),
+    ] {
+        let (_, place) = map.world().locate(ip.parse().unwrap());
+        assert_eq!(place.continent, Some(continent), "{ip}");
+    }
+    let (_, place) = map.world().locate("10.0.0.1".parse().unwrap());
+    assert_eq!(place.continent, None);
 }
 
 #[test]
@@ -246,7 +327,7 @@ fn large_countries_are_served_from_their_own_continent() {
         let from = country::location(code).unwrap();
         let nearest = all
             .iter()
-            .min_by_key(|metro| distance::rtt_ms(from, region_place(metro).unwrap().location))
+            .min_by_key(|metro| distance::rtt_tenths(from, region_place(metro).unwrap().location))
             .unwrap();
         assert_eq!(region_place(nearest).unwrap().geo, geo, "{nearest}");
     }

@@ -1,5 +1,6 @@
 //! Databases that an operator brings.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use crate::mmdb::{
@@ -159,4 +160,30 @@ fn damage_anywhere_is_survived() {
         }
     }
     assert!(refused > whole.len() / 4, "{refused} of {}", whole.len());
+}
+
+/// Of a database of cities: more places than are told apart are put on a grid.
+#[test]
+fn places_that_are_too_many_are_put_together() {
+    let records: Vec<(String, mmdb::Value)> = (0..20_000_u32)
+        .map(|n| {
+            let ip = Ipv4Addr::from_bits(0x0a00_0000 | n << 8);
+            let degrees = f64::from(n) / 1_000.0;
+            (format!("{ip}/24"), city("DE", 40.0 + degrees, degrees))
+        })
+        .collect();
+    let networks: Vec<(&str, mmdb::Value)> = records
+        .iter()
+        .map(|(network, value)| (network.as_str(), value.clone()))
+        .collect();
+    let file = File::new("cities", &mmdb::database("Test-City", &networks));
+    let map = file.open().unwrap();
+    let world = map.world();
+    // 20 degrees in steps of a quarter, and nowhere.
+    assert_eq!(world.places().len(), 82);
+    let (leaf, place) = world.locate("10.0.200.1".parse().unwrap());
+    let near = place.location.unwrap();
+    assert!((near.latitude - 40.2).abs() < 0.13, "{near:?}");
+    assert!(leaf.len < 24, "{leaf:?}");
+    assert_eq!(world.locate("11.0.0.0".parse().unwrap()).1.location, None);
 }

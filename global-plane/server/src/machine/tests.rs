@@ -119,6 +119,7 @@ fn every_kind_passes_store_history_snapshot_and_view() {
         zone: "fn.test".to_owned(),
         gateway_port: 8080,
         map_sha256: String::new(),
+        world: Arc::new(dns_steering::World::unknown()),
     });
     let view: MetadataBody = views.metadata(&started).open().unwrap();
     let offered = view.objects.into_iter().map(Object::try_from);
