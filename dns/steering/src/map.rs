@@ -54,12 +54,12 @@ pub struct MapBlock<'a> {
     pub len: u8,
     /// Index among the places.
     pub place: u16,
-    pub measured: &'a [Cell],
+    pub measured: &'a [RttCell],
 }
 
 /// One measured round-trip time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cell {
+pub struct RttCell {
     /// Index among the regions, by name.
     pub region: u16,
     pub rtt_tenths: u16,
@@ -77,6 +77,8 @@ pub struct ClientMap {
     classes: Vec<Class>,
     /// By place, then region.
     rows: Vec<u16>,
+    /// By place: the regions by distance, then index.
+    nearest: Vec<u8>,
     places: Vec<LocationClass>,
     regions: usize,
 }
@@ -102,6 +104,7 @@ pub(crate) struct Class {
 pub struct Distances<'a> {
     class: &'a Class,
     row: &'a [u16],
+    nearest: &'a [u8],
     place: &'a LocationClass,
 }
 
@@ -110,6 +113,7 @@ pub struct Distances<'a> {
 pub struct Modelled {
     class: Class,
     row: Vec<u16>,
+    nearest: Vec<u8>,
     place: LocationClass,
 }
 
@@ -334,7 +338,7 @@ impl ClientMap {
                     place,
                 });
             };
-            let known = |cell: &&Cell| usize::from(cell.region) >= regions.len();
+            let known = |cell: &&RttCell| usize::from(cell.region) >= regions.len();
             if let Some(unknown) = measured.iter().find(known) {
                 return Err(MapError::NoSuchRegion {
                     network,
@@ -402,6 +406,7 @@ impl ClientMap {
         Distances {
             class,
             row: &self.rows[place * self.regions..][..self.regions],
+            nearest: &self.nearest[place * self.regions..][..self.regions],
             place: &self.places[place],
         }
     }
@@ -424,6 +429,7 @@ impl ClientMap {
         self.partition.bytes()
             + self.classes.capacity() * size_of::<Class>()
             + size_of_val(self.rows.as_slice())
+            + size_of_val(self.nearest.as_slice())
             + size_of_val(self.places.as_slice())
     }
 }
@@ -491,7 +497,7 @@ impl Model {
         places.map(|place| self.class(place, &[])).collect()
     }
 
-    fn class(&self, place: u16, measured: &[Cell]) -> Class {
+    fn class(&self, place: u16, measured: &[RttCell]) -> Class {
         let from = usize::from(place) * self.regions;
         let row = &self.rows[from..][..self.regions];
         let nearest = &self.nearest[from..][..self.regions];
@@ -503,6 +509,7 @@ impl Model {
             partition,
             classes,
             rows: self.rows,
+            nearest: self.nearest,
             places: self.places,
             regions: self.regions,
         }
@@ -521,7 +528,7 @@ fn model(from: Option<Location>, regions: &[Location]) -> (Vec<u16>, Vec<u8>) {
 impl Class {
     /// Lists what was measured, and the nearest of the others. Of more measured regions than fit, the
     /// list has those that are nearest by either way of knowing; of the rest the model counts.
-    fn new(place: u16, row: &[u16], nearest: &[u8], measured: &[Cell]) -> Self {
+    fn new(place: u16, row: &[u16], nearest: &[u8], measured: &[RttCell]) -> Self {
         let mut cells: Vec<(u16, u8, u16)> = measured
             .iter()
             .filter_map(|cell| {
@@ -578,6 +585,7 @@ impl Modelled {
         Self {
             class: Class::new(0, &row, &nearest, &[]),
             row,
+            nearest,
             place: from,
         }
     }
@@ -587,6 +595,7 @@ impl Modelled {
         Distances {
             class: &self.class,
             row: &self.row,
+            nearest: &self.nearest,
             place: &self.place,
         }
     }
@@ -624,14 +633,33 @@ impl<'a> Distances<'a> {
     }
 
     /// Those that nearly always decide, the nearest first.
+    pub fn listed(&self) -> impl Iterator<Item = RttCell> + use<'a> {
+        self.list().map(|(region, rtt_tenths)| RttCell {
+            region: region.into(),
+            rtt_tenths,
+        })
+    }
+
     #[inline]
-    pub fn listed(&self) -> impl Iterator<Item = Cell> + use<'a> {
+    pub(crate) fn list(&self) -> impl Iterator<Item = (u8, u16)> + use<'a> {
         let class = self.class;
         let each = class.regions.iter().zip(&class.rtts);
-        each.take(usize::from(class.len)).map(|(region, rtt)| Cell {
-            region: u16::from(*region),
-            rtt_tenths: *rtt,
-        })
+        each.take(usize::from(class.len))
+            .map(|(region, rtt)| (*region, *rtt))
+    }
+
+    /// To a region that is not listed.
+    #[inline]
+    pub(crate) fn modelled(&self, region: u8) -> u16 {
+        self.row[usize::from(region)]
+    }
+
+    /// All regions, the nearest by the model first, listed ones too.
+    #[inline]
+    pub(crate) fn nearest(&self) -> impl Iterator<Item = (u8, u16)> + use<'a> {
+        let row = self.row;
+        let each = self.nearest.iter();
+        each.map(|region| (*region, row[usize::from(*region)]))
     }
 
     /// No region that is not listed is nearer; `None` if all are listed.

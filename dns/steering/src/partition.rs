@@ -108,7 +108,7 @@ impl Partition {
     #[inline]
     pub fn value_v4(&self, ip: Ipv4Addr) -> u32 {
         let index = self.v4.index(u64::from(ip.to_bits() >> 8));
-        self.v4.values[index]
+        self.v4.runs[index].1
     }
 
     /// All leaves, ascending, IPv4 first.
@@ -126,8 +126,8 @@ impl Partition {
 
     /// Tells the value of each run, in the order of [`Self::leaves`].
     pub fn for_each_value(&self, mut tell: impl FnMut(u32)) {
-        let values = self.v4.values.iter().chain(&self.v6.values);
-        for value in values {
+        let v4 = self.v4.runs.iter().map(|(_, value)| value);
+        for value in v4.chain(self.v6.runs.iter().map(|(_, value)| value)) {
             tell(*value);
         }
     }
@@ -150,7 +150,7 @@ impl Partition {
     /// How many runs of equal value it has.
     #[must_use]
     pub fn runs(&self) -> usize {
-        self.v4.starts.len() + self.v6.starts.len()
+        self.v4.runs.len() + self.v6.runs.len()
     }
 }
 
@@ -169,9 +169,9 @@ struct Ranges<K> {
     bits: u8,
     /// By the key's top 16 bits: the last run that starts at or before the first key with those.
     first: Vec<u32>,
-    /// Ascending; the first is 0.
-    starts: Vec<K>,
-    values: Vec<u32>,
+    /// Where each starts, ascending, the first at 0, and its value: together, so that a lookup waits for
+    /// memory once.
+    runs: Vec<(K, u32)>,
 }
 
 const TOP_BITS: u8 = 16;
@@ -189,8 +189,7 @@ impl<K: Copy + Ord + Into<u64> + TryFrom<u64>> Ranges<K> {
             by_place.then_with(|| order(*a_value, *b_value))
         });
         let mut runs = Runs {
-            starts: Vec::with_capacity(entries.len()),
-            values: Vec::with_capacity(entries.len()),
+            runs: Vec::with_capacity(entries.len()),
             same: |a, b| a == b || order(a, b).is_eq(),
         };
         runs.begin(0, rest);
@@ -203,69 +202,83 @@ impl<K: Copy + Ord + Into<u64> + TryFrom<u64>> Ranges<K> {
             open.push((key + (1 << (bits - len.min(bits))), value));
         }
         close(&mut open, (1 << bits) - 1, &mut runs);
-        let (mut starts, mut values) = (runs.starts, runs.values);
-        starts.shrink_to_fit();
-        values.shrink_to_fit();
-        Self::of_runs(bits, starts, values)
+        let mut runs = runs.runs;
+        runs.shrink_to_fit();
+        Self::of_runs(bits, runs)
     }
 
-    fn of_runs(bits: u8, mut starts: Vec<K>, mut values: Vec<u32>) -> Self {
+    fn of_runs(bits: u8, mut runs: Vec<(K, u32)>) -> Self {
         let cuts = CUTS.iter().filter(|_| bits == LEAF_MAX_V6);
         for cut in cuts.filter_map(|cut| K::try_from(*cut).ok()) {
-            let run = starts.partition_point(|start| *start <= cut) - 1;
-            if starts[run] != cut {
-                starts.insert(run + 1, cut);
-                values.insert(run + 1, values[run]);
+            let run = runs.partition_point(|(start, _)| *start <= cut) - 1;
+            if runs[run].0 != cut {
+                runs.insert(run + 1, (cut, runs[run].1));
             }
         }
         let mut first = Vec::with_capacity((1 << TOP_BITS) + 1);
         let mut run = 0;
         for top in 0..1_u64 << TOP_BITS {
             let key = top << (bits - TOP_BITS);
-            while starts.get(run + 1).is_some_and(|&next| next.into() <= key) {
+            while runs
+                .get(run + 1)
+                .is_some_and(|(next, _)| (*next).into() <= key)
+            {
                 run += 1;
             }
             first.push(u32::try_from(run).expect("fewer runs than keys of 24 bits, or in memory"));
         }
-        first.push(u32::try_from(starts.len() - 1).expect("as above"));
-        Self {
-            bits,
-            first,
-            starts,
-            values,
-        }
+        first.push(u32::try_from(runs.len() - 1).expect("as above"));
+        Self { bits, first, runs }
     }
 
     /// Which run a key is in.
+    ///
+    /// Where runs are about equally long, as the blocks of a busy network are, the first guess is right:
+    /// halving would wait for memory at each step.
     #[inline]
     fn index(&self, key: u64) -> usize {
-        let top = usize::try_from(key >> (self.bits - TOP_BITS)).unwrap_or(0);
+        let below = self.bits - TOP_BITS;
+        let top = usize::try_from(key >> below).unwrap_or(0);
         let (low, high) = (self.first[top] as usize, self.first[top + 1] as usize);
-        let later = &self.starts[low + 1..=high];
-        low + later.partition_point(|&start| start.into() <= key)
+        let into = key & ((1 << below) - 1);
+        // The product fits: an index has 32 bits at most, and of the key 24 bits are precise enough.
+        let dropped = below.saturating_sub(24);
+        let (into, below) = (into >> dropped, below - dropped);
+        let ahead = (into * (high - low) as u64) >> below;
+        let guess = low + usize::try_from(ahead).unwrap_or(0);
+        let starts_by = |run: usize| self.runs[run].0.into() <= key;
+        if guess > high || !starts_by(guess) {
+            let earlier = &self.runs[low + 1..guess.min(high)];
+            return low + earlier.partition_point(|(start, _)| (*start).into() <= key);
+        }
+        if guess == high || !starts_by(guess + 1) {
+            return guess;
+        }
+        let later = &self.runs[guess + 1..=high];
+        guess + later.partition_point(|(start, _)| (*start).into() <= key)
     }
 
     /// The length of the network around a key, and its value.
     fn find(&self, key: u64) -> (u8, u32) {
         let run = self.index(key);
         let host_bits = host_bits(self.bits, self.start(run), key, self.end(run));
-        (self.bits - host_bits, self.values[run])
+        (self.bits - host_bits, self.runs[run].1)
     }
 
     fn start(&self, run: usize) -> u64 {
-        self.starts[run].into()
+        self.runs[run].0.into()
     }
 
     fn end(&self, run: usize) -> u64 {
-        let next = self.starts.get(run + 1);
-        next.map_or(1 << self.bits, |&next| next.into())
+        let next = self.runs.get(run + 1);
+        next.map_or(1 << self.bits, |(next, _)| (*next).into())
     }
 
     /// (first key, length, value), ascending.
     fn networks(&self, len_max: u8) -> impl Iterator<Item = (u64, u8, u32)> {
         let (mut key, mut run) = (0, 0);
         std::iter::from_fn(move || {
-            let value = *self.values.get(run)?;
+            let value = self.runs.get(run)?.1;
             let at = key;
             let bits = host_bits(self.bits, self.start(run), at, self.end(run));
             key = at + (1 << bits);
@@ -277,22 +290,18 @@ impl<K: Copy + Ord + Into<u64> + TryFrom<u64>> Ranges<K> {
     }
 
     fn mapped(&self, bits: u8, value: &impl Fn(u32) -> u32) -> Self {
-        let mut starts = Vec::with_capacity(self.starts.len());
-        let mut values = Vec::with_capacity(self.values.len());
-        for (start, old) in self.starts.iter().zip(&self.values) {
+        let mut runs: Vec<(K, u32)> = Vec::with_capacity(self.runs.len());
+        for (start, old) in &self.runs {
             let value = value(*old);
-            if values.last() != Some(&value) {
-                starts.push(*start);
-                values.push(value);
+            if runs.last().is_none_or(|(_, last)| *last != value) {
+                runs.push((*start, value));
             }
         }
-        Self::of_runs(bits, starts, values)
+        Self::of_runs(bits, runs)
     }
 
     fn bytes(&self) -> usize {
-        size_of_val(self.first.as_slice())
-            + self.starts.capacity() * size_of::<K>()
-            + self.values.capacity() * size_of::<u32>()
+        size_of_val(self.first.as_slice()) + self.runs.capacity() * size_of::<(K, u32)>()
     }
 }
 
@@ -333,8 +342,7 @@ fn close<K: TryFrom<u64> + Copy + Into<u64>>(
 }
 
 struct Runs<K, S> {
-    starts: Vec<K>,
-    values: Vec<u32>,
+    runs: Vec<(K, u32)>,
     same: S,
 }
 
@@ -342,14 +350,16 @@ impl<K: TryFrom<u64> + Copy + Into<u64>, S: Fn(u32, u32) -> bool> Runs<K, S> {
     /// From `at` on it is `value`, until the next call. Calls come in ascending order.
     fn begin(&mut self, at: u64, value: u32) {
         let Ok(key) = K::try_from(at) else { return };
-        if self.starts.last().is_some_and(|&last| last.into() == at) {
-            self.starts.pop();
-            self.values.pop();
+        if self
+            .runs
+            .last()
+            .is_some_and(|(last, _)| (*last).into() == at)
+        {
+            self.runs.pop();
         }
-        let goes_on = self.values.last();
-        if !goes_on.is_some_and(|&last| (self.same)(last, value)) {
-            self.starts.push(key);
-            self.values.push(value);
+        let goes_on = self.runs.last();
+        if !goes_on.is_some_and(|(_, last)| (self.same)(*last, value)) {
+            self.runs.push((key, value));
         }
     }
 }

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use api_types::placement::Why;
 
-use crate::map::{Cell, ClassId, Distances, LISTED};
+use crate::map::{ClassId, Distances, LISTED};
 use crate::mask::{REGIONS_MAX, RegionSet};
-use crate::rows::Prepared;
+use crate::rows::{PRICE_MAX_TENTHS, Prepared};
 use crate::split::{BAND_TENTHS, WHOLE, draw, mixed, split};
 use crate::structure::{FNV_START, SetId, Structure, fnv};
 
@@ -121,11 +121,10 @@ pub fn order(
     order: &mut [u16],
 ) -> usize {
     let admitted = prepared.admitted(set, distances.continent());
-    let row = distances.row();
     let mut count = 0;
     for mut left in admitted.layers {
         while count < order.len() && !left.is_empty() {
-            let contest = Contest::of_row(&row, prepared.prices_tenths(), left);
+            let contest = Contest::of(distances, prepared.prices_tenths(), left);
             let ranked = contest.ranked(admitted.why, structure.salts(), key);
             let Some(winner) = ranked.winner else { break };
             order[count] = winner;
@@ -160,115 +159,167 @@ pub fn shares(prepared: &Prepared, distances: &Distances<'_>, set: SetId) -> [u3
     let mut shares = [0; REGIONS_MAX];
     match contest {
         Contest::Nobody => {}
-        Contest::One { region, .. } => shares[usize::from(region)] = WHOLE,
+        Contest::One { winner, .. } => shares[usize::from(winner.region())] = WHOLE,
         Contest::Few(few) => few.shares(&mut shares),
         Contest::Many(many) => many.shares(&mut shares),
     }
     shares
 }
 
+/// Those who may win: all within the band of indifference of the cheapest.
 #[expect(
     clippy::large_enum_variant,
     reason = "it stays on the stack for one decision, and a box would be an allocation"
 )]
-/// Those who may win: all within the band of indifference of the cheapest.
 enum Contest {
     Nobody,
     /// No other is within the band.
     One {
-        region: u16,
-        cost: u32,
+        winner: Costs,
         /// The cheapest of the others costs at least this.
         next: Option<u32>,
     },
     Few(Near<LISTED>),
+    /// Clients that nobody has located are about equally far from all.
     Many(Near<REGIONS_MAX>),
 }
 
-/// Regions that cost about the same, by index.
-struct Near<const N: usize> {
-    regions: [u16; N],
-    costs: [Option<u32>; N],
-    len: usize,
+/// A region and what it costs, as one number: less is better, and of equals the first by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Costs(u32);
+
+/// A cost is at most that of the highest price and the longest RTT, and so leaves room for the index.
+const _: () = assert!((PRICE_MAX_TENTHS + u16::MAX as u32 + BAND_TENTHS) >> 24 == 0);
+
+impl Costs {
+    const NOTHING: Self = Self(u32::MAX);
+
+    #[inline]
+    fn new(region: u8, rtt_tenths: u16, prices: &[u32]) -> Self {
+        let cost = u32::from(rtt_tenths) + prices[usize::from(region)];
+        Self(cost << 8 | u32::from(region))
+    }
+
+    fn region(self) -> u16 {
+        let [.., region] = self.0.to_be_bytes();
+        region.into()
+    }
+
+    fn tenths(self) -> u32 {
+        self.0 >> 8
+    }
+}
+
+/// The two cheapest of those seen, without a branch.
+struct Cheapest {
+    first: Costs,
+    second: Costs,
+}
+
+impl Cheapest {
+    #[inline]
+    fn see(&mut self, costs: Costs) {
+        self.second = self.second.min(costs.max(self.first));
+        self.first = self.first.min(costs);
+    }
+
+    /// What is beyond the band costs this or more.
+    #[inline]
+    fn edge(&self) -> u32 {
+        self.first.tenths() + BAND_TENTHS
+    }
 }
 
 impl Contest {
     #[inline]
     fn of(distances: &Distances<'_>, prices: &[u32], admitted: RegionSet) -> Self {
-        let mut costs = [(0, u32::MAX); LISTED];
-        let (mut best, mut second) = ((0, u32::MAX), u32::MAX);
-        let mut len = 0;
-        for Cell { region, rtt_tenths } in distances.listed() {
-            if !admitted.has(region) {
-                continue;
-            }
-            let cost = u32::from(rtt_tenths) + prices[usize::from(region)];
-            costs[len] = (region, cost);
-            len += 1;
-            if cost < best.1 {
-                second = best.1;
-                best = (region, cost);
-            } else {
-                second = second.min(cost);
-            }
+        let mut listed = [Costs::NOTHING; LISTED];
+        let mut cheapest = Cheapest {
+            first: Costs::NOTHING,
+            second: Costs::NOTHING,
+        };
+        for (costs, (region, rtt)) in listed.iter_mut().zip(distances.list()) {
+            let seen = Costs::new(region, rtt, prices);
+            *costs = match admitted.has(region.into()) {
+                true => seen,
+                false => Costs::NOTHING,
+            };
+            cheapest.see(*costs);
         }
-        let edge = best.1.saturating_add(BAND_TENTHS);
         // No price is below 0, so a region that is not listed costs no less than this.
         let floor = distances.floor_tenths().map(u32::from);
-        if len == 0 || floor.is_some_and(|floor| floor < edge) {
-            return Self::of_row(&distances.row(), prices, admitted);
+        if floor.is_some_and(|floor| floor < cheapest.edge()) {
+            return Self::beyond_the_list(distances, prices, admitted, &listed, cheapest);
         }
-        if second >= edge {
-            let listed = (second < u32::MAX).then_some(second);
-            let others = listed.is_some() || admitted.len() > 1;
-            return Self::One {
-                region: best.0,
-                cost: best.1,
-                next: listed.into_iter().chain(floor).min().filter(|_| others),
-            };
-        }
-        let mut near = Near::default();
-        costs[..len].sort_unstable();
-        for (region, cost) in &costs[..len] {
-            if *cost < edge {
-                near.push(*region, *cost);
-            }
-        }
-        Self::Few(near)
+        // The list has all, or the cheapest and whatever is near it.
+        let unlisted = floor.filter(|_| admitted.len() > 1);
+        Self::between(&cheapest, unlisted, listed.iter().copied())
     }
 
-    /// By looking at every region.
-    fn of_row(row: &[u16; REGIONS_MAX], prices: &[u32], admitted: RegionSet) -> Self {
-        let cost = |region: u16| u32::from(row[usize::from(region)]) + prices[usize::from(region)];
-        let (mut best, mut second) = ((0, u32::MAX), u32::MAX);
-        for region in admitted.iter() {
-            let cost = cost(region);
-            if cost < best.1 {
-                second = best.1;
-                best = (region, cost);
-            } else {
-                second = second.min(cost);
+    /// Also by regions that are not listed: all that are admitted if they are few, else the nearest until
+    /// no other can be within the band.
+    #[inline(never)]
+    fn beyond_the_list(
+        distances: &Distances<'_>,
+        prices: &[u32],
+        admitted: RegionSet,
+        listed: &[Costs; LISTED],
+        mut cheapest: Cheapest,
+    ) -> Self {
+        let left = admitted.without(distances.list().map(|(region, _)| region.into()).collect());
+        let (mut others, mut count) = ([Costs::NOTHING; REGIONS_MAX], 0);
+        let mut unseen = None;
+        let mut see = |cheapest: &mut Cheapest, region, rtt| {
+            let costs = Costs::new(region, rtt, prices);
+            cheapest.see(costs);
+            others[count] = costs;
+            count += 1;
+        };
+        if left.len() <= LISTED {
+            for region in left.iter().filter_map(|region| u8::try_from(region).ok()) {
+                see(&mut cheapest, region, distances.modelled(region));
+            }
+        } else {
+            for (region, rtt) in distances.nearest() {
+                if u32::from(rtt) >= cheapest.edge() {
+                    unseen = Some(u32::from(rtt));
+                    break;
+                }
+                if left.has(region.into()) {
+                    see(&mut cheapest, region, rtt);
+                }
             }
         }
-        let edge = best.1.saturating_add(BAND_TENTHS);
-        if admitted.is_empty() {
+        let unseen = unseen.filter(|_| admitted.len() > 1);
+        let seen = listed.iter().chain(&others[..count]);
+        Self::between(&cheapest, unseen, seen.copied())
+    }
+
+    /// `unseen` is the least that a region costs which is not among the seen.
+    #[inline]
+    fn between(
+        cheapest: &Cheapest,
+        unseen: Option<u32>,
+        seen: impl Iterator<Item = Costs> + Clone,
+    ) -> Self {
+        if cheapest.first == Costs::NOTHING {
             return Self::Nobody;
         }
-        if second >= edge {
+        let edge = cheapest.edge();
+        if cheapest.second.tenths() >= edge {
+            let second = Some(cheapest.second).filter(|second| *second != Costs::NOTHING);
+            let second = second.map(Costs::tenths);
             return Self::One {
-                region: best.0,
-                cost: best.1,
-                next: (second < u32::MAX).then_some(second),
+                winner: cheapest.first,
+                next: second.into_iter().chain(unseen).min(),
             };
         }
-        let mut near = Near::default();
-        for region in admitted.iter() {
-            let cost = cost(region);
-            if cost < edge {
-                near.push(region, cost);
-            }
+        let near = seen.filter(|costs| costs.tenths() < edge);
+        if near.clone().count() <= LISTED {
+            Self::Few(near.collect())
+        } else {
+            Self::Many(near.collect())
         }
-        Self::Many(near)
     }
 
     #[inline]
@@ -281,12 +332,12 @@ impl Contest {
                 share: 0,
                 margin_tenths: None,
             },
-            Self::One { region, cost, next } => Ranked {
-                winner: Some(*region),
+            Self::One { winner, next } => Ranked {
+                winner: Some(winner.region()),
                 why,
-                cost_tenths: *cost,
+                cost_tenths: winner.tenths(),
                 share: WHOLE,
-                margin_tenths: next.map(|next| next - cost - BAND_TENTHS),
+                margin_tenths: next.map(|next| next - winner.tenths() - BAND_TENTHS),
             },
             Self::Few(near) => near.ranked(why, salts, key),
             Self::Many(near) => near.ranked(why, salts, key),
@@ -294,23 +345,35 @@ impl Contest {
     }
 }
 
-impl<const N: usize> Default for Near<N> {
-    fn default() -> Self {
+/// Regions that cost about the same, by index, whatever order they were found in.
+struct Near<const N: usize> {
+    regions: [u16; N],
+    costs: [Option<u32>; N],
+    len: usize,
+}
+
+impl<const N: usize> FromIterator<Costs> for Near<N> {
+    /// Takes no more than `N`.
+    fn from_iter<T: IntoIterator<Item = Costs>>(near: T) -> Self {
+        let (mut regions, mut costs, mut len) = ([0; N], [None; N], 0);
+        for found in near.into_iter().take(N) {
+            let mut at = len;
+            while at > 0 && regions[at - 1] > found.region() {
+                (regions[at], costs[at]) = (regions[at - 1], costs[at - 1]);
+                at -= 1;
+            }
+            (regions[at], costs[at]) = (found.region(), Some(found.tenths()));
+            len += 1;
+        }
         Self {
-            regions: [0; N],
-            costs: [None; N],
-            len: 0,
+            regions,
+            costs,
+            len,
         }
     }
 }
 
 impl<const N: usize> Near<N> {
-    fn push(&mut self, region: u16, cost: u32) {
-        self.regions[self.len] = region;
-        self.costs[self.len] = Some(cost);
-        self.len += 1;
-    }
-
     fn shares(&self, by_region: &mut [u32; REGIONS_MAX]) {
         let mut shares = [0; N];
         split(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::world::{POLICY, ZONE, at, parts, placed_app, region, view};
 use api_types::placement::Why;
 use api_types::{Location, Region, RegionName, Verdict};
-use dns_steering::map::{Cell, Continent, Continents, MapBlock};
+use dns_steering::map::{Continent, Continents, MapBlock, RttCell};
 use dns_steering::rank::{order, rank_from, shares};
 use dns_steering::rows::PRICE_MAX_TENTHS;
 use dns_steering::split::{BAND_TENTHS, WHOLE, draw, split};
@@ -62,12 +62,12 @@ fn measured() -> impl Strategy<Value = Vec<Measured>> {
 }
 
 fn map(blocks: &[Measured]) -> ClientMap {
-    let cells: Vec<Vec<Cell>> = blocks
+    let cells: Vec<Vec<RttCell>> = blocks
         .iter()
         .map(|(.., cells)| {
             let cells = cells.iter();
             cells
-                .map(|(region, rtt_tenths)| Cell {
+                .map(|(region, rtt_tenths)| RttCell {
                     region: *region,
                     rtt_tenths: *rtt_tenths,
                 })
@@ -366,7 +366,7 @@ fn what_cannot_be_a_map_is_refused() {
         place,
         measured,
     };
-    let cells = [Cell {
+    let cells = [RttCell {
         region: 24,
         rtt_tenths: 1,
     }];
