@@ -85,6 +85,10 @@ bench: ## Measure calls beside nginx, cold starts, committed writes and DNS; pri
 .PHONY: bench-replication
 bench-replication: ## Measure how changes of functions reach the regions, with few and with many functions.
 
+.PHONY: bench-steering
+bench-steering: ## Simulate steering beside its optimum and other rules; prints tables, writes plots, of docs/measurements.
+	cargo run --locked --release -p chaos-tests-sim -- docs/measurements/steering
+
 # And bench-calls, bench-cold, bench-writes, bench-dns: a part of the page each.
 BENCHES := bench $(addprefix bench-,calls cold writes dns replication)
 .PHONY: $(BENCHES)
