@@ -52,6 +52,7 @@ helm:
 .PHONY: test-kubernetes
 test-kubernetes: build helm ## Test a region on the cluster of KUBECONFIG, or on KUBEBUILDER_ASSETS's API server.
 	$(WITH_SKIPS) cargo test --locked --no-fail-fast -p chaos-tests-kubernetes -- --nocapture --test-threads=1
+	$(WITH_SKIPS) cargo test --locked -p chaos-tests-kube-api --test server both::a_real_server -- --nocapture
 
 .PHONY: test-kubernetes-install
 test-kubernetes-install: build helm ## Install the charts into the cluster of KUBECONFIG and call a function through them.

@@ -32,29 +32,29 @@ Examples:
   tradewind deploy --app shop examples/python
   tradewind deploy --app shop --no-wait .
 
-DIR has the func.yaml that `fn init` writes. By its runtime:
+DIR holds the func.yaml that `fn init` writes. The runtime in it decides what is packed:
   python…   requirements.txt is installed beside the function (pip)
   node…     package.json is installed (npm ci, or npm install without a lock file), without
             development dependencies
-  rust      built with `cargo build --release`; only the program is packed
-  others    packed as it is; entrypoint names a program in it, as /function/PROGRAM
+  rust      the crate is built with `cargo build --release`; only the program is packed
+  others    the folder is packed as it is; entrypoint names a program in it: /function/PROGRAM
   go, java, kotlin, dotnet, ruby and docker are refused; the error says what to do instead
 
-A .fnignore in DIR, of .gitignore's form, says what to leave out. The app is created if it is not
-there. The command returns when every live region that may hold the function does.")]
+A .fnignore file in DIR lists files to leave out, in the syntax of .gitignore. A missing app is
+created. The command returns once every healthy region in the placement has downloaded the bundle.")]
 pub struct Args {
-    /// The function's folder
+    /// Folder of the function
     dir: PathBuf,
-    /// The app it belongs to
+    /// App of the function
     #[arg(long)]
     app: String,
-    /// Return once the global plane has it, without waiting for the regions
+    /// Return once the global plane has stored it; do not wait for the regions
     #[arg(long)]
     no_wait: bool,
-    /// Create the app if it is not there
+    /// Create the app if it does not exist
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
     create_app: bool,
-    /// How long to wait for the regions
+    /// Seconds to wait for the regions
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     wait_secs: u64,
 }

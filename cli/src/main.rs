@@ -28,21 +28,21 @@ const DEFAULT_API: &str = "http://127.0.20.1:7400,http://127.0.20.2:7400,http://
     arg_required_else_help = true,
     after_help = "\
 Start here:
-  tradewind up                                   a whole federation on this machine
-  tradewind deploy --app shop examples/python    a function into all of its regions
-  tradewind invoke shop hello-python             call it
-  tradewind explain shop.fn.test --from 46.4.0.1 why a client is sent where it is sent
+  tradewind up                                   run a federation on this machine
+  tradewind deploy --app shop examples/python    deploy a function to all regions
+  tradewind invoke shop hello-python             call the function
+  tradewind explain shop.fn.test --from 46.4.0.1 show why a client gets its region
 
-The global nodes are those of --api, else TRADEWIND_API, else FN_API_URL, else the ones that
-`tradewind up` starts. Several, comma separated, survive the loss of some; a path such as
-http://127.0.20.1:7400/regions/fra is one region's view.
+The addresses of the global nodes come from --api, else TRADEWIND_API, else FN_API_URL, else they are
+those of `tradewind up`. With several addresses, separated by commas, a command still works when some
+of the nodes are down. With a path such as http://127.0.20.1:7400/regions/fra it shows the view of one region.
 
-Exit codes: 0 done, 1 failed, 2 used wrongly."
+Exit codes: 0 success, 1 failure, 2 usage error."
 )]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Global nodes, comma separated, as http://127.0.20.1:7400
+    /// Global nodes, separated by commas, such as http://127.0.20.1:7400
     #[arg(long, global = true, value_name = "URL,URL,…")]
     api: Option<String>,
     /// Print results as JSON on stdout; notes go to stderr
@@ -52,7 +52,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a whole federation on this machine
+    /// Run a federation on this machine
     Up(up::Args),
     /// Deploy a function from its folder
     Deploy(deploy::Args),
@@ -64,13 +64,13 @@ enum Command {
     Fns(admin::fns::Args),
     /// List, create, change and delete HTTP triggers
     Triggers(admin::triggers::Args),
-    /// List regions; take one out of steering and back
+    /// List, drain and undrain regions
     Regions(admin::planes::RegionsArgs),
-    /// Show what each region has applied and how far behind it is
+    /// Show the revision that each region has applied and how far behind it is
     Replication,
-    /// Show why a client is sent to the region it is sent to
+    /// Show why a client gets its region
     Explain(admin::planes::ExplainArgs),
-    /// List global nodes and who leads
+    /// List global nodes and show the leader
     Members,
 }
 

@@ -33,39 +33,39 @@ use crate::output::{Output, table};
 #[command(after_help = "\
 Examples:
   tradewind up                                    three regions, three global nodes, two DNS servers
-  tradewind up --dir /tmp/f --net 127.1           another federation beside it
-  tradewind up --dir /tmp/f --start fra           start a part again that died
-  tradewind up --dir /tmp/f --stop                stop it all; its data stays in /tmp/f
+  tradewind up --dir /tmp/f --net 127.1           a second federation beside the first
+  tradewind up --dir /tmp/f --start fra           start a dead part again
+  tradewind up --dir /tmp/f --stop                stop all parts; the data stays in /tmp/f
 
 Everything listens on loopback. With --net X.Y: global nodes on X.Y.20.N:7400, gateways on
-X.Y.(10+N).1:8080, DNS servers on X.Y.0.1:5300 and up. A part that dies is reported and not
-restarted: losing one is what this is for. Logs are in DIR/logs.")]
+X.Y.(10+N).1:8080, DNS servers on X.Y.0.1:5300 and up. A part that dies is reported and
+not restarted, so that failures can be tried. Logs are in DIR/logs.")]
 pub struct Args {
-    /// Where configuration, data and logs are kept [default: ~/.local/share/tradewind/up]
+    /// Folder for configuration, data and logs [default: ~/.local/share/tradewind/up]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// First two octets of every address
+    /// First two octets of all addresses
     #[arg(long, value_name = "X.Y", default_value = "127.0")]
     net: Net,
-    /// How many regions
+    /// Number of regions
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=REGION_NAMES.len() as i64))]
     regions: u8,
-    /// How many global nodes; an odd number, fixed at the first start
+    /// Number of global nodes: odd, and fixed at the first start
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(GLOBALS_MAX)))]
     globals: u8,
-    /// How many DNS servers
+    /// Number of DNS servers
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=i64::from(DNS_MAX)))]
     dns: u8,
-    /// Written once everything is up, and again when a part is started anew: names, addresses, pids
+    /// Write names, addresses and pids to FILE once all parts are ready, and after each --start
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Have the `up` that runs in DIR start a part again that died
+    /// Tell the `up` that runs in DIR to start a dead part again
     #[arg(long, value_name = "NAME", group = "instead")]
     start: Option<String>,
-    /// Stop what runs in DIR, also what a killed `up` left behind
+    /// Stop all parts that run in DIR, also those that a killed `up` left running
     #[arg(long, group = "instead")]
     stop: bool,
-    /// Show what runs in DIR; exits 0 only if an `up` does
+    /// Show the parts that run in DIR; exits 0 only if an `up` runs there
     #[arg(long, group = "instead")]
     status: bool,
 }

@@ -118,7 +118,7 @@ where
         (config, filter) => {
             let mut problems = config.err().unwrap_or_default();
             problems.extend(filter.err());
-            eprintln!("{name}: {} does not configure it:", path.display());
+            eprintln!("{name}: {} is not a valid configuration:", path.display());
             for problem in problems {
                 eprintln!("  - {problem}");
             }
@@ -133,7 +133,7 @@ where
         .init();
     match descriptors::raise() {
         Ok(limit) => info!(limit, "open files"),
-        Err((limit, error)) => warn!(limit, %error, "the limit of open files stays"),
+        Err((limit, error)) => warn!(limit, %error, "limit of open files not raised"),
     }
     operations::recorder();
     metrics::gauge!("tradewind_build_info", "daemon" => name, "version" => VERSION).set(1.0);
@@ -228,7 +228,7 @@ where
             ExitCode::SUCCESS
         }
         Ok(()) => {
-            error!("stopped unasked");
+            error!("stopped unexpectedly");
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -257,15 +257,15 @@ fn command<C: Config>(name: &'static str) -> Command {
             Arg::new("insecure")
                 .long("insecure")
                 .action(ArgAction::SetTrue)
-                .help("Listen beyond loopback although callers are not authenticated"),
+                .help("Allow addresses other than loopback, although callers are not authenticated"),
         )
         .after_help(format!(
             "Keys of FILE:\n\n{keys}\n\n\
              Environment:\n\
-             \x20 TRADEWIND_KEY, TRADEWIND_TABLE__KEY   override a key; values are TOML, or else text\n\
-             \x20 {LOG_VARIABLE}   what to log, as `info` or `warn,{crate_name}=debug` (default info)\n\
+             \x20 TRADEWIND_KEY, TRADEWIND_TABLE__KEY   override a key; a value is TOML or plain text\n\
+             \x20 {LOG_VARIABLE}   what to log, such as `info` or `warn,{crate_name}=debug` (default info)\n\
              \x20                 `info,hickory_server=info` also logs each DNS query\n\n\
-             Exit codes: 0 stopped when asked; 1 failed; 78 bad configuration, or data of another version.",
+             Exit codes: 0 stopped on request; 1 failed; 78 invalid configuration, or data of another version.",
             keys = indented(C::KEYS),
             crate_name = name.replace('-', "_"),
         ))

@@ -39,9 +39,9 @@ pub enum UnpackError {
     Name,
     #[error("entry {path:?} is a {kind}; only files, folders and links are allowed")]
     Kind { path: String, kind: String },
-    #[error("entry {path:?} lies in no folder of the bundle")]
+    #[error("entry {path:?} is not in a folder of the bundle")]
     NoFolder { path: String },
-    #[error("entry {path:?} is not in order, or there twice")]
+    #[error("entry {path:?} is out of order or appears twice")]
     Order { path: String },
     #[error("the bundle has more than {ENTRIES_MAX} entries")]
     Entries,

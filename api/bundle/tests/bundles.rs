@@ -434,7 +434,7 @@ fn archives_with_bad_intent_are_refused_and_write_nothing_outside() {
                 Evil::file("function/b"),
                 Evil::file("function/a"),
             ],
-            "not in order",
+            "out of order",
         ),
         (
             "a bomb",

@@ -7,7 +7,7 @@ use api_types::Revision;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NewClientError {
-    #[error("no global node given")]
+    #[error("no global node is given")]
     NoNodes,
     #[error("{url:?} is not a global node: {problem}")]
     Url { url: String, problem: String },
@@ -40,7 +40,7 @@ pub enum Error {
     )]
     Unreachable { waited: Duration, tried: Tried },
     /// An answer that is not what the interface promises, probably another program's.
-    #[error("{node} answered something that is not ours: {problem}")]
+    #[error("{node} did not answer as a Tradewind node: {problem}")]
     Garbled { node: String, problem: String },
     /// A stream broke off or fell silent. Ask again.
     #[error("the stream from {node} ended: {problem}")]

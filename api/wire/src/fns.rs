@@ -111,7 +111,7 @@ pub struct ErrorBody {
 
 /// A stored body that cannot be one of ours: a replica's disk or peer is corrupt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("stored {kind} lacks or garbles {field}")]
+#[error("field {field} of a stored {kind} is missing or malformed")]
 pub struct StoredError {
     pub kind: &'static str,
     pub field: &'static str,

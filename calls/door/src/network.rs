@@ -14,7 +14,9 @@ pub struct Network {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no network: write an address, or one with a prefix length as in 192.0.2.0/24")]
+#[error(
+    "{text:?} is not a network: write an address, or an address and a prefix length such as 192.0.2.0/24"
+)]
 pub struct NotANetwork {
     text: String,
 }

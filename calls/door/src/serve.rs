@@ -152,7 +152,7 @@ where
         let (wanted, open_files) = (limits.connections_max, descriptors::limit());
         warn!(
             connections_max,
-            wanted, open_files, "fewer connections, for want of open files"
+            wanted, open_files, "connections limited by open files"
         );
     }
     let places = Arc::new(Semaphore::new(connections_max));

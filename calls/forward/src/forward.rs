@@ -288,7 +288,7 @@ impl Forwarder {
                 None => match self.connector.connect(&gateway.address).await {
                     Ok(stream) => Link::new(stream),
                     Err(error) => {
-                        info!(region = gateway.region, %error, "gateway cannot be connected to");
+                        info!(region = gateway.region, %error, "cannot connect to gateway");
                         return Attempt::NotTaken(body, Outcome::Unreachable);
                     }
                 },

@@ -34,7 +34,7 @@ pub enum ExchangeError {
     HeadTooLarge,
     #[error("the answer is malformed: {0}")]
     Malformed(&'static str),
-    #[error("the body is not as long as it was said to be")]
+    #[error("the body does not have the declared length")]
     BodyLength,
     #[error("the answer stopped for too long")]
     Stalled,

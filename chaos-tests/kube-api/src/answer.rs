@@ -483,10 +483,6 @@ fn watch(
             (page.revision, initial)
         }
     };
-    let current = shared.store().revision();
-    if from > current {
-        return Err(refusal::too_large(from, current));
-    }
     let changed = shared
         .store()
         .watch_revision(&definition.key())

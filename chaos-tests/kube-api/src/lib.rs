@@ -6,6 +6,8 @@
 //! owners, subresources, graceful deletion, finalizers, garbage collection by owner, and refusals
 //! word for word. It counts every call by user, verb and resource, and fails on request.
 //!
+//! The cases of `tests/server/both.rs` run against a real API server too, where there is one.
+//!
 //! It does not evaluate CEL, convert between versions of a CRD, authorise (denials are faults) or
 //! offer discovery; a client's bearer token is its user name. [`Cluster`] stands in for the
 //! scheduler and the kubelets.

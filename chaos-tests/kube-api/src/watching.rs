@@ -218,8 +218,9 @@ impl Watcher {
                 (changes, store.revision())
             };
             if changes.len() < BATCH_MAX {
-                // Nothing of this resource is left between here and now.
-                self.position = revision;
+                // Nothing of this resource is left between here and now. A watch may begin at a
+                // version that is not reached yet, and waits for it.
+                self.position = self.position.max(revision);
             } else if let Some(last) = changes.last() {
                 self.position = last.object.revision;
             }

@@ -15,10 +15,10 @@ use crate::output::{Output, table};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  tradewind apps create shop --placement geo=eu --strict    never outside Europe
-  tradewind apps update shop --placement anywhere           lift that again
-  tradewind apps config set shop GREETING=hello             for all of its functions
-  tradewind apps delete shop --recursive                    with its functions and triggers")]
+  tradewind apps create shop --placement geo=eu --strict    its functions run only in Europe
+  tradewind apps update shop --placement anywhere           remove the restriction
+  tradewind apps config set shop GREETING=hello             a variable for all its functions
+  tradewind apps delete shop --recursive                    and its functions and triggers")]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
@@ -34,9 +34,9 @@ enum Command {
         #[command(flatten)]
         change: Change,
     },
-    /// Show an app whole
+    /// Show all fields of an app
     Inspect { name: String },
-    /// Change what is given, keep the rest
+    /// Change the given fields of an app
     Update {
         name: String,
         #[command(flatten)]
@@ -45,11 +45,11 @@ enum Command {
     /// Delete an app
     Delete {
         name: String,
-        /// With its functions and their triggers
+        /// Also delete its functions and their triggers
         #[arg(long)]
         recursive: bool,
     },
-    /// Set and unset variables of all its functions
+    /// Set, unset and list the variables of all functions of an app
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -58,10 +58,10 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Change {
-    /// Variable of all its functions; may be repeated
+    /// Environment variable for all functions of the app; may be repeated
     #[arg(long = "config", value_name = "KEY=VALUE")]
     config: Vec<Setting>,
-    /// Where to send its functions' logs; an empty one unsets
+    /// Send the logs of its functions to this URL; an empty value removes it
     #[arg(long, value_name = "URL")]
     syslog_url: Option<String>,
     #[command(flatten)]

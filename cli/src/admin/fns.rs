@@ -20,8 +20,8 @@ Examples:
   tradewind fns update shop hello-python --memory 256 --timeout 60
   tradewind fns config set shop hello-python GREETING=hello
 
-Functions are made by `tradewind deploy`, which packs their code. `create` takes the image of a
-bundle that is there already, as another function's: bundle/NAME:VERSION@sha256:HEX.")]
+`tradewind deploy` packs code and creates the function. `create` makes a function from a bundle that
+is already uploaded, such as the image of another function: bundle/NAME:VERSION@sha256:HEX.")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -29,9 +29,9 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List an app's functions
+    /// List the functions of an app
     List { app: String },
-    /// Create a function from a bundle that was uploaded before
+    /// Create a function from an uploaded bundle
     Create {
         app: String,
         name: String,
@@ -39,9 +39,9 @@ enum Command {
         #[command(flatten)]
         change: Change,
     },
-    /// Show a function whole
+    /// Show all fields of a function
     Inspect { app: String, name: String },
-    /// Change what is given, keep the rest
+    /// Change the given fields of a function
     Update {
         app: String,
         name: String,
@@ -51,9 +51,9 @@ enum Command {
         #[command(flatten)]
         change: Change,
     },
-    /// Delete a function with its triggers
+    /// Delete a function and its triggers
     Delete { app: String, name: String },
-    /// Set and unset its variables
+    /// Set, unset and list the variables of a function
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -62,16 +62,16 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Change {
-    /// Megabytes an instance may use, 1 to 8192
+    /// Memory limit of an instance in MB, 1 to 8192
     #[arg(long, value_name = "MB")]
     memory: Option<u64>,
-    /// Seconds a call may take, 1 to 300
+    /// Time-out of a call in seconds, 1 to 300
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<i32>,
-    /// Seconds an instance is kept without calls, 1 to 3600
+    /// Seconds before an idle instance is stopped, 1 to 3600
     #[arg(long, value_name = "SECONDS")]
     idle_timeout: Option<i32>,
-    /// Variable; may be repeated
+    /// Environment variable; may be repeated
     #[arg(long = "config", value_name = "KEY=VALUE")]
     config: Vec<Setting>,
     #[command(flatten)]

@@ -24,18 +24,18 @@ Examples:
   echo '{\"name\":\"Ada\"}' | tradewind invoke shop hello-python
   tradewind invoke shop hello-python --from 46.4.0.1 --verbose    as a client in Frankfurt
 
-The call goes to the function's invoke endpoint. On a global node that endpoint steers by the
-caller's address as DNS would.")]
+The call goes to the function's invoke endpoint. A global node chooses the region by the caller's
+address, as DNS does.")]
 pub struct Args {
     app: String,
     name: String,
-    /// What to send; else stdin, unless that is a terminal
+    /// The request body [default: stdin, unless stdin is a terminal]
     #[arg(long, value_name = "TEXT")]
     body: Option<String>,
     /// [default: application/json if the body is JSON, else text/plain]
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
-    /// Be steered as this client; only a global node on this machine believes it
+    /// Choose the region for this client address; only a global node on this machine accepts it
     #[arg(long, value_name = "IP")]
     from: Option<std::net::IpAddr>,
     /// Show the status, the region and the call id on stderr

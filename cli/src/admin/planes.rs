@@ -17,8 +17,8 @@ use crate::output::{Output, table};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  tradewind regions              verdicts and load
-  tradewind regions drain fra    send its clients elsewhere, until undrain")]
+  tradewind regions              show verdicts and load
+  tradewind regions drain fra    send its clients to other regions until `undrain fra`")]
 pub struct RegionsArgs {
     #[command(subcommand)]
     command: Option<RegionsCommand>,
@@ -28,9 +28,9 @@ pub struct RegionsArgs {
 enum RegionsCommand {
     /// List regions (the default)
     List,
-    /// Take a region out of steering; it finishes what it has
+    /// Send no new clients to a region; it finishes the calls that it has
     Drain { name: RegionName },
-    /// Let it have clients again
+    /// Send clients to a drained region again
     Undrain { name: RegionName },
 }
 
@@ -38,11 +38,11 @@ enum RegionsCommand {
 #[command(after_help = "\
 Examples:
   tradewind explain shop.fn.test --from 46.4.0.1
-  tradewind explain shop.fn.test --from 46.4.0.1 --dns 127.0.0.1:5380    as that DNS server sees it")]
+  tradewind explain shop.fn.test --from 46.4.0.1 --dns 127.0.0.1:5380    ask that DNS server")]
 pub struct ExplainArgs {
-    /// A name in the zone, as shop.fn.test or invoke.fn.test
+    /// A name in the zone, such as shop.fn.test or invoke.fn.test
     name: String,
-    /// The client's address, or its resolver's where that does not send the client's
+    /// Address of the client, or of its resolver if the resolver sends no client subnet
     #[arg(long, value_name = "IP")]
     from: IpAddr,
     /// Ask this DNS server (its HTTP address) instead of a global node

@@ -47,13 +47,13 @@ pub fn unset(keys: &[String]) -> BTreeMap<String, String> {
 /// Annotations and placement, shared by commands that write apps and functions.
 #[derive(Debug, clap::Args)]
 pub struct Annotated {
-    /// Annotation; VALUE is JSON, or else text. An empty one is deleted. May be repeated
+    /// Annotation; VALUE is JSON or plain text, an empty VALUE deletes it; may be repeated
     #[arg(long = "annotation", value_name = "KEY=VALUE")]
     annotations: Vec<Setting>,
-    /// Where it may run: names or labels, as `fra,geo=eu`; `anywhere` lifts a restriction
+    /// Regions that may run it: names or labels, such as `fra,geo=eu`, or `anywhere`
     #[arg(long, value_name = "REGION,…")]
     placement: Option<String>,
-    /// Never elsewhere, even when every region of the placement is down
+    /// Never run it outside the placement, even when all regions of the placement are down
     #[arg(long, requires = "placement")]
     strict: bool,
 }

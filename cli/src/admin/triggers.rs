@@ -20,7 +20,7 @@ Examples:
   tradewind triggers create shop hello-python greet --source /greet
   tradewind triggers update shop hello-python greet --source /welcome
 
-A trigger answers http://APP.ZONE:PORT/SOURCE in every region, and /t/APP/SOURCE on any host.")]
+A trigger is called at http://APP.ZONE:PORT/SOURCE in every region, and at /t/APP/SOURCE on any host.")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -28,34 +28,34 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List an app's triggers, or one function's
+    /// List the triggers of an app or of one function
     List {
         app: String,
         function: Option<String>,
     },
-    /// Create an HTTP trigger of a function
+    /// Create an HTTP trigger for a function
     Create {
         app: String,
         function: String,
         name: String,
-        /// Path it answers, exactly
+        /// Request path that calls the function; it has to match exactly
         #[arg(long, value_name = "PATH")]
         source: String,
         #[command(flatten)]
         annotated: Annotated,
     },
-    /// Show a trigger whole
+    /// Show all fields of a trigger
     Inspect {
         app: String,
         function: String,
         name: String,
     },
-    /// Change what is given, keep the rest
+    /// Change the given fields of a trigger
     Update {
         app: String,
         function: String,
         name: String,
-        /// Path it answers, exactly
+        /// Request path that calls the function; it has to match exactly
         #[arg(long, value_name = "PATH")]
         source: Option<String>,
         #[command(flatten)]

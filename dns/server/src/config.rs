@@ -69,23 +69,23 @@ pub fn absolute_name(text: &str) -> Option<Name> {
 }
 
 impl daemon::Config for Config {
-    const ABOUT: &'static str = "Authoritative DNS for a zone of functions: answers each client with the region that \
-         answers it soonest, from the last steering view it has seen.";
+    const ABOUT: &'static str = "Authoritative DNS server for the functions' zone. It answers each client with the \
+         region that should respond to it fastest, from the newest steering view that it has.";
 
     const KEYS: &'static str = r#"
 name = "dns-1"
-data_dir = "/var/lib/tradewind/dns"      # keeps the newest view, used when no global node answers
-listen = ["127.0.0.1:5300"]              # UDP and TCP; addresses, not 0.0.0.0
+data_dir = "/var/lib/tradewind/dns"      # the newest view, for when no global node answers
+listen = ["127.0.0.1:5300"]              # UDP and TCP; list each address, not 0.0.0.0
 http_listen = "127.0.0.1:5380"           # /healthz /readyz /metrics /v1/status /v1/explain
-globals = ["http://127.0.20.1:7400"]     # global nodes; each is followed
+globals = ["http://127.0.20.1:7400"]     # global nodes; it follows each of them
 zone = "fn.test"
-ttl_secs = 30                            # of steered answers, and (at most 30) of "no such name"
-ttl_all_down_secs = 5                    # when no region is healthy and all are answered
-[[nameservers]]                          # the zone's NS records; ns*.ZONE gets its addresses here
+ttl_secs = 30                            # TTL of steered answers; also, at most 30, of "no such name"
+ttl_all_down_secs = 5                    # TTL when no region is healthy; then all are answered
+[[nameservers]]                          # NS records of the zone, and addresses of ns*.ZONE
 name = "ns1.fn.test"
-ipv4 = "127.0.0.1"                       # and/or ipv6
+ipv4 = "127.0.0.1"                       # or ipv6, or both
 [worldmap]
-path = ""                                # a MaxMind-format database; empty: the built-in one
+path = ""                                # database in MaxMind format; empty: built in
 "#;
 
     fn problems(&self) -> Vec<String> {
@@ -105,8 +105,8 @@ path = ""                                # a MaxMind-format database; empty: the
             check(
                 !listen.ip().is_unspecified(),
                 format!(
-                    "`listen` has {listen}: answers would leave from another address than was \
-                     asked; list the addresses"
+                    "`listen` has {listen}: answers could leave from another address than the query \
+                     was sent to; list each address"
                 ),
             );
         }
@@ -147,8 +147,8 @@ path = ""                                # a MaxMind-format database; empty: the
                             .as_ref()
                             .is_some_and(|zone| name.num_labels() == zone.num_labels() + 1)),
                 format!(
-                    "`nameservers[{index}].name` {:?} is in the zone but is no ns*.ZONE, \
-                     so an app could take its name",
+                    "`nameservers[{index}].name` {:?} is in the zone but is not of the form \
+                     ns*.ZONE, so an app could take its name",
                     server.name
                 ),
             );

@@ -36,7 +36,7 @@ pub enum EdnsError {
     Truncated,
     #[error("the OPT record is not at the root")]
     NotRoot,
-    #[error("an option is longer than the OPT record")]
+    #[error("a DNS option is longer than the OPT record")]
     OptionLength,
     #[error("malformed client subnet")]
     Subnet,

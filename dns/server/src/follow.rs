@@ -57,7 +57,10 @@ pub fn load(file: &ViewFile, views: &Views, setting: &Setting) {
         Ok(Some(envelope)) => envelope,
         Ok(None) => return,
         Err(error) => {
-            error!(error = chain(&error), "view on disk unreadable");
+            error!(
+                error = chain(&error),
+                "steering view on disk cannot be read"
+            );
             return;
         }
     };
@@ -240,8 +243,8 @@ async fn keep(file: &ViewFile, envelope: Envelope) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             counter!("tradewind_dns_view_write_failures_total").increment(1);
-            error!(error = chain(&error), "view not kept on disk");
+            error!(error = chain(&error), "steering view not written to disk");
         }
-        Err(error) => error!(%error, "view not kept on disk"),
+        Err(error) => error!(%error, "steering view not written to disk"),
     }
 }

@@ -80,7 +80,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         if result.is_ok() {
             result = ended;
         }
-        ensure!(asked || result.is_err(), "a task ended unasked");
+        ensure!(asked || result.is_err(), "a task ended unexpectedly");
     }
     result
 }

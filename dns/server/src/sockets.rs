@@ -127,7 +127,7 @@ async fn until_ended(server: &mut Server<Handler>, shutdown: &CancellationToken)
     if let Err(error) = ended
         && !shutdown.is_cancelled()
     {
-        warn!(%error, "socket ended, opening it anew");
+        warn!(%error, "socket closed, opening it again");
     }
 }
 

@@ -125,7 +125,7 @@ pub struct Steering {
 /// Why a view makes no tables.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("a region is garbled")]
+    #[error("a region's entry is malformed")]
     Region(#[source] StoredError),
     #[error("the view contradicts itself")]
     View(#[source] ViewError),

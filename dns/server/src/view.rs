@@ -1,7 +1,7 @@
-//! Which steering view is served: the newest sound one ever seen.
+//! Which steering view is served: the newest valid one that was received.
 //!
-//! [`admit`] is the whole rule, a pure function; [`Views`] holds what it admitted and counts what
-//! it refused. A view that is refused changes nothing: the one held stays.
+//! [`admit`] is the whole rule, a pure function. [`Views`] keeps the admitted view and counts refused
+//! ones. A refused view changes nothing: the current view stays.
 
 pub mod disk;
 
@@ -25,30 +25,30 @@ pub struct Loaded {
 /// Why a view is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewRefused {
-    #[error("the view cannot be believed")]
+    #[error("the view is damaged")]
     Unsound(#[source] ViewError),
-    #[error("the view is of cluster {offered:?}, the one held of {held:?}")]
+    #[error("the view is of cluster {offered:?}, the current one of {held:?}")]
     OtherCluster { held: String, offered: String },
     #[error("the view is of zone {offered:?}, this server's is {ours:?}")]
     OtherZone { ours: String, offered: String },
-    #[error("view {offered} is older than {held}, which is held")]
+    #[error("view {offered} is older than the current view {held}")]
     Older { held: Position, offered: Position },
-    #[error("view {position} has another digest than the one held")]
+    #[error("view {position} has another digest than the current view of that position")]
     Forked { position: Position },
     #[error("the view has no regions")]
     Emptied,
-    #[error("the view says it has {declared} regions and has {found}")]
+    #[error("the view declares {declared} regions and has {found}")]
     Miscounted { declared: u64, found: usize },
-    #[error("the view drops {dropped} of {held} regions at once")]
+    #[error("the view removes {dropped} of {held} regions at once")]
     MassChange { dropped: usize, held: usize },
-    #[error("the view makes no tables")]
+    #[error("no steering tables can be built from the view")]
     Tables(#[source] BuildError),
-    #[error("with this view {name} would have no address")]
+    #[error("the view has no address for {name}")]
     NoAddress { name: String },
 }
 
 impl ViewRefused {
-    /// For metrics: one word of a fixed set.
+    /// A metric's label, from a fixed set.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Tables(BuildError::View(dns_steering::ViewError::NoAddress { .. })) => {
@@ -66,7 +66,7 @@ impl ViewRefused {
     }
 }
 
-/// What orders the views of one cluster.
+/// Orders the views of one cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Position {
     pub epoch: u64,
@@ -88,23 +88,23 @@ impl std::fmt::Display for Position {
     }
 }
 
-/// What became of an offered view.
+/// Whether an offered view replaces the current one.
 #[derive(Debug)]
 pub enum Admission {
-    /// It is newer and sound: serve it.
+    /// It is newer and valid: serve it.
     Admitted(Box<Loaded>),
-    /// It is the one held.
+    /// It is the current view.
     Unchanged,
 }
 
-/// Decides whether an offered view replaces the one held.
+/// Decides whether an offered view replaces the current one.
 ///
-/// Pure, so any order of offers can be tried on it. Everything that can be checked is checked
-/// before the switch: the digest, that it is ours and newer, that it empties nothing, that it does
-/// not drop most regions at once, and that every name it covers resolves.
+/// Pure, so that tests can try any order of offers. It checks the digest, the cluster, the zone and the
+/// position; that the view has regions and does not remove most of them at once; and that every name of
+/// the view resolves.
 ///
 /// # Errors
-/// Says why it is refused.
+/// Why the view is refused.
 pub fn admit(
     held: Option<&Loaded>,
     envelope: &Envelope,

@@ -118,7 +118,7 @@ impl Teller {
             match self.tell_one(demand).await {
                 Ok(reply) => {
                     if !self.heard {
-                        info!("the operator hears what is wanted again");
+                        info!("operator takes demand again");
                         self.heard = true;
                     }
                     return Some(reply);
@@ -136,7 +136,7 @@ impl Teller {
         if let Some(error) = last.filter(|_| self.heard) {
             warn!(
                 error = chain(&error),
-                "no operator hears what is wanted; going on with the pods there are"
+                "no operator takes demand, using the existing pods"
             );
             self.heard = false;
         }

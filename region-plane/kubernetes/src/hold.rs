@@ -251,7 +251,7 @@ impl Keeper<'_> {
                 debug!(target: "function", app, function, call, ?stream, line, "printed");
             }
             Event::Dropped { dropped } => {
-                warn!(target: "function", app, function, dropped, "printed faster than was read");
+                warn!(target: "function", app, function, dropped, "function printed faster than its log was read");
             }
         }
     }

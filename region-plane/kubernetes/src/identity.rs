@@ -62,7 +62,7 @@ impl Identity {
                 Ok(kept) => Some(kept),
                 Err(error) => {
                     // To be another gateway costs a few seconds at most: claims lapse.
-                    warn!(%error, path = %path.display(), "unreadable, this is another gateway now");
+                    warn!(%error, path = %path.display(), "gateway identity cannot be read, taking a new one");
                     None
                 }
             },

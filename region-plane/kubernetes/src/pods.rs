@@ -50,7 +50,7 @@ async fn follow_with(
         match event {
             Ok(event) => {
                 if !heard {
-                    info!("the pods are heard of again");
+                    info!("pods are watched again");
                     heard = true;
                 }
                 match event {
@@ -70,7 +70,7 @@ async fn follow_with(
             Err(error) => {
                 metrics::counter!("tradewind_region_pod_watch_errors_total").increment(1);
                 if heard {
-                    warn!(%error, "the pods are not heard of; going on with those known");
+                    warn!(%error, "pods cannot be watched, using the known ones");
                     heard = false;
                 }
             }

@@ -70,7 +70,7 @@ pub enum RunnerError {
     },
     #[error("the runner did not answer in time")]
     TimedOut,
-    #[error("the runner has nothing more to tell")]
+    #[error("the runner closed its event stream")]
     Ended,
     #[error("the runner answered {status}: {message}")]
     Refused { status: StatusCode, message: String },

@@ -116,7 +116,7 @@ impl Seats {
         let mut state = self.state();
         let effects = match change {
             Change::Listed(pods) => {
-                info!(pods = pods.len(), "the pods are known");
+                info!(pods = pods.len(), "pods listed");
                 self.pods_known.send_replace(true);
                 state.claims.pods_listed(pods)
             }
@@ -260,7 +260,7 @@ impl State {
         for Bereft { start, pod, loss } in effects.bereft {
             if let Some(told) = self.told.get(&start) {
                 let function = self.claims.function(start);
-                info!(pod, function, ?loss, "a pod was lost");
+                info!(pod, function, ?loss, "pod lost");
                 told.send_replace(Told::Lost(loss));
             }
         }

@@ -1,4 +1,4 @@
-//! What the API server's refusals mean, and what to do about them.
+//! The meaning of errors of the API server, and what a person can do about them.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use crate::plan::{ConditionReason, Trouble};
 pub enum ApiFailure {
     /// The object is not there, or another by that name is.
     Gone,
-    /// Somebody was faster. What is wanted now shows in what is seen next.
+    /// Another write was first. The next watch events show whether this one is still needed.
     Conflict,
-    /// Too much is asked of the server.
+    /// The server asks for fewer requests.
     Throttled { retry_after: Option<Duration> },
-    /// It would be refused again.
+    /// A second try would be refused too.
     Refused(Trouble),
-    /// Nobody knows whether it was done.
+    /// No answer: the write may have been done.
     Lost(String),
 }
 
@@ -33,7 +33,7 @@ impl ApiFailure {
     }
 }
 
-/// Reads `error` as the answer to a write: `verb` and `resource` as roles name them.
+/// Classifies the error of a write. `verb` and `resource` are those of RBAC roles.
 #[must_use]
 pub fn api_failure(error: &kube::Error, verb: &str, resource: &str) -> ApiFailure {
     let status = match error {

@@ -21,12 +21,12 @@ const ADJUSTED_EVERY: Duration = Duration::from_secs(1);
 /// Longest pause that a `Retry-After` may ask for.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// How a write ended, for its bucket.
+/// How a write ended, as far as it changes the rate of writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// It was answered, whatever the answer.
+    /// The server answered, with success or with an error.
     Answered { took: Duration },
-    /// The server asked for less.
+    /// The server asked for fewer requests.
     Throttled { retry_after: Option<Duration> },
     /// No answer.
     Lost,
@@ -56,7 +56,7 @@ impl Bucket {
         }
     }
 
-    /// Writes that may be sent now. At most a second's worth gathers.
+    /// Number of writes that may be sent now; at most those of one second.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

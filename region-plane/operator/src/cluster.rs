@@ -299,7 +299,7 @@ where
                     if !listed && watches::refuses_streaming(&error) {
                         info!(
                             kind = self.kind.resource(),
-                            "the server lists in pages only"
+                            "API server lists in pages only"
                         );
                         return Ended::Refused;
                     }
@@ -316,7 +316,7 @@ where
             };
             backoff = Backoff::default();
             if broken.take().is_some() {
-                info!(kind = self.kind.resource(), "watching again");
+                info!(kind = self.kind.resource(), "watch works again");
                 let well = Change::Watch {
                     kind: self.kind,
                     broken: None,

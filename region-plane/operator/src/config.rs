@@ -214,42 +214,43 @@ impl Config {
 }
 
 impl daemon::Config for Config {
-    const ABOUT: &'static str = "One region's operator: keeps the functions and pods of a Kubernetes cluster in step with \
-         the metadata and with what the region's gateway wants. Finds the cluster by KUBECONFIG, \
-         ~/.kube/config or the pod it runs in.";
+    const ABOUT: &'static str = "The operator of one region on Kubernetes. It writes Function objects from the metadata \
+         and creates and deletes the pods that the gateway asks for. It finds the cluster by KUBECONFIG, \
+         by ~/.kube/config, or by the pod that it runs in.";
 
     const KEYS: &'static str = r#"
-name = "fra"                             # as the region's gateway has it
-zone = "fn.test"                         # as the region's gateway has it
+name = "fra"                             # the same as in the gateway's configuration
+zone = "fn.test"                         # the same as in the gateway's configuration
 latitude = 50.11                         # default by name
-longitude = 8.68
+longitude = 8.68                         # default by name
 labels = { geo = "eu", country = "de" }  # default by name
-globals = ["http://127.0.20.1:7400"]     # any global nodes
-data_dir = "/var/lib/tradewind/operator" # metadata replica
+globals = ["http://127.0.20.1:7400"]     # some or all global nodes
+data_dir = "/var/lib/tradewind/operator" # the copy of the metadata
 listen = "127.0.11.1:8082"               # /v1/demand /v1/status /healthz /readyz /metrics
-namespace = "tradewind"                  # of every object of the region
-identity = "fra-1"                       # unique; default the region's name and a random number
+namespace = "tradewind"                  # namespace of all objects of the region
+identity = "fra-1"                       # unique; default: the region's name and a random number
 lease_name = "tradewind-operator"        # the Lease that operators of the region contend for
-lease_ttl_ms = 15000                     # whole seconds; a dead one is replaced after this
-settle_ms = 10000                        # once it leads and a gateway is heard, before the first pod is surplus
-creates_per_sec = 20                     # pods made at most; less while the API server is slow
-deletes_per_sec = 20                     # pods deleted
-writes_per_sec = 100                     # labels, conditions, functions
-surplus_after_ms = 10000                 # for a pod that nobody has or wants
-never_ready_after_ms = 60000             # for a pod to run, until that is a problem
+lease_ttl_ms = 15000                     # in whole seconds; a dead leader is replaced after this time
+settle_ms = 10000                        # a new leader waits so long after a gateway's first report
+                                         # before it deletes surplus pods
+creates_per_sec = 20                     # pods created, at most; fewer while the API server is slow
+deletes_per_sec = 20                     # pods deleted, likewise
+writes_per_sec = 100                     # writes of labels, conditions and functions, likewise
+surplus_after_ms = 10000                 # before a pod that no gateway claims or asks for is deleted
+never_ready_after_ms = 60000             # before a pod that does not run is reported
 runner_image = "localhost/tradewind/tradewind-runner:dev"
 image_pull_policy = "IfNotPresent"       # of every container; or Always, Never
 image_pull_secrets = []
-priority_class = "tradewind-function"    # of pods; default none
+priority_class = "tradewind-function"    # PriorityClass of pods; default: none
 topology_spread = true                   # over zones and nodes
 node_selector = {}
 tolerations = [{ key = "functions", operator = "Exists", effect = "NoSchedule" }]
-runtime_class = "gvisor"                 # of pods; default the nodes'
-function_cpu_millis = 100                # an image's container asks for, in thousandths of a core
+runtime_class = "gvisor"                 # RuntimeClass of pods; default: that of the nodes
+function_cpu_millis = 100                # CPU request of an image's container
 runner_cpu_millis = 10
-runner_memory_mb = 16                    # reserved for it, and
-runner_memory_max_mb = 128               # what it may use while a large call passes
-termination_grace_secs = 5               # for a pod's call under way, all but the last second
+runner_memory_mb = 16                    # memory request of the runner
+runner_memory_max_mb = 128               # memory limit of the runner
+termination_grace_secs = 5               # for the running call of a pod, less one second
 "#;
 
     fn problems(&self) -> Vec<String> {
@@ -268,13 +269,13 @@ termination_grace_secs = 5               # for a pod's call under way, all but t
         );
         check(
             self.latitude.is_some() == self.longitude.is_some(),
-            "`latitude` and `longitude` go together".to_owned(),
+            "`latitude` and `longitude` have to be set together".to_owned(),
         );
         match self.location() {
             None => check(
                 false,
                 format!(
-                    "`name` {:?} is no metro code known here, so `latitude` and `longitude` are needed",
+                    "`name` {:?} is not a known metro code: set `latitude` and `longitude`",
                     self.name
                 ),
             ),
@@ -295,7 +296,7 @@ termination_grace_secs = 5               # for a pod's call under way, all but t
             check(
                 api_types::dns_label::is_label(name),
                 format!(
-                    "`{key}` {name:?} is no name of an object: lower-case letters, digits and hyphens"
+                    "`{key}` {name:?} is not a valid object name: use lower-case letters, digits and hyphens"
                 ),
             );
         }
@@ -323,7 +324,7 @@ termination_grace_secs = 5               # for a pod's call under way, all but t
                     .split('.')
                     .all(api_types::dns_label::is_label),
             format!(
-                "`runtime_class` {:?} is no name of an object: lower-case letters, digits, hyphens and dots",
+                "`runtime_class` {:?} is not a valid object name: use lower-case letters, digits, hyphens and dots",
                 self.runtime_class
             ),
         );

@@ -394,9 +394,9 @@ impl Contender {
             Ok(Ok(())) => info!("gave up the lease"),
             Ok(Err(error)) => warn!(
                 error = chain(&error),
-                "could not give up the lease, it runs out by itself"
+                "lease not given up, it expires by itself"
             ),
-            Err(_) => warn!("could not give up the lease in time, it runs out by itself"),
+            Err(_) => warn!("lease not given up in time, it expires by itself"),
         }
     }
 }

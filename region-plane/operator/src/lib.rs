@@ -157,7 +157,7 @@ impl Operator {
             Some(ended) = tasks.join_next() => Some(format!("{ended:?}")),
         };
         if let Some(unasked) = unasked {
-            error!(error = unasked, "a task ended unasked");
+            error!(error = unasked, "a task ended unexpectedly");
         }
         shutdown.cancel();
         while deciding.join_next().await.is_some() {}
@@ -169,7 +169,7 @@ impl Operator {
 
 /// Another leads, or none does: ask the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this operator does not lead")]
+#[error("this operator is not the leader")]
 pub struct NotLeading;
 
 impl Handle {

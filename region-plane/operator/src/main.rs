@@ -78,13 +78,16 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     while let Some(ended) = tasks.join_next().await {
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(error = chain(error.as_ref()), "a task failed at the end"),
-            Err(error) => warn!(%error, "a task failed at the end"),
+            Ok(Err(error)) => warn!(
+                error = chain(error.as_ref()),
+                "a task failed during shutdown"
+            ),
+            Err(error) => warn!(%error, "a task failed during shutdown"),
         }
     }
     anyhow::ensure!(
         unasked.is_none(),
-        "a task ended unasked: {}",
+        "a task ended unexpectedly: {}",
         unasked.unwrap_or_default()
     );
     Ok(())

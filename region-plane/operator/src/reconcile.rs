@@ -1,8 +1,8 @@
-//! The task that decides: it alone holds what is known, and takes in what watches, gateways, the
-//! replica and finished writes have to say.
+//! The task that decides. It owns the operator's state, and takes events from watches, gateways, the
+//! replica and finished writes.
 //!
-//! It runs when it is nudged and when time has changed something, asks [`crate::plan`] what to
-//! write, and sends that. It waits for no write.
+//! It runs after an event and when a deadline passes. It asks [`crate::plan`] which writes are needed and
+//! sends them. It never waits for a write.
 
 mod doubt;
 mod objects;
@@ -43,26 +43,27 @@ use doubt::Doubt;
 /// few enough not to be a burst when it is not.
 const IN_FLIGHT_MAX: usize = 64;
 
-/// Of those, how many may be of an earlier plan: the rest is for what is planned next, which may be
-/// more urgent.
+/// Of those, how many may belong to an earlier plan. The rest is for the next plan, which may be more
+/// urgent.
 const PLANNED_IN_FLIGHT_MAX: usize = IN_FLIGHT_MAX / 2;
 
-/// Between plans, so that a burst of changes is one plan.
+/// Shortest pause between plans, so that a burst of changes becomes one plan.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 
-/// And this many times what the last plan took, so that planning leaves most of a core alone.
+/// The pause is also at least so many times the last plan's duration, so that planning takes at most a
+/// third of a core.
 const PAUSE_FACTOR: u32 = 2;
 
-/// Changes taken in before anything is decided again.
+/// Most changes that are taken before the next decision.
 const BATCH_MAX: usize = 4_096;
 
-/// Conditions and gauges that only time changes are looked at this often.
+/// How often conditions and gauges are checked that change only with time.
 const LOOKED_EVERY: Duration = Duration::from_secs(5);
 
-/// What was refused is tried again after this, unless it changed.
+/// A refused write is tried again after this time, or at once when it changed.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// How long a person's word that a mass deletion is meant counts.
+/// How long a person's confirmation of a mass deletion is valid.
 const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 
 /// Where `Function` objects come from.
@@ -70,7 +71,7 @@ const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 pub enum Source {
     /// They are written from this copy of the metadata.
     Replica(Replica),
-    /// Somebody else writes them.
+    /// Another program writes them.
     Objects,
 }
 
@@ -86,15 +87,15 @@ pub struct Status {
     pub identity: String,
     pub leading: bool,
     pub fence: Option<u64>,
-    /// Why nothing is decided, if so.
+    /// Why no decisions are made, if so.
     pub waiting_for: Option<String>,
-    /// What has not been listed once since the start, and why if that is known.
+    /// Kinds that have not been listed since the start, and why if that is known.
     pub not_listed: Vec<String>,
     pub functions: usize,
     pub pools: usize,
     pub pods: PodCounts,
-    /// Of each pool, if this operator decides. In no object, where it would be a write for each pod
-    /// that is taken and each that is made.
+    /// Of each pool, if this operator leads. It is not in an object's status: that would be a write for
+    /// each pod that is claimed and each that is created.
     pub pool_pods: BTreeMap<String, PoolPods>,
     pub gateways: usize,
     pub problems: Vec<Problem>,
@@ -125,13 +126,13 @@ pub struct PoolPods {
 }
 
 impl Status {
-    /// Whether this operator could take over from another: it has listed what it needs, so it may
-    /// and can. An upgrade that takes away its rights or its way to the API server stops here, while
-    /// the others still work. Who waits for the lease is ready; and an API server that is away later
-    /// is no reason to replace anything, since what is known stands.
+    /// Whether this operator could take over from another one: it has listed all kinds that it needs, so
+    /// it has the rights and reaches the API server. A rolling upgrade that removes its rights or its
+    /// connection stops here, while the other operators still work. An operator that waits for the lease is
+    /// ready. An API server that fails later does not change this, since the known state stays valid.
     ///
     /// # Errors
-    /// Says what it waits for.
+    /// Names the kinds that are not listed yet.
     pub fn readiness(&self) -> Result<(), String> {
         match self.not_listed.as_slice() {
             [] => Ok(()),
@@ -159,16 +160,16 @@ impl Reconciler {
     }
 }
 
-/// An object of the replica's that the server refused.
+/// An object that the API server refused.
 struct Rest {
     until: Moment,
-    /// What was refused; something else may be tried at once.
+    /// The refused object; a different one may be tried at once.
     of: Option<Arc<Wanted>>,
     /// Why it was refused.
     trouble: Option<Trouble>,
 }
 
-/// What was refused. Until it may be tried again it counts as done, or as under way.
+/// A refused write. Until it may be tried again it counts as done or as under way.
 enum Again {
     State(Owner),
     Delete(String),
@@ -193,24 +194,24 @@ struct Running {
     creates: Bucket,
     deletes: Bucket,
     others: Bucket,
-    /// Objects that a write of the replica's is under way for, by kind and name.
+    /// Names of objects for which a write is under way.
     writing: HashSet<String>,
-    /// Objects not to be written before.
+    /// Objects that are not written before a time.
     resting: HashMap<String, Rest>,
-    /// Writes that were refused, to be thought of again.
+    /// Refused writes, and when to plan them again.
     again: Vec<(Moment, Again)>,
-    /// Functions that are to go, and Secrets that nothing names, since when.
+    /// Functions that are to be deleted and Secrets that no function names, each with the time since when.
     doomed: HashMap<String, Moment>,
     idle_secrets: HashMap<String, Moment>,
-    /// Pods and conditions of the last plan for which there was no slot, most urgent first. They are
-    /// written as slots come free, until the next plan says anew what is missing.
+    /// Pods and conditions of the last plan that had no request slot, most urgent first. They are written
+    /// when slots become free, until the next plan replaces them.
     planned: VecDeque<Action>,
     problems: Vec<Problem>,
     fills: BTreeMap<String, Fill>,
     objects_held: Doubt,
     plan_due: bool,
     objects_due: bool,
-    /// When objects are to be looked at though nothing is new.
+    /// When objects are checked again although no event came.
     objects_at: Option<Moment>,
     not_before: Moment,
     wake: Option<Moment>,
@@ -535,7 +536,7 @@ impl Running {
             .record(began.elapsed().as_secs_f64());
         self.problems = planned.problems;
         self.fills = planned.fills;
-        let unwritten: Vec<Problem> = self.unwritten().collect();
+        let unwritten = self.unwritten();
         self.problems.extend(unwritten);
         self.planned.clear();
         for action in planned.actions {
@@ -736,7 +737,7 @@ impl Running {
                     info!(
                         pod,
                         problem = trouble.message,
-                        "cannot be resized, and is replaced"
+                        "pod cannot be resized, replacing it"
                     );
                     self.state.not_resizable(&pod);
                 }
@@ -857,33 +858,38 @@ impl Running {
         self.resting.insert(object, rest);
     }
 
-    /// Functions that get no pods of the settings they should have, since the server does not take their
-    /// objects. Bundles need none: a pool's pod loads them.
-    fn unwritten(&self) -> impl Iterator<Item = Problem> {
+    /// Functions whose pods have not got their newest settings, because the API server does not take
+    /// their objects. Only functions with an image are listed: a pool's pod loads its bundle without an
+    /// object. Costs as much as there are refused objects; where the cluster lacks the definition, all.
+    fn unwritten(&self) -> Vec<Problem> {
         let undefined = self.state.undefined(Kind::Functions);
-        let stored = |name: &String, wanted: &Wanted| {
-            let record = self.state.functions.get(name);
-            let object = record.and_then(|record| record.object.as_ref().ok());
-            object.is_some_and(|object| object.spec.settings == wanted.spec.settings)
+        let undefined = undefined.then(|| unknown(Kind::Functions));
+        let mut names: Vec<&String> = match undefined {
+            Some(_) => self.written.functions.keys().collect(),
+            None => self.resting.keys().collect(),
         };
-        let wanted = self.written.functions.iter();
-        let lacking = wanted
-            .filter(move |(name, wanted)| wanted.spec.image.is_some() && !stored(name, wanted));
-        lacking.filter_map(move |(name, wanted)| {
+        names.sort_unstable();
+        let problem = |name: &String| {
+            let wanted = self.written.functions.get(name)?;
+            let stored = self.state.functions.get(name).is_some_and(|record| {
+                let object = record.object.as_ref();
+                object.is_ok_and(|object| object.spec.settings == wanted.spec.settings)
+            });
+            if stored || wanted.spec.image.is_none() {
+                return None;
+            }
             let refused = self.resting.get(name);
-            let refused = refused.and_then(|rest| Some((rest.of.as_ref()?, rest.trouble.clone()?)));
-            // Where it does not know them nothing is asked for, and so nothing refused.
-            let undefined = undefined.then(|| (wanted, unknown(Kind::Functions)));
-            let (of, trouble) = refused
-                .map(|(of, trouble)| (&**of, trouble))
-                .or(undefined)?;
+            let refused =
+                refused.and_then(|rest| Some((rest.of.as_deref()?, rest.trouble.as_ref()?)));
+            let (of, trouble) = refused.or(undefined.as_ref().map(|trouble| (wanted, trouble)))?;
             Some(Problem {
                 function: name.clone(),
                 settings: Some(of.spec.settings.clone()),
                 reason: trouble.reason.to_string(),
-                message: trouble.message,
+                message: trouble.message.clone(),
             })
-        })
+        };
+        names.into_iter().filter_map(problem).collect()
     }
 
     fn patch_failed(&mut self, pod: String, refusal: ApiFailure, now: Moment) {

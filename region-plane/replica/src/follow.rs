@@ -39,9 +39,9 @@ enum Broken {
         /// The watch had brought something new.
         has_moved: bool,
     },
-    #[error("what the global plane sent was refused")]
+    #[error("data from the global plane was refused")]
     Refused(#[source] Refused),
-    #[error("the watch does not follow on what is held")]
+    #[error("the watch does not continue at this copy's revision")]
     Diverged(#[source] Refused),
 }
 
@@ -165,13 +165,13 @@ impl Follower {
     fn after(&mut self, broken: Broken) -> Duration {
         let pause = match broken {
             Broken::Asked(Error::Compacted { .. }) => {
-                info!("too far behind to watch, taking a snapshot");
+                info!("too far behind for a watch, taking a snapshot");
                 self.wants_snapshot = true;
                 Duration::ZERO
             }
             Broken::Asked(error) if error.status() == Some(STRANGER) => {
                 self.replica.note_problem(error.to_string());
-                warn!(%error, "what is held is not the global plane's, taking a snapshot");
+                warn!(%error, "metadata differs from the global plane's, taking a snapshot");
                 self.wants_snapshot = true;
                 self.next_backoff()
             }
@@ -189,7 +189,7 @@ impl Follower {
                 let problem = error.to_string();
                 self.replica.note_problem(problem.clone());
                 if failures >= FAILURES_MAX {
-                    warn!(revision = %at, failures, %error, "watch fails again and again, taking a snapshot");
+                    warn!(revision = %at, failures, %error, "watch failed twice at one revision, taking a snapshot");
                     self.wants_snapshot = true;
                     self.is_forced = true;
                 } else {
@@ -205,14 +205,14 @@ impl Follower {
             }
             Broken::Diverged(refused) => {
                 self.replica.note_problem(refused.to_string());
-                warn!(error = %refused, "the watch does not follow on what is held, taking a snapshot");
+                warn!(error = %refused, "watch does not continue at our revision, taking a snapshot");
                 self.wants_snapshot = true;
                 self.next_backoff()
             }
             Broken::Refused(refused) => {
                 metrics::counter!("tradewind_region_snapshots_refused_total", "reason" => refused.label())
                     .increment(1);
-                error!(error = %refused, "snapshot refused, serving what is held");
+                error!(error = %refused, "snapshot refused, keeping the current metadata");
                 self.replica.note_problem(refused.to_string());
                 self.replica.note_refused(Some(refused.to_string()));
                 BACKOFF_REFUSED

@@ -86,7 +86,7 @@ impl Kept {
         *state = match written {
             Ok(disk) => {
                 metrics::gauge!("tradewind_region_copy_unwritten").set(0.0);
-                info!(revision = %whole.meta.revision, "the copy is on disk again");
+                info!(revision = %whole.meta.revision, "metadata is on disk again");
                 State::Written(disk)
             }
             Err(error) => behind(&error),
@@ -104,7 +104,7 @@ fn behind(failed: &DiskError) -> State {
     let problem = chain(failed);
     error!(
         error = problem,
-        "the copy cannot be written, serving from memory"
+        "metadata cannot be written to disk, serving from memory"
     );
     State::Behind {
         problem: format!("the copy on disk is behind: {problem}"),

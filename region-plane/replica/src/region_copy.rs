@@ -1,7 +1,7 @@
-//! What is held, what may change it, and what is refused.
+//! A region's copy of the metadata in memory, and the rules for changing it.
 //!
-//! Pure: a [`Step`] is computed from what is held and what was received; the caller makes it
-//! durable and then hands it to [`RegionCopy::take`].
+//! Pure: a [`Step`] is computed from the copy and from a received snapshot or watch line. The caller
+//! makes the step durable and then gives it to [`RegionCopy::take`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,27 +15,27 @@ use sha2::{Digest as _, Sha256};
 use crate::feed::News;
 use crate::here::{Here, Reference};
 
-/// Where the copy stands.
+/// Position and origin of the copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
     pub cluster_id: String,
     pub epoch: u64,
-    /// The last revision of which a change was applied.
+    /// The newest revision of which at least one change is applied.
     pub revision: Revision,
-    /// Up to here every change was applied. Behind `revision` while more lines of it may come: a
-    /// stream can break off between two lines of one revision.
+    /// All changes up to this revision are applied. Lower than `revision` while more lines of `revision`
+    /// may come: a stream can end between two lines of one revision.
     pub settled: Revision,
     pub zone: String,
     pub gateway_port: u16,
 }
 
-/// A checked change of what is held.
+/// A checked change of the copy.
 #[derive(Debug)]
 pub struct Step {
     pub meta: Meta,
     pub puts: Vec<Object>,
     pub deletes: Vec<ObjectId>,
-    /// A power cut must not bring back what it replaced.
+    /// Written with fsync: after a power cut the replaced objects must not be back.
     pub sync: bool,
 }
 
@@ -47,11 +47,11 @@ impl Step {
     }
 }
 
-/// What a person does about a snapshot that is not taken unasked.
+/// Instructions for a person, about a snapshot that the region does not take by itself.
 const TO_ACCEPT: &str = "if that is meant, stop this process, remove the folder `replica` in its data \
                          folder and start it again";
 
-/// Why something received was not applied.
+/// Why a snapshot or a watch line was not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     #[error(transparent)]
@@ -74,9 +74,9 @@ pub enum Refused {
     Older { offered: Revision, held: Revision },
     #[error("the snapshot would delete {deleted} of {held} objects at once; {TO_ACCEPT}")]
     MassDelete { deleted: usize, held: usize },
-    #[error("a change of revision {got} after {held}")]
+    #[error("a change of revision {got} came after revision {held}")]
     Order { got: Revision, held: Revision },
-    #[error("a deletion of {id:?}, which is no {kind} that this program knows")]
+    #[error("deletion of {kind} {id:?}, which this program does not know")]
     UnknownId { kind: String, id: String },
 }
 
@@ -100,7 +100,7 @@ impl Refused {
 /// A snapshot may always delete this many: in a small federation half is soon reached.
 const DELETES_FREE: usize = 10;
 
-/// Everything held, and the part of it that is placed here.
+/// The copy of all objects, and the part of it that is placed in this region.
 ///
 /// Invariants: `here` is what `Here` makes of `all`; `revisions` has one entry for
 /// each object of `all`; `hash` is the sum over `revisions`.
@@ -126,7 +126,7 @@ impl RegionCopy {
         }
     }
 
-    /// All that is held, as a step from nothing; `None` until a first snapshot was taken.
+    /// The whole copy as one step from an empty copy; `None` before the first snapshot.
     pub fn whole(&self) -> Option<Step> {
         Some(Step {
             meta: self.meta.clone()?,

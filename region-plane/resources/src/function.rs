@@ -146,9 +146,9 @@ const SCALING: &str = "tradewind.dev/scaling";
 /// An annotation does not say how many instances there may be.
 #[derive(Debug, thiserror::Error)]
 pub enum NotScaling {
-    #[error("{SCALING} is no scaling: expected {{\"min\":0,\"max\":100}}")]
+    #[error("{SCALING} is invalid: expected {{\"min\":0,\"max\":100}}")]
     Malformed(#[source] serde_json::Error),
-    #[error("{SCALING} is beyond its bounds: min is 0 to 10000, max 1 to 10000")]
+    #[error("{SCALING} is out of range: min is 0 to 10000, max 1 to 10000")]
     Bounds,
     #[error("{SCALING} has a min of {min}, which exceeds its max of {max}")]
     Swapped { min: i32, max: i32 },

@@ -163,7 +163,7 @@ async fn put(instance: &Arc<Instance>, digest: &str, request: Request<Incoming>)
         Ok(()) => empty(StatusCode::NO_CONTENT),
         Err(error) => {
             let message = chain(&error);
-            warn!(error = message, "the bundle was not started");
+            warn!(error = message, "bundle not received");
             trouble(error.status(), message)
         }
     }
@@ -391,7 +391,7 @@ fn refused_call(failure: CallFailure) -> Answer {
         CallFailure::Busy => "the instance has a call or does not listen yet",
         CallFailure::Gone => "the instance is over",
         CallFailure::TimedOut => "the body did not come in time",
-        _ => "the pod is not claimed by that",
+        _ => "the pod has no such claim",
     };
     let trouble = Trouble {
         message: message.to_owned(),

@@ -21,7 +21,7 @@ const SET_ASIDE_MAX: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    #[error("the claim was lost while the bundle came")]
+    #[error("the claim was lost while the bundle was received")]
     ClaimLost,
     #[error("the bundle has more than {} MiB", PACKED_BYTES_MAX >> 20)]
     TooLarge,
@@ -122,7 +122,7 @@ fn clear(code_dir: &Path, left: &Path) -> io::Result<()> {
     let Err(error) = trash::remove(left) else {
         return Ok(());
     };
-    warn!(path = %left.display(), %error, "an earlier bundle is not removed");
+    warn!(path = %left.display(), %error, "earlier bundle not removed");
     for number in 0..SET_ASIDE_MAX {
         let aside = code_dir.join(format!("left-{number}"));
         if !aside.exists() {

@@ -232,10 +232,7 @@ impl Instance {
                 && before.boot < holder.boot
             {
                 let (claim, gateway) = (before.claim, before.gateway);
-                info!(
-                    claim,
-                    gateway, "a claim was dropped, its gateway has been started again"
-                );
+                info!(claim, gateway, "claim dropped, its gateway was restarted");
             }
             if claimed != Err(ClaimRefused::Busy) || timeout_at(deadline, unoccupied).await.is_err()
             {
@@ -438,7 +435,7 @@ impl Instance {
                 () = expiry => {
                     if let Some(holder) = self.pod(Pod::expire) {
                         let gateway = holder.gateway;
-                        warn!(claim = holder.claim, gateway, "a claim was dropped, its gateway is silent");
+                        warn!(claim = holder.claim, gateway, "claim dropped, its gateway is silent");
                     }
                 }
             }

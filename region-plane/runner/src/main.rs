@@ -24,13 +24,13 @@ const BAD_USAGE: u8 = 64;
 const NAME: &str = "tradewind-runner";
 
 const USAGE: &str = "\
-Serves the pod of a function: who has it, its bundle, its calls, its log.
+Runs in every pod beside the function. Takes claims, bundles and calls for it, and passes on its log.
 
-  tradewind-runner                serve, as the environment says
-  tradewind-runner install DIR    copy this program into DIR, for the function's container
-  tradewind-runner launch         in that container: wait for a bundle and become its program
+  tradewind-runner                serve; the environment configures it
+  tradewind-runner install DIR    copy this program into DIR, which the function's container mounts
+  tradewind-runner launch         in that container: wait for a bundle, then become its program
 
-The environment of serving, with defaults:
+Environment variables of `serve`, with defaults:
 ";
 
 /// What the first argument asks for.

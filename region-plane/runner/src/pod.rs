@@ -95,23 +95,23 @@ impl fmt::Display for EndReason {
 /// A claim that was not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimRefused {
-    #[error("the claim is for the pod {claimed}, and this is {this}")]
+    #[error("the claim is for pod {claimed}, this is pod {this}")]
     OtherPod { claimed: String, this: String },
     #[error("the pod is claimed by {}", .by.gateway)]
     Held { by: Holder },
-    #[error("{gateway} has been started again since")]
+    #[error("{gateway} was restarted after this claim")]
     Superseded { gateway: String },
     #[error("the claim was made for another function or bundle")]
     Changed,
     #[error("the pod runs {} with settings {}", .tenant.function, .tenant.settings)]
     Taken { tenant: Tenant },
-    #[error("the instance is over: {reason}")]
+    #[error("the instance has ended: {reason}")]
     Over { reason: EndReason },
-    #[error("what was begun under an earlier claim goes on")]
+    #[error("a call or upload of an earlier claim is still running")]
     Busy,
-    #[error("a pool's pod must be told what to launch")]
+    #[error("a claim of a pool's pod has to name a bundle")]
     NothingToLaunch,
-    #[error("an image's pod launches nothing")]
+    #[error("a claim of an image's pod must not name a bundle")]
     LaunchesNothing,
 }
 
@@ -149,7 +149,7 @@ impl ClaimRefused {
 
 /// The claim is not, or no longer, the pod's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the pod is not claimed by that")]
+#[error("the pod has no such claim")]
 pub struct NotClaimed;
 
 /// What becomes of a bundle that a gateway wants to put.
@@ -166,7 +166,7 @@ pub enum Bundle {
 pub enum BundleRefused {
     #[error(transparent)]
     NotClaimed(#[from] NotClaimed),
-    #[error("the bundle is being put by another request")]
+    #[error("another request is uploading the bundle")]
     Coming,
     #[error("the claim is not for this bundle")]
     Other,

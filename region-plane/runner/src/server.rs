@@ -72,7 +72,7 @@ pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<()
     let instance = Instance::new(settings, shutdown.clone())?;
     match listener.local_addr() {
         Ok(address) => info!(%address, "listening"),
-        Err(error) => warn!(%error, "listening somewhere"),
+        Err(error) => warn!(%error, "listening, address unknown"),
     }
 
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -109,7 +109,7 @@ pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<()
         while connections.join_next().await.is_some() {}
     };
     if tokio::time::timeout(grace, ended).await.is_err() {
-        warn!(?grace, "what goes on is cut off");
+        warn!(?grace, "running requests are cut off");
     }
     connections.shutdown().await;
     info!("stopped");

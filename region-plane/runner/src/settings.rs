@@ -25,14 +25,14 @@ pub const CODE_DIR: &str = "/tradewind/code";
 
 /// The body of `--help`.
 pub const VARIABLES: &str = "\
-TRADEWIND_RUNNER_KIND                       image or pool: what the pod was made for (required)
-TRADEWIND_POD_UID                           unset: metadata.uid; claims of other pods are refused
+TRADEWIND_RUNNER_KIND                       image or pool: the kind of the pod (required)
+TRADEWIND_POD_UID                           metadata.uid of the pod (default: unset); claims for another uid are refused
 TRADEWIND_RUNNER_LISTEN                     [::]:8090 (0.0.0.0:8090 on a machine without IPv6)
-TRADEWIND_RUNNER_SOCKET_DIR                 /tmp/iofs: shared with the function, which listens there
-TRADEWIND_RUNNER_CODE_DIR                   /tradewind/code: shared with the function of a pool's pod
-TRADEWIND_RUNNER_LEASE_MS                   5000: how long a claim outlives its gateway's last request
-TRADEWIND_RUNNER_GRACE_MS                   4000: how long a call may go on after SIGTERM
-TRADEWIND_RUNNER_LOG                        info: off, error, warn, info or debug";
+TRADEWIND_RUNNER_SOCKET_DIR                 /tmp/iofs: folder of the function's socket
+TRADEWIND_RUNNER_CODE_DIR                   /tradewind/code: folder of the bundle in a pool's pod
+TRADEWIND_RUNNER_LEASE_MS                   5000: a claim ends so long after the gateway's last request
+TRADEWIND_RUNNER_GRACE_MS                   4000: longest wait for a running call after SIGTERM
+TRADEWIND_RUNNER_LOG                        info: or off, error, warn, debug";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

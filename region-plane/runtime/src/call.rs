@@ -74,7 +74,7 @@ pub enum Breach {
         #[source]
         source: hyper::Error,
     },
-    #[error("an earlier call was given up midway")]
+    #[error("an earlier call was abandoned before its end")]
     GivenUp,
     #[error("its pod was lost")]
     PodLost,

@@ -336,7 +336,7 @@ impl Watched {
         if timeout(STOP_MAX, self.exit.readable()).await.is_err() {
             warn!(
                 pid = self.pid.as_raw_nonzero(),
-                "an instance does not end, killed"
+                "instance does not stop, killing it"
             );
             let _empty = kill_process_group(self.pid, Signal::KILL);
         }
@@ -351,7 +351,7 @@ impl Watched {
                 }
                 let _first = known.exit.set(status);
             }
-            Err(error) => tracing::error!(%error, "an instance cannot be reaped"),
+            Err(error) => tracing::error!(%error, "instance's exit status cannot be read"),
         }
         gone.cancel();
         if timeout(LAST_WORDS_MAX, output.read_to_end()).await.is_err() {

@@ -63,7 +63,7 @@ pub enum InitFailure {
     NotAName { target: PathBuf },
     #[error("its lsnr.sock points to {target:?}, which is not a socket")]
     NotASocket { target: PathBuf },
-    #[error("its socket directory was taken away")]
+    #[error("its socket directory was removed")]
     NoDirectory,
     /// By whoever started it on another machine.
     #[error("{message}")]

@@ -143,7 +143,7 @@ impl Emptying {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => {
                 count_failure();
-                warn!(folder = %self.folder.display(), %error, "trash not read");
+                warn!(folder = %self.folder.display(), %error, "trash folder cannot be read");
                 return;
             }
         };
@@ -159,14 +159,14 @@ impl Emptying {
             match remove_within(ATTEMPT_MAX, &entry.path(), None, &stop) {
                 Ok(()) => {
                     if self.stuck.remove(&name).is_some() {
-                        info!(path = %entry.path().display(), "tree removed after all");
+                        info!(path = %entry.path().display(), "folder removed");
                     }
                 }
                 Err(_) if self.stop.load(Ordering::Relaxed) => return,
                 Err(error) => {
                     count_failure();
                     if self.stuck.insert(name, Instant::now()).is_none() {
-                        warn!(path = %entry.path().display(), %error, "tree not removed, tried again later");
+                        warn!(path = %entry.path().display(), %error, "folder not removed, trying again later");
                     }
                 }
             }

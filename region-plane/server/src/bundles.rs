@@ -302,7 +302,7 @@ impl Bundles {
         let trash = Trash::open(trash.clone()).map_err(disk("open", &trash))?;
         // What cannot be moved away is in nobody's way: names below it are chosen at random.
         if let Err(error) = trash.throw(&work) {
-            warn!(folder = %work.display(), %error, "unfinished bundles stay behind");
+            warn!(folder = %work.display(), %error, "unfinished bundles not removed");
         }
         fs::create_dir_all(&work).map_err(disk("make", &work))?;
         let entries = fs::read_dir(&folder).map_err(disk("read", &folder))?;
@@ -329,7 +329,7 @@ impl Bundles {
                     .and_then(|()| fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)));
                 if let Err(error) = moved {
                     // It counts as missing all the same, and what is fetched takes its place.
-                    warn!(%digest, %error, "an unsure bundle stays in its place");
+                    warn!(%digest, %error, "unchecked bundle not removed");
                 }
             }
         }
@@ -419,11 +419,11 @@ impl Bundles {
             Repair::Sound => {}
             Repair::Anew => {
                 metrics::counter!("tradewind_region_bundles_repaired_total").increment(1);
-                warn!(%digest, "a bundle was damaged on disk, unpacked anew");
+                warn!(%digest, "bundle was damaged on disk, unpacked again");
             }
             Repair::Lost(error) => {
                 checked.remove(digest);
-                warn!(%digest, error, "a bundle is damaged on disk and cannot be replaced");
+                warn!(%digest, error, "bundle is damaged on disk and cannot be replaced");
             }
         }
         repaired
@@ -595,7 +595,7 @@ impl Shared {
         // It may not have been made, and is in its place if all went well.
         let _absent = tokio::fs::remove_file(&packed).await;
         if result.is_ok() {
-            info!(%digest, "bundle is here");
+            info!(%digest, "bundle downloaded");
         }
         result
     }
@@ -648,7 +648,7 @@ impl Shared {
             Ok(Compared::Same) => return Repair::Sound,
             // Nothing is known of the bundle, so it stays.
             Err(error) => {
-                warn!(%digest, %error, "a bundle cannot be compared with its digest");
+                warn!(%digest, %error, "bundle cannot be checked against its digest");
                 return Repair::Sound;
             }
             Ok(Compared::Damaged) => self.keep_as(digest, &packed, Self::replace).await,
@@ -665,7 +665,7 @@ impl Shared {
         if let Err(error) = self.take_away(&mut self.state(), digest)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            warn!(%digest, %error, "a damaged bundle stays in its place");
+            warn!(%digest, %error, "damaged bundle not removed");
         }
         Repair::Lost(error.to_string())
     }

@@ -239,38 +239,38 @@ impl Config {
 }
 
 impl daemon::Config for Config {
-    const ABOUT: &'static str = "One region: its gateway runs functions on this machine, from its own copy of the \
-         metadata, and hands calls it has no room for to a peer region.";
+    const ABOUT: &'static str = "One region. It takes calls, runs functions, and keeps its own copy of the metadata. \
+         When it has no room for a call, it hands the call to a peer region.";
 
     const KEYS: &'static str = r#"
-name = "fra"                             # a metro code gives the defaults of place and labels
+name = "fra"                             # a metro code such as fra sets location and labels
 data_dir = "/var/lib/tradewind/region"   # metadata replica and unpacked bundles
 gateway_listen = "127.0.11.1:8080"       # calls
 admin_listen = "127.0.11.1:8081"         # /v2 reads, /healthz /readyz /metrics /v1/status /v1/instances
-ipv4 = "127.0.11.1"                      # what DNS answers; and/or ipv6
-gateway_address = "127.0.11.1:8080"      # as peers and global nodes reach it; default gateway_listen
-admin_address = "127.0.11.1:8081"        # as global nodes reach it; default admin_listen
-globals = ["http://127.0.20.1:7400"]     # any global nodes
-zone = "fn.test"                         # until the first snapshot says it
+ipv4 = "127.0.11.1"                      # address that DNS answers; or ipv6, or both
+gateway_address = "127.0.11.1:8080"      # for peers and global nodes; default gateway_listen
+admin_address = "127.0.11.1:8081"        # for global nodes; default admin_listen
+globals = ["http://127.0.20.1:7400"]     # some or all global nodes
+zone = "fn.test"                         # used until the first snapshot gives the zone
 latitude = 50.11                         # default by name
-longitude = 8.68
+longitude = 8.68                         # default by name
 labels = { geo = "eu", country = "de" }  # default by name
-memory_budget_mb = 2048                  # for all instances together
-calls_max = 256                          # calls running or waiting; four fifths of it is the target
-queue_max = 1024                         # calls of one function that may wait
+memory_budget_mb = 2048                  # memory limits of all instances together
+calls_max = 256                          # calls running or waiting; target utilisation: 80 %
+queue_max = 1024                         # waiting calls of one function
 request_body_bytes_max = 6291456
 response_body_bytes_max = 6291456
-hot_start_timeout_ms = 5000              # for an instance to become ready
-wait_max_ms = 10000                      # for a call to wait for an instance
-drain_pause_ms = 7000                    # on SIGTERM: still accepting; default DNS's TTL and two seconds
-drain_grace_ms = 15000                   # on SIGTERM: for calls under way, after that pause
-proxy_protocol_from = []                 # proxies before the gateway that say who calls, e.g. ["10.0.0.0/8"]
-socket_dir = ""                          # short path for functions' sockets; default below /tmp
+hot_start_timeout_ms = 5000              # until an instance has to be ready
+wait_max_ms = 10000                      # longest wait of a call for an instance
+drain_pause_ms = 7000                    # after SIGTERM it still takes calls; default: DNS TTL + 2 s
+drain_grace_ms = 15000                   # then it waits so long for running calls
+proxy_protocol_from = []                 # proxies that send PROXY protocol v2, such as ["10.0.0.0/8"]
+socket_dir = ""                          # folder of the functions' sockets, a short path; default in /tmp
 
-[kubernetes]                             # run functions in pods; absent: on this machine
-namespace = "tradewind"                  # of the pods; the cluster is $KUBECONFIG's or the one this runs in
-operators = ["http://127.0.0.1:8082"]    # where tradewind-operator listens; any replicas of it
-pod_start_timeout_ms = 300000            # for a pod to be made, placed and its image pulled
+[kubernetes]                             # run functions in pods; without it: on this machine
+namespace = "tradewind"                  # of the pods; the cluster is that of $KUBECONFIG or of this pod
+operators = ["http://127.0.0.1:8082"]    # some or all replicas of tradewind-operator
+pod_start_timeout_ms = 300000            # for creating and scheduling a pod and pulling its image
 "#;
 
     fn problems(&self) -> Vec<String> {
@@ -289,16 +289,16 @@ pod_start_timeout_ms = 300000            # for a pod to be made, placed and its 
         );
         check(
             self.ipv4.is_some() || self.ipv6.is_some(),
-            "neither `ipv4` nor `ipv6` is given: DNS would have no address to answer".to_owned(),
+            "neither `ipv4` nor `ipv6` is set: DNS needs an address of this region".to_owned(),
         );
         check(
             self.latitude.is_some() == self.longitude.is_some(),
-            "`latitude` and `longitude` go together".to_owned(),
+            "`latitude` and `longitude` have to be set together".to_owned(),
         );
         check(
             self.location().is_some(),
             format!(
-                "`name` {:?} is no metro code known here, so `latitude` and `longitude` are needed",
+                "`name` {:?} is not a known metro code: set `latitude` and `longitude`",
                 self.name
             ),
         );
@@ -327,7 +327,10 @@ pod_start_timeout_ms = 300000            # for a pod to be made, placed and its 
             let reachable = !listen.ip().is_unspecified() && listen.port() != 0;
             check(
                 reachable || address.is_some(),
-                format!("`{key}` {listen} is no address to reach it by: say which is"),
+                format!(
+                    "`{key}` {listen} is not an address that others can connect to: set `{}`",
+                    key.replace("_listen", "_address")
+                ),
             );
         }
         if let Err(error) = Client::new(&self.globals) {
@@ -456,7 +459,7 @@ pub(crate) mod tests {
             ("http://", "https://", "no TLS"),
             ("\"fn.test\"", "\"\"", "zone"),
             ("zone =", "calls_max = 0\nzone =", "calls_max"),
-            ("zone =", "latitude = 1.0\nzone =", "go together"),
+            ("zone =", "latitude = 1.0\nzone =", "set together"),
             ("zone =", "zonk = 1\nzone =", "zonk"),
             (
                 "zone = \"fn.test\"",

@@ -517,11 +517,7 @@ impl<R: Runtime> Owner<R> {
             Err(error) => {
                 metrics::counter!("tradewind_region_start_failures_total").increment(1);
                 let reason = chain(&error);
-                warn!(
-                    instance = id.0,
-                    error = reason,
-                    "an instance did not come up"
-                );
+                warn!(instance = id.0, error = reason, "instance did not start");
                 let failure = match &error {
                     StartError::TimedOut => StartFailure::TimedOut,
                     StartError::Failed { .. } => StartFailure::Failed,

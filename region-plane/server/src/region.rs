@@ -229,7 +229,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         let pause = config.drain_pause(*dns_ttl_heard.borrow());
         info!(
             ?pause,
-            "taking calls until DNS answers that name this region have run out"
+            "taking calls until DNS answers with this region have expired"
         );
         let told = at_once.cancelled();
         let _sooner = tokio::time::timeout(pause.saturating_sub(HAND_OVER_BEFORE), told).await;
@@ -248,14 +248,17 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     while let Some(ended) = tasks.join_next().await {
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(error = chain(error.as_ref()), "a task failed at the end"),
-            Err(error) => warn!(%error, "a task failed at the end"),
+            Ok(Err(error)) => warn!(
+                error = chain(error.as_ref()),
+                "a task failed during shutdown"
+            ),
+            Err(error) => warn!(%error, "a task failed during shutdown"),
         }
     }
     serving.shutdown().await;
     anyhow::ensure!(
         unasked.is_none(),
-        "a task ended unasked: {}",
+        "a task ended unexpectedly: {}",
         unasked.unwrap_or_default()
     );
     Ok(())

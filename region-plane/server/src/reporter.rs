@@ -83,18 +83,18 @@ impl Reporter {
                     }
                     activities.heard();
                     if !heard {
-                        info!("reports are heard again");
+                        info!("reports reach the global plane again");
                     }
                     heard = true;
                 }
                 Err(error) if error.is_not_found() => {
-                    warn!("the global plane does not know this region, registering again");
+                    warn!("global plane does not know this region, registering again");
                     self.register().await;
                 }
                 Err(error) => {
                     metrics::counter!("tradewind_region_reports_lost_total").increment(1);
                     if heard {
-                        warn!(%error, "report not heard");
+                        warn!(%error, "report did not reach the global plane");
                     }
                     heard = false;
                 }
@@ -140,7 +140,7 @@ impl Reporter {
                     info!(region = self.registration.name, "registered");
                     return;
                 }
-                Err(error) => warn!(%error, "not registered, serving all the same"),
+                Err(error) => warn!(%error, "not registered, serving without registration"),
             }
             // Full jitter: regions that wait for one plane must not come to it as one.
             let pause = rand::rng().random_range(Duration::ZERO..REGISTER_PAUSE);

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use axum::http::Request;
 use chaos_tests_kube_api::{Calls, Counts, Effect, Verb, WatchEnd};
+use tower::ServiceExt as _;
 
 use crate::region::{
     PODS_EACH, Region, Running, assert_each_counted, assert_no_object_writes, object_writes,
@@ -57,6 +60,8 @@ async fn a_server_that_lists_in_pages_is_written_to_once_and_then_left_alone() {
 }
 
 async fn written_once_and_left_alone(region: Region) {
+    // Before the operator starts: it installs the recorder.
+    passes().await;
     let before_mb = memory_mb("VmRSS");
     let (functions, pods) = (region.functions, region.pods());
     let start = Instant::now();
@@ -67,6 +72,8 @@ async fn written_once_and_left_alone(region: Region) {
         "measured: {functions} functions, {pods} pods: converged in {took:.1?}, {:.0} pods/s",
         pods as f64 / took.as_secs_f64()
     );
+
+    println!("measured: {}", passes().await);
 
     let counts = region.api.counts();
     println!("{counts}");
@@ -95,6 +102,31 @@ async fn written_once_and_left_alone(region: Region) {
 
     operator.stop().await;
     a_new_leader_finds_nothing_to_do(&region).await;
+}
+
+/// What the operator's passes over all objects and all pods took, from its metrics.
+async fn passes() -> String {
+    let request = Request::get("/metrics").body(Body::empty()).unwrap();
+    let response = daemon::operations(|| Ok(()))
+        .oneshot(request)
+        .await
+        .unwrap();
+    let text = axum::body::to_bytes(response.into_body(), usize::MAX)
+        .await
+        .unwrap();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    let value = |name: String| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
+    };
+    ["objects", "plan"]
+        .map(|pass| {
+            let metric = format!("tradewind_operator_{pass}_seconds");
+            let count = value(format!("{metric}_count"));
+            let mean_ms = 1_000.0 * value(format!("{metric}_sum")) / count.max(1.0);
+            format!("{count} passes over {pass}, {mean_ms:.2} ms each")
+        })
+        .join("; ")
 }
 
 /// Three rounds of cut watches: resumed, told to list again, and resumed too late.

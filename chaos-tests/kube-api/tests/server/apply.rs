@@ -2,10 +2,11 @@
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Config, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::{config_map, config_maps, pod, pods, refusal, server};
+use crate::both::{client, namespaced};
+use crate::{USER, config_map, pod, refusal, server};
 
 fn map(data: &Value) -> Patch<Value> {
     Patch::Apply(json!({
@@ -25,21 +26,23 @@ fn data(map: &ConfigMap) -> Value {
     json!(map.data.clone().unwrap_or_default())
 }
 
-#[tokio::test]
-async fn an_apply_creates_and_a_second_one_changes_nothing() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn an_apply_creates_and_a_second_one_changes_nothing(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     let made = apply(&api, "one", json!({ "x": "1" })).await.unwrap();
     let again = apply(&api, "one", json!({ "x": "1" })).await.unwrap();
     assert_eq!(made, again);
+}
+
+#[tokio::test]
+async fn an_apply_that_changes_nothing_is_counted_as_such() {
+    let server = server().await;
+    an_apply_creates_and_a_second_one_changes_nothing(server.config(USER)).await;
     let counted = server.counts().of(&chaos_tests_kube_api::Calls::writes());
     assert_eq!((counted.requests, counted.changed), (2, 1));
 }
 
-#[tokio::test]
-async fn another_owners_value_conflicts_until_forced() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn another_owners_value_conflicts_until_forced(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     apply(&api, "one", json!({ "x": "1", "y": "1" }))
         .await
         .unwrap();
@@ -65,10 +68,8 @@ async fn another_owners_value_conflicts_until_forced() {
     );
 }
 
-#[tokio::test]
-async fn what_its_only_owner_no_longer_applies_goes() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn what_its_only_owner_no_longer_applies_goes(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     apply(&api, "one", json!({ "x": "1", "y": "1", "z": "1" }))
         .await
         .unwrap();
@@ -79,10 +80,8 @@ async fn what_its_only_owner_no_longer_applies_goes() {
     assert_eq!(data(&now), json!({ "x": "1" }));
 }
 
-#[tokio::test]
-async fn an_edit_by_hand_takes_the_field_and_force_puts_it_back() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn an_edit_by_hand_takes_the_field_and_force_puts_it_back(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     apply(&api, "one", json!({ "x": "1" })).await.unwrap();
     let by_hand = PatchParams {
         field_manager: Some("kubectl-edit".to_owned()),
@@ -119,11 +118,9 @@ async fn an_edit_by_hand_takes_the_field_and_force_puts_it_back() {
     assert_eq!(data(&now), json!({ "x": "1", "extra": "3" }));
 }
 
-#[tokio::test]
-async fn a_field_that_the_definition_lacks_cannot_be_applied() {
-    let server = server().await;
+pub async fn a_field_that_the_definition_lacks_cannot_be_applied(config: Config) {
     let resource = kube::api::ApiResource::erase::<region_plane_resources::WarmPool>(&());
-    let client = server.client(crate::USER);
+    let client = client(&config);
     let api: Api<kube::api::DynamicObject> = Api::default_namespaced_with(client, &resource);
     let pool = |more: Value| {
         let mut spec = json!({ "runtime": "node", "image": "i", "size": 1, "memoryMb": 128 });
@@ -140,7 +137,10 @@ async fn a_field_that_the_definition_lacks_cannot_be_applied() {
     assert_eq!(refused.code, 500);
     assert_eq!(
         refused.message,
-        "failed to create typed patch object (tradewind/p; tradewind.dev/v1alpha1, Kind=WarmPool): .spec.later: field not declared in schema"
+        format!(
+            "failed to create typed patch object ({}/p; tradewind.dev/v1alpha1, Kind=WarmPool): .spec.later: field not declared in schema",
+            config.default_namespace
+        )
     );
     let made = api.patch("p", &params, &pool(json!({}))).await.unwrap();
     assert_eq!(made.data["spec"]["cpuMillis"], 100, "the default");
@@ -153,10 +153,8 @@ fn add_fields(target: &mut Value, more: &Value) {
     fields.extend(more.as_object().unwrap().clone());
 }
 
-#[tokio::test]
-async fn what_was_there_before_the_first_apply_has_an_owner_too() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn what_was_there_before_the_first_apply_has_an_owner_too(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     api.create(&PostParams::default(), &config_map("a", "1"))
         .await
         .unwrap();
@@ -169,10 +167,8 @@ async fn what_was_there_before_the_first_apply_has_an_owner_too() {
     assert_eq!(data(&now), json!({ "key": "1", "new": "2" }));
 }
 
-#[tokio::test]
-async fn lists_of_named_things_merge_by_name() {
-    let server = server().await;
-    let api = pods(&server);
+pub async fn lists_of_named_things_merge_by_name(config: Config) {
+    let api = namespaced::<Pod>(&config);
     let one = |containers: Value| {
         Patch::Apply(json!({
             "apiVersion": "v1",
@@ -207,10 +203,8 @@ async fn lists_of_named_things_merge_by_name() {
     assert_eq!(now.finalizers(), ["example.com/one", "example.com/two"]);
 }
 
-#[tokio::test]
-async fn status_is_applied_through_its_own_door_by_its_own_owner() {
-    let server = server().await;
-    let api = pods(&server);
+pub async fn status_is_applied_through_its_own_door_by_its_own_owner(config: Config) {
+    let api = namespaced::<Pod>(&config);
     api.create(&PostParams::default(), &pod("p")).await.unwrap();
     let status = |message: &str| {
         Patch::Apply(json!({

@@ -1,8 +1,11 @@
 //! The server, asked by a real client of kube.
+//!
+//! The cases that [`both`] lists run against a real API server too, where there is one.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod apply;
+mod both;
 mod cluster;
 mod faults;
 mod objects;

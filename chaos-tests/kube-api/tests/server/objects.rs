@@ -4,15 +4,14 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event as CoreEvent, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Api, Resource as _, ResourceExt as _};
+use kube::{Api, Config, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 
+use crate::both::{client, define, namespaced};
 use crate::{USER, config_map, config_maps, pod, pods, refusal, server};
 
-#[tokio::test]
-async fn a_write_over_a_newer_version_conflicts() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn a_write_over_a_newer_version_conflicts(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     let first = api
         .create(&PostParams::default(), &config_map("a", "1"))
         .await
@@ -38,10 +37,8 @@ async fn a_write_over_a_newer_version_conflicts() {
     assert_eq!(api.get("a").await.unwrap().data, second.data);
 }
 
-#[tokio::test]
-async fn a_write_that_changes_nothing_keeps_the_version() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn a_write_that_changes_nothing_keeps_the_version(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     let made = api
         .create(&PostParams::default(), &config_map("a", "1"))
         .await
@@ -62,10 +59,8 @@ async fn a_write_that_changes_nothing_keeps_the_version() {
     assert_eq!(made.resource_version(), patched.resource_version());
 }
 
-#[tokio::test]
-async fn refusals_carry_code_and_reason() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn refusals_carry_code_and_reason(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     api.create(&PostParams::default(), &config_map("a", "1"))
         .await
         .unwrap();
@@ -90,7 +85,7 @@ async fn refusals_carry_code_and_reason() {
     assert_eq!((refused.code, refused.reason.as_str()), (422, "Invalid"));
     assert_eq!(refused.details.unwrap().causes[0].field, "metadata.name");
 
-    let elsewhere: Api<ConfigMap> = Api::namespaced(server.client(USER), "nowhere");
+    let elsewhere: Api<ConfigMap> = Api::namespaced(client(&config), "nowhere");
     let refused = refusal(
         elsewhere
             .create(&PostParams::default(), &config_map("a", "1"))
@@ -100,17 +95,22 @@ async fn refusals_carry_code_and_reason() {
 
     let mut bad = pod("p");
     bad.spec.as_mut().unwrap().containers[0].image = None;
-    let refused = refusal(pods(&server).create(&PostParams::default(), &bad).await);
+    let refused = refusal(
+        namespaced::<Pod>(&config)
+            .create(&PostParams::default(), &bad)
+            .await,
+    );
     assert_eq!(
         refused.details.unwrap().causes[0].field,
         "spec.containers[0].image"
     );
 }
 
-#[tokio::test]
-async fn a_resource_without_its_definition_is_not_found() {
-    let server = chaos_tests_kube_api::KubeApi::start().await.unwrap();
-    let api: Api<region_plane_resources::Function> = Api::default_namespaced(server.client(USER));
+pub async fn a_resource_without_its_definition_is_not_found(config: Config) {
+    let kind = kube::core::GroupVersionKind::gvk("absent.example.com", "v1", "Absence");
+    let resource = kube::api::ApiResource::from_gvk(&kind);
+    let api: Api<kube::api::DynamicObject> =
+        Api::default_namespaced_with(client(&config), &resource);
     let refused = refusal(api.list(&ListParams::default()).await);
     assert_eq!(
         (refused.code, refused.message.as_str()),
@@ -118,11 +118,9 @@ async fn a_resource_without_its_definition_is_not_found() {
     );
 }
 
-#[tokio::test]
-async fn a_custom_resource_is_checked_against_its_schema() {
-    let server = server().await;
+pub async fn a_custom_resource_is_checked_against_its_schema(config: Config) {
     let api: Api<kube::api::DynamicObject> = Api::default_namespaced_with(
-        server.client(USER),
+        client(&config),
         &kube::api::ApiResource::erase::<region_plane_resources::Function>(&()),
     );
     let object = |spec: Value| -> kube::api::DynamicObject {
@@ -144,33 +142,32 @@ async fn a_custom_resource_is_checked_against_its_schema() {
     );
 }
 
-#[tokio::test]
-async fn generation_counts_changes_of_what_is_desired_and_status_has_its_own_door() {
-    let server = server().await;
-    server
-        .install(json!({
-            "apiVersion": "apiextensions.k8s.io/v1",
-            "kind": "CustomResourceDefinition",
-            "metadata": { "name": "things.example.com" },
-            "spec": {
-                "group": "example.com",
-                "scope": "Namespaced",
-                "names": { "plural": "things", "kind": "Thing" },
-                "versions": [{
-                    "name": "v1", "served": true, "storage": true,
-                    "subresources": { "status": {} },
-                    "schema": { "openAPIV3Schema": { "type": "object", "properties": {
-                        "spec": { "type": "object", "properties": { "size": { "type": "integer" } } },
-                        "status": { "type": "object", "properties": { "seen": { "type": "integer" } } },
-                    } } },
-                }],
-            },
-        }))
-        .unwrap();
+pub async fn generation_counts_changes_of_what_is_desired_and_status_has_its_own_door(
+    config: Config,
+) {
+    let things = json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": { "name": "things.example.com" },
+        "spec": {
+            "group": "example.com",
+            "scope": "Namespaced",
+            "names": { "plural": "things", "kind": "Thing" },
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "subresources": { "status": {} },
+                "schema": { "openAPIV3Schema": { "type": "object", "properties": {
+                    "spec": { "type": "object", "properties": { "size": { "type": "integer" } } },
+                    "status": { "type": "object", "properties": { "seen": { "type": "integer" } } },
+                } } },
+            }],
+        },
+    });
+    define(&config, &things).await;
     let kind = kube::core::GroupVersionKind::gvk("example.com", "v1", "Thing");
     let resource = kube::api::ApiResource::from_gvk_with_plural(&kind, "things");
     let api: Api<kube::api::DynamicObject> =
-        Api::default_namespaced_with(server.client(USER), &resource);
+        Api::default_namespaced_with(client(&config), &resource);
     let thing = serde_json::from_value(json!({
         "apiVersion": "example.com/v1",
         "kind": "Thing",
@@ -215,10 +212,8 @@ async fn generation_counts_changes_of_what_is_desired_and_status_has_its_own_doo
     );
 }
 
-#[tokio::test]
-async fn deletion_waits_for_finalizers_and_heeds_preconditions() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn deletion_waits_for_finalizers_and_heeds_preconditions(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     let mut object = config_map("a", "1");
     object.metadata.finalizers = Some(vec!["example.com/hold".to_owned()]);
     let made = api.create(&PostParams::default(), &object).await.unwrap();
@@ -293,10 +288,8 @@ async fn what_an_object_owns_goes_with_it() {
     assert!(secrets.get_opt("late").await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn a_pod_gets_its_defaults_and_keeps_its_spec() {
-    let server = server().await;
-    let api = pods(&server);
+pub async fn a_pod_gets_its_defaults_and_keeps_its_spec(config: Config) {
+    let api = namespaced::<Pod>(&config);
     let made = api.create(&PostParams::default(), &pod("p")).await.unwrap();
     let spec = made.spec.clone().unwrap();
     assert_eq!(spec.dns_policy.as_deref(), Some("ClusterFirst"));
@@ -338,10 +331,8 @@ async fn a_pod_gets_its_defaults_and_keeps_its_spec() {
     assert_eq!(resized.metadata.generation, Some(2));
 }
 
-#[tokio::test]
-async fn an_unbound_pod_goes_at_once() {
-    let server = server().await;
-    let api = pods(&server);
+pub async fn an_unbound_pod_goes_at_once(config: Config) {
+    let api = namespaced::<Pod>(&config);
     api.create(&PostParams::default(), &pod("p")).await.unwrap();
     api.delete("p", &DeleteParams::default()).await.unwrap();
     assert!(api.get_opt("p").await.unwrap().is_none());
@@ -361,10 +352,8 @@ async fn a_quota_refuses_in_the_real_words() {
     );
 }
 
-#[tokio::test]
-async fn selectors_choose_what_lists_and_bulk_deletions_touch() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn selectors_choose_what_lists_and_bulk_deletions_touch(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     for (name, app) in [("a", "web"), ("b", "web"), ("c", "api")] {
         api.create(&PostParams::default(), &config_map(name, app))
             .await
@@ -400,10 +389,8 @@ async fn selectors_choose_what_lists_and_bulk_deletions_touch() {
     assert_eq!(left.items.len(), 1);
 }
 
-#[tokio::test]
-async fn leases_secrets_and_events_are_served() {
-    let server = server().await;
-    let leases: Api<Lease> = Api::default_namespaced(server.client(USER));
+pub async fn leases_secrets_and_events_are_served(config: Config) {
+    let leases: Api<Lease> = namespaced(&config);
     let lease: Lease = serde_json::from_value(json!({
         "metadata": { "name": "leader" },
         "spec": { "holderIdentity": "a", "leaseTransitions": 1, "renewTime": "2026-01-02T03:04:05.000006Z" },
@@ -420,7 +407,7 @@ async fn leases_secrets_and_events_are_served() {
     );
     assert_eq!(refused.code, 422, "a lease has no unconditional update");
 
-    let secrets: Api<Secret> = Api::default_namespaced(server.client(USER));
+    let secrets: Api<Secret> = namespaced(&config);
     let secret: Secret = serde_json::from_value(json!({
         "metadata": { "name": "s" }, "stringData": { "KEY": "value" },
     }))
@@ -431,11 +418,11 @@ async fn leases_secrets_and_events_are_served() {
         .unwrap();
     assert_eq!(made.data.unwrap()["KEY"].0, b"value");
 
-    let map = config_maps(&server)
+    let map = namespaced::<ConfigMap>(&config)
         .create(&PostParams::default(), &config_map("a", "1"))
         .await
         .unwrap();
-    let recorder = Recorder::new(server.client(USER), Reporter::from("tests"));
+    let recorder = Recorder::new(client(&config), Reporter::from("tests"));
     let event = Event {
         type_: EventType::Warning,
         reason: "Odd".to_owned(),
@@ -449,11 +436,10 @@ async fn leases_secrets_and_events_are_served() {
             .await
             .unwrap();
     }
-    let events: Api<k8s_openapi::api::events::v1::Event> =
-        Api::default_namespaced(server.client(USER));
+    let events: Api<k8s_openapi::api::events::v1::Event> = namespaced(&config);
     let seen = events.list(&ListParams::default()).await.unwrap();
     assert_eq!(seen.items.len(), 1, "the second adds to the first's series");
-    let core: Api<CoreEvent> = Api::default_namespaced(server.client(USER));
+    let core: Api<CoreEvent> = namespaced(&config);
     core.list(&ListParams::default()).await.unwrap();
 }
 

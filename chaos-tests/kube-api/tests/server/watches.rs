@@ -7,15 +7,16 @@ use chaos_tests_kube_api::{Calls, Effect, KubeApi, Verb, WatchEnd};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{
-    DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+    DeleteParams, ListParams, Patch, PatchParams, PostParams, VersionMatch, WatchEvent, WatchParams,
 };
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, reflector};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Config, ResourceExt as _};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::{config_map, config_maps, refusal, server};
+use crate::both::namespaced;
+use crate::{USER, config_map, config_maps, refusal, server};
 
 /// Nothing here takes long; this only keeps a broken test from hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -74,10 +75,8 @@ async fn watched(server: &KubeApi, many: usize) {
     .unwrap();
 }
 
-#[tokio::test]
-async fn paged_and_streaming_lists_show_the_same_and_then_changes() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn paged_and_streaming_lists_show_the_same_and_then_changes(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     fill(&api, 0..25).await;
     for config in [
         watcher::Config::default().page_size(10),
@@ -93,6 +92,12 @@ async fn paged_and_streaming_lists_show_the_same_and_then_changes() {
             .unwrap();
         assert_eq!(next(&mut events).await, "delete map-025");
     }
+}
+
+#[tokio::test]
+async fn a_streaming_list_asks_for_no_pages() {
+    let server = server().await;
+    paged_and_streaming_lists_show_the_same_and_then_changes(server.config(USER)).await;
     let lists = server.counts().of(&Calls::all().verbs(&[Verb::List]));
     assert_eq!(
         lists.requests, 3,
@@ -100,10 +105,8 @@ async fn paged_and_streaming_lists_show_the_same_and_then_changes() {
     );
 }
 
-#[tokio::test]
-async fn pages_show_one_moment() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn pages_show_one_moment(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     fill(&api, 0..4).await;
     let first = api.list(&ListParams::default().limit(2)).await.unwrap();
     assert_eq!(first.metadata.remaining_item_count, Some(2));
@@ -150,10 +153,8 @@ async fn compaction_expires_continues_and_old_watches() {
     }
 }
 
-#[tokio::test]
-async fn a_watch_from_a_version_shows_every_change_since() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn a_watch_from_a_version_shows_every_change_since(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     let version = api
         .list(&ListParams::default())
         .await
@@ -179,14 +180,32 @@ async fn a_watch_from_a_version_shows_every_change_since() {
     .unwrap();
     assert_eq!(seen.first().unwrap(), "map-000");
     assert_eq!(seen.last().unwrap(), "map-1199");
+}
 
+/// A list waits for a moment and is then refused. A watch waits until its own time is over:
+/// "Unavailable resource versions" in Kubernetes' page on API concepts.
+pub async fn a_version_not_reached_yet_refuses_a_list_and_keeps_a_watch_waiting(
+    mut config: Config,
+) {
     // kube's default client asks again and again for as long as the server is behind.
-    let mut config = server.config(crate::USER);
     config.default_retry = false;
-    let impatient: Api<ConfigMap> =
-        Api::default_namespaced(kube::Client::try_from(config).unwrap());
-    let refused = refusal(impatient.watch(&params, "999999999").await.map(drop));
+    let api = namespaced::<ConfigMap>(&config);
+    let version = "999999999999";
+    let later = ListParams::default()
+        .at(version)
+        .matching(VersionMatch::NotOlderThan);
+    let refused = refusal(api.list(&later).await);
     assert_eq!((refused.code, refused.reason.as_str()), (504, "Timeout"));
+
+    let params = WatchParams::default().timeout(1);
+    let mut events = Box::pin(api.watch(&params, version).await.unwrap());
+    fill(&api, [0]).await;
+    let ended = async {
+        while let Some(event) = events.try_next().await.unwrap() {
+            assert!(matches!(event, WatchEvent::Bookmark(_)), "{event:?}");
+        }
+    };
+    timeout(PATIENCE, ended).await.unwrap();
 }
 
 #[tokio::test]
@@ -217,10 +236,8 @@ async fn a_cut_watch_resumes_and_an_expired_one_lists_again() {
     }
 }
 
-#[tokio::test]
-async fn a_watch_with_a_selector_sees_objects_come_and_go() {
-    let server = server().await;
-    let api = config_maps(&server);
+pub async fn a_watch_with_a_selector_sees_objects_come_and_go(config: Config) {
+    let api = namespaced::<ConfigMap>(&config);
     let mut events = watching(&api, watcher::Config::default().labels("app=yes"));
     initial(&mut events).await;
     api.create(&PostParams::default(), &config_map("a", "no"))

@@ -143,7 +143,7 @@ fn answer(query: Vec<u8>, peer: SocketAddr, handler: &Handler) -> Option<Vec<u8>
         Ok(request) => match handler.respond(&request) {
             Ok(answer) => return Some(answer),
             Err(error) => {
-                error!(%error, "answer cannot be written");
+                error!(%error, "response cannot be written");
                 ResponseCode::ServFail
             }
         },

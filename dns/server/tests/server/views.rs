@@ -83,7 +83,7 @@ fn a_killed_server_comes_back_from_disk_without_the_global_plane() {
         server
             .log()
             .iter()
-            .any(|line| line.contains("view on disk unreadable"))
+            .any(|line| line.contains("steering view on disk cannot be read"))
     );
 }
 

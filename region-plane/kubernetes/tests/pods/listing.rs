@@ -36,7 +36,7 @@ async fn lists_that_break_off_or_lack_pods_take_no_instance_away() {
     for (effect, taken, asked) in [
         // Each is the last only once there is another.
         (Effect::BreakList { after: 1 }, None, 2),
-        (Effect::EmptyList, Some("the pods are known pods=0"), 1),
+        (Effect::EmptyList, Some("pods listed pods=0"), 1),
     ] {
         let fault = cluster.api.faults().begin(watches.clone(), effect.clone());
         let before = cluster.api.counts();

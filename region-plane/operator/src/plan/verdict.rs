@@ -12,7 +12,7 @@ pub enum ConditionReason {
     PodNeverReady,
     FunctionExited,
     OutOfMemory,
-    /// What stands between the function and its calls ended, which is no fault of the function.
+    /// The runner container ended. That is not a fault of the function.
     RunnerFailed,
     PodLost,
     NoWarmPool,

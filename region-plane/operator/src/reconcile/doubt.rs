@@ -1,4 +1,4 @@
-//! A mass deletion that waits for a person, and what the person is told of it.
+//! A mass deletion that waits for a person's confirmation, and its message.
 
 use tracing::{error, info};
 
@@ -8,24 +8,25 @@ pub struct HeldDeletion {
     pub message: String,
 }
 
-/// Said once, when it begins: its count may change many times a second, and is no news.
+/// Logs when a mass deletion begins and ends to be held back. Its count may change many times a second and
+/// is not logged.
 #[derive(Debug, Default)]
 pub struct Doubt {
     now: Option<HeldDeletion>,
-    /// As it was when it began.
+    /// The message of its beginning.
     told: Option<String>,
 }
 
 impl Doubt {
-    /// Takes what is held now. Returns what people are told, the same for as long as it lasts.
+    /// Takes the deletion that is held back now. Returns its message, which stays the same while it lasts.
     pub fn look(&mut self, held: Option<HeldDeletion>) -> Option<String> {
         match (&self.told, &held) {
             (None, Some(held)) => {
-                error!(message = held.message, "a mass deletion is held");
+                error!(message = held.message, "mass deletion held back");
                 self.told = Some(held.message.clone());
             }
             (Some(_), None) => {
-                info!("a mass deletion is not held any more");
+                info!("mass deletion no longer held back");
                 self.told = None;
             }
             (None, None) | (Some(_), Some(_)) => {}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource as _;
 use region_plane_resources::{Function, FunctionSpec};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::doubt::HeldDeletion;
@@ -19,32 +20,32 @@ use crate::state::Record;
 use crate::write::{Write, WriteReply};
 use crate::writer::{Wanted, function_object, secret_object};
 
-/// Of the requests that may be under way, how many may be of objects: pods are made meanwhile.
+/// How many of the requests under way may be for objects. The rest is for pods.
 const OBJECTS_IN_FLIGHT_MAX: usize = IN_FLIGHT_MAX / 2;
 
-/// Requests under way are answered within this, mostly, and leave room for others.
+/// Most requests under way are answered within this time and free their slots.
 const SLOTS_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
-/// What the server accepts and stores otherwise will be so until somebody upgrades.
+/// A field that the server drops stays dropped until somebody upgrades its definition.
 const PRUNED_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// A function that goes is kept for its calls under way, and this much longer.
+/// A function to be deleted is kept for its longest call, and this much longer.
 const DRAIN_MARGIN: Duration = Duration::from_secs(30);
 
-/// Between looks at whether a function that goes still has calls under way.
+/// Between checks whether a function to be deleted still has running calls.
 const DRAIN_LOOKED_EVERY: Duration = Duration::from_secs(1);
 
 /// One look at all objects.
 struct Pass {
     now: Moment,
     fence: u64,
-    /// Before this a gateway may hold what it has not told us of; `None` while none is heard.
+    /// Before this time a gateway may have pods that it has not reported; `None` while no gateway reports.
     heard_all: Option<Moment>,
     /// How many more writes may be sent.
     room: u32,
-    /// Not all was looked at.
+    /// Some objects have not been checked.
     left: bool,
-    /// When to look again though nothing is new.
+    /// When to check again although no event came.
     later: Option<Moment>,
 }
 
@@ -62,6 +63,7 @@ impl Running {
         if !due || !known || self.state.undefined(Kind::Functions) {
             return;
         }
+        let began = Instant::now();
         for (function, problem) in self.written.skipped.clone() {
             let message = format!("function {function} is skipped: {problem}");
             self.warn_about_us("FunctionSkipped", message);
@@ -96,13 +98,15 @@ impl Running {
         }
         self.delete_functions(&mut pass);
         self.delete_secrets(&mut pass);
-        // With as many under way as may be, one that ends has objects looked at.
+        // With all slots in use, the end of a write starts the next pass.
         if pass.left && self.writing.len() < OBJECTS_IN_FLIGHT_MAX {
             let least = least_tokens(self.others.rate());
             let next = self.others.next_tokens(least, now);
             pass.look_at(next.max(now + SLOTS_AGAIN_AFTER));
         }
         self.objects_at = pass.later;
+        metrics::histogram!("tradewind_operator_objects_seconds")
+            .record(began.elapsed().as_secs_f64());
     }
 
     fn begin_object(&mut self, write: Write, pass: &mut Pass) {
@@ -124,13 +128,13 @@ impl Running {
             return true;
         }
         let rest = self.resting.get(key).filter(|rest| {
-            // What was refused may be accepted now that it is something else.
+            // A different object may be accepted.
             rest.of.as_deref().is_none_or(|of| Some(of) == wanted)
         });
         rest.inspect(|rest| pass.look_at(rest.until)).is_some()
     }
 
-    /// What one function's objects lack, if they may be written now.
+    /// The write that one function's objects need, if it may be sent now.
     fn object_write(&self, name: &str, wanted: &Wanted, pass: &mut Pass) -> Option<Write> {
         let record = self.state.functions.get(name);
         if let Some(secret) = &wanted.spec.config_secret
@@ -168,12 +172,15 @@ impl Running {
         })
     }
 
-    /// What people should know of a function that is applied.
+    /// Writes events and logs for a function that is applied.
     fn note_applied(&mut self, name: &str, wanted: &Wanted) {
         let owner = Owner::Function(name.to_owned());
         let record = self.state.functions.get(name);
         if record.is_some_and(|record| record.meta.foreign) {
-            info!(function = name, "changed by somebody else, and is put back");
+            info!(
+                function = name,
+                "function object changed by somebody else, restoring it"
+            );
             self.warn_about(
                 &owner,
                 "ManagedFieldsRestored",
@@ -181,7 +188,10 @@ impl Running {
             );
         }
         for note in &wanted.notes {
-            warn!(function = name, note, "not taken as it is");
+            warn!(
+                function = name,
+                note, "part of a function's settings was ignored"
+            );
             self.warn_about(&owner, "NotTaken", note.clone());
         }
     }
@@ -245,7 +255,10 @@ impl Running {
                 pass.left = true;
                 break;
             }
-            info!(function = name, "not placed here any more, deleted");
+            info!(
+                function = name,
+                "function is not placed here any more, deleting its object"
+            );
             self.begin_object(Write::DeleteFunction { name, uid }, pass);
         }
     }

@@ -139,7 +139,7 @@ fn claims_are_refused_with_the_reason() {
             released(),
             holder("2", "a"),
             None,
-            Some("must be told what to launch"),
+            Some("has to name a bundle"),
         ),
         ("of an image", image(), holder("1", "a"), None, None),
         (
@@ -154,7 +154,7 @@ fn claims_are_refused_with_the_reason() {
             image(),
             holder("1", "a"),
             Some(bundle(7)),
-            Some("launches nothing"),
+            Some("must not name a bundle"),
         ),
     ];
     for (case, mut pod, holder, launch, refusal) in cases {

@@ -104,7 +104,7 @@ impl ScratchRoot {
         let trash = self.trash.as_ref().expect("it is taken only to be dropped");
         if let Err(error) = trash.throw(directory) {
             // It goes with the root, or with what the next start finds of it.
-            warn!(directory = %directory.display(), %error, "an instance's directory stays behind");
+            warn!(directory = %directory.display(), %error, "instance's directory not removed");
         }
     }
 }
@@ -115,7 +115,7 @@ impl Drop for ScratchRoot {
         self.trash = None;
         // The lock goes last: without it nobody would know that the rest was abandoned.
         if let Err(error) = trash::remove_with_last(&self.directory, LOCK) {
-            warn!(directory = %self.directory.display(), %error, "left to the next start");
+            warn!(directory = %self.directory.display(), %error, "left for the next start");
         }
     }
 }
@@ -148,7 +148,7 @@ fn collect_abandoned(parent: &Path, trash: &Trash) {
             && file.try_lock().is_ok()
             && let Err(error) = trash.take(&entry.path())
         {
-            warn!(directory = %entry.path().display(), %error, "an abandoned directory stays");
+            warn!(directory = %entry.path().display(), %error, "abandoned directory not removed");
         }
     }
 }
@@ -200,7 +200,7 @@ impl Scratch {
         // A rename, mostly.
         let thrown = tokio::task::spawn_blocking(move || root.throw(&directory));
         if let Err(error) = thrown.await {
-            warn!(%error, "an instance's directory stays behind");
+            warn!(%error, "instance's directory not removed");
         }
     }
 }

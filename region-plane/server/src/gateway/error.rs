@@ -45,8 +45,8 @@ impl CallRefused {
         }
     }
 
-    /// What a call names is not in this region's copy of the metadata. 404 only where the copy can
-    /// know; another region may have heard of it in either case.
+    /// The app, function or trigger of a call is not in this region's copy of the metadata. 404 only if
+    /// the copy is up to date; in every case another region may have it.
     #[must_use]
     pub fn missing(held: &RegionCopy, missing: Missing) -> Self {
         Self::elsewhere(match missing {
@@ -54,7 +54,7 @@ impl CallRefused {
                 "this region has not reached the global plane since its start and knows no function",
             ),
             Missing::NotYet => {
-                Refusal::busy_with("this region has not heard all of the function yet")
+                Refusal::busy_with("this region has not received the whole function yet")
             }
             Missing::Unknown(message) => Refusal::not_found(message),
         })
@@ -77,7 +77,7 @@ impl CallRefused {
     #[must_use]
     pub fn nowhere() -> Self {
         Self::elsewhere(Refusal::busy_with(
-            "no region that may run this function serves at the moment",
+            "no region that may run this function is available at the moment",
         ))
     }
 

@@ -221,7 +221,7 @@ struct BufferedBody {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("its reader was too slow, and memory is short")]
+#[error("the client reads its response too slowly and memory is short")]
 struct Cut;
 
 impl hyper::body::Body for BufferedBody {
