@@ -10,7 +10,7 @@ DEMO_DIR ?= $(HOME)/.cache/tradewind/demo
 FEDERATION := -p cli -p dns-server -p global-plane-server -p region-plane-server
 DAEMONS := $(FEDERATION) -p hello-rust -p region-plane-operator -p region-plane-runner
 WITH_SKIPS := scripts/with-skips .ci/skips-allowed
-CORES := dns-steering global-plane-state region-plane-dispatch
+CORES := dns-steering global-plane-prices global-plane-state region-plane-dispatch
 
 .PHONY: help
 help: ## This list.
