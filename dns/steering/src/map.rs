@@ -11,6 +11,9 @@ use crate::distance;
 use crate::mask::REGIONS_MAX;
 use crate::partition::{Entry, Leaf, Partition};
 
+/// One line of a processor's cache, so that a decision waits for one.
+const _: () = assert!(size_of::<Class>() == 64);
+
 /// How many regions a class lists. A seventeenth is only looked at where these do not decide.
 pub const LISTED: usize = 16;
 
@@ -96,6 +99,8 @@ pub(crate) struct Class {
     measured: u16,
     /// Least of the regions that are not listed; [`u16::MAX`] if all are.
     floor: u16,
+    /// The place's, where it is at hand.
+    continent: Option<Continent>,
     len: u8,
 }
 
@@ -501,7 +506,8 @@ impl Model {
         let from = usize::from(place) * self.regions;
         let row = &self.rows[from..][..self.regions];
         let nearest = &self.nearest[from..][..self.regions];
-        Class::new(place, row, nearest, measured)
+        let continent = self.places[usize::from(place)].continent;
+        Class::new(place, continent, row, nearest, measured)
     }
 
     fn map(self, partition: Partition, classes: Vec<Class>) -> ClientMap {
@@ -528,7 +534,13 @@ fn model(from: Option<Location>, regions: &[Location]) -> (Vec<u16>, Vec<u8>) {
 impl Class {
     /// Lists what was measured, and the nearest of the others. Of more measured regions than fit, the
     /// list has those that are nearest by either way of knowing; of the rest the model counts.
-    fn new(place: u16, row: &[u16], nearest: &[u8], measured: &[RttCell]) -> Self {
+    fn new(
+        place: u16,
+        continent: Option<Continent>,
+        row: &[u16],
+        nearest: &[u8],
+        measured: &[RttCell],
+    ) -> Self {
         let mut cells: Vec<(u16, u8, u16)> = measured
             .iter()
             .filter_map(|cell| {
@@ -572,6 +584,7 @@ impl Class {
                 bits | u16::from(*measured) << at
             }),
             floor,
+            continent,
             len: u8::try_from(len).unwrap_or(u8::MAX),
         }
     }
@@ -583,7 +596,7 @@ impl Modelled {
     pub fn new(from: LocationClass, regions: &[Location]) -> Self {
         let (row, nearest) = model(from.location, regions);
         Self {
-            class: Class::new(0, &row, &nearest, &[]),
+            class: Class::new(0, from.continent, &row, &nearest, &[]),
             row,
             nearest,
             place: from,
@@ -617,8 +630,9 @@ impl<'a> Distances<'a> {
     }
 
     #[must_use]
+    #[inline]
     pub fn continent(&self) -> Option<Continent> {
-        self.place.continent
+        self.class.continent
     }
 
     #[must_use]
