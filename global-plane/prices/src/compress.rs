@@ -23,6 +23,12 @@ const STEPS: [u32; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 65_
 
 /// Merges rows to at most `rows_max` (at least one for each region and kind of set), at the finest step
 /// that is enough. Merged RTTs are means by demand. A market that is small enough is returned as it is.
+///
+/// This works for RTTs that come in classes, as those modelled by location do. Where each block's 16 RTTs
+/// are of their own, no step but a wide one makes rows equal: a million such blocks took 15 s and were off
+/// by 5 ms in the mean, and prices of the result put a region 73 % over its target. Look at
+/// [`Compression::error_mean_micros`] before trusting prices for more than the [band of
+/// indifference](dns_steering::split::BAND_TENTHS).
 #[must_use]
 pub fn compress(blocks: Market, rows_max: usize) -> (Market, Compression) {
     let rows_max = rows_max.max(2 * blocks.rooms().len());
