@@ -1,7 +1,7 @@
 //! Steering, simulated: a world of clients and resolvers that calls regions, on the code that production
 //! decides with.
 //!
-//! What decides (verdicts, answers) is called in [`steered`] and never imitated. What this crate makes
+//! What decides (verdicts, prices, answers) is called in [`steered`] and [`leader`] and never imitated. What this crate makes
 //! itself is the world around it: where clients are, what their resolvers do, how long calls take, what
 //! fails. Equal seeds give equal runs. It opens no socket and reads no clock.
 
@@ -11,6 +11,7 @@
 )]
 
 pub mod dice;
+pub mod leader;
 pub mod optimum;
 pub mod places;
 pub mod plot;

@@ -29,6 +29,7 @@ pub struct Second {
     pub most: Vec<u32>,
     pub serves: Vec<bool>,
     pub prices_tenths: Vec<u32>,
+    pub factors_permille: Vec<u32>,
 }
 
 impl Second {
@@ -48,7 +49,8 @@ impl Second {
             current: zeros.clone(),
             most: zeros.clone(),
             serves: vec![true; world.regions.len()],
-            prices_tenths: zeros,
+            prices_tenths: zeros.clone(),
+            factors_permille: zeros,
         }
     }
 }

@@ -11,11 +11,12 @@ use dns_steering::map::Continent;
 use dns_steering::mask::REGIONS_MAX;
 
 use crate::dice::{Alias, Dice};
+use crate::leader::Pricer;
 use crate::places::CITIES;
 use crate::record::{Record, Second};
 use crate::rivals::Rival;
 use crate::steered::{Answers, Held, Judge, TTL_SECS};
-use crate::world::{Cache, World};
+use crate::world::{Cache, TARGET_SHARE, World};
 
 /// Mean of calls. Long enough that a region of thousands of calls needs few of them a second.
 pub const CALL_SECS: f64 = 2.0;
@@ -36,8 +37,10 @@ const SHED_SHARE: f64 = 0.05;
 /// What chooses regions.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Steering {
-    /// Ours with given prices: from a second on, by region, in ms.
-    Priced(Vec<(u32, Vec<f64>)>),
+    /// Ours: prices from what gateways report.
+    Controlled,
+    /// Ours with prices that are given and stay, by region, in ms.
+    Priced(Vec<f64>),
     Rival(Rival),
 }
 
@@ -102,6 +105,7 @@ struct Run<'a> {
     held: Held,
     answers: Answers,
     judge: Judge,
+    pricer: Pricer,
     /// By region, over the target, as last reported.
     reported: Vec<f64>,
     factors: [f64; 7],
@@ -112,7 +116,11 @@ struct Run<'a> {
 /// Runs a trace through a world.
 #[must_use]
 pub fn run(world: &World, steering: &Steering, trace: &Trace) -> Record {
-    let held = Held::new(world);
+    let mut held = Held::new(world);
+    if let Steering::Priced(prices_ms) = steering {
+        let tenths = prices_ms.iter().map(|price| (price * 10.0).round() as u32);
+        held.prices_tenths = tenths.collect();
+    }
     let regions = world.regions.iter().map(|region| Region {
         up: true,
         reports: true,
@@ -129,6 +137,7 @@ pub fn run(world: &World, steering: &Steering, trace: &Trace) -> Record {
         pools: vec![None; world.blocks.len() * POOL],
         answers: Answers::new(world, &held),
         judge: Judge::new(world),
+        pricer: Pricer::new(world),
         reported: vec![0.0; world.regions.len()],
         factors: [1.0; 7],
         second: Second::new(world),
@@ -222,21 +231,21 @@ impl Run<'_> {
             let target = self.world.regions[index].target;
             let load = Load {
                 current: region.current,
-                target: target as u32,
+                target: (f64::from(region.capacity) * TARGET_SHARE).round() as u32,
                 capacity: region.capacity,
             };
             self.judge.hear(index, now_ms, load);
+            self.pricer.hear(index, now_ms, load);
             self.reported[index] = f64::from(region.current) / target;
         }
         for (region, verdict) in self.judge.evaluate(now_ms) {
             self.held.verdicts[region] = verdict;
             self.record.verdicts.push((sec, region, verdict));
         }
-        if let Steering::Priced(steps) = self.steering {
-            for (_, prices_ms) in steps.iter().filter(|(at, _)| *at == sec) {
-                let tenths = prices_ms.iter().map(|price| (price * 10.0).round() as u32);
-                self.held.prices_tenths = tenths.collect();
-            }
+        if matches!(self.steering, Steering::Controlled) && Pricer::is_due(now_ms) {
+            let up: Vec<bool> = self.regions.iter().map(|region| region.up).collect();
+            let (answers, held) = (&self.answers, &mut self.held);
+            self.pricer.step(now_ms, answers, &up, held);
         }
         self.answers.take(&self.held);
     }
@@ -285,7 +294,7 @@ impl Run<'_> {
             };
             let region = usize::from(connection.region);
             let target = self.world.regions[region].target;
-            let sheds = matches!(self.steering, Steering::Priced(_))
+            let sheds = !matches!(self.steering, Steering::Rival(_))
                 && f64::from(self.regions[region].current) > target;
             let asked_to_end = sheds && self.dice.unit() < SHED_SHARE;
             self.pools[slot] = Some(Connection {
@@ -311,7 +320,7 @@ impl Run<'_> {
         }
         self.second.lookups += 1;
         let (region, ttl_secs) = match self.steering {
-            Steering::Priced(_) => self.answers.answer(asked, name)?,
+            Steering::Controlled | Steering::Priced(_) => self.answers.answer(asked, name)?,
             Steering::Rival(rival) => {
                 let serving: Vec<bool> = self
                     .held
@@ -343,6 +352,8 @@ impl Run<'_> {
             second.lost[region] += 1;
             return;
         }
+        // By the gateway that it came to first, whether or not there is room.
+        self.pricer.arrived(block);
         if self.regions[region].current < self.regions[region].capacity {
             self.admit(now, region);
             self.record.answered(now, rtt_ms);
@@ -385,6 +396,9 @@ impl Run<'_> {
             second.serves[index] = self.held.verdicts[index] != Verdict::Down;
         }
         second.prices_tenths.clone_from(&self.held.prices_tenths);
+        second
+            .factors_permille
+            .clone_from(&self.held.factors_permille);
         self.record.seconds.push(second);
     }
 }

@@ -110,7 +110,7 @@ pub fn best(world: &World, demand: &[f64], caps: &[f64]) -> Result<Best, Unsolve
     Ok(Best {
         by_question: solve(world, &by_question(world, demand), caps)?,
         by_client: solve(world, &by_client(world, demand), caps)?,
-        prices_ms: prices(world, demand, caps)?,
+        prices_ms: solve(world, &as_believed(world, demand), caps)?.prices_ms,
     })
 }
 
@@ -169,10 +169,13 @@ pub fn steady_trace(world: &World, size: Size, utilisation: f64) -> Trace {
 /// Ours and the rivals.
 #[must_use]
 pub fn contestants(prices_ms: &[f64]) -> Vec<(&'static str, Steering)> {
-    let ours = [(
-        "the optimum's prices, fixed",
-        Steering::Priced(vec![(0, prices_ms.to_vec())]),
-    )];
+    let ours = [
+        ("Tradewind", Steering::Controlled),
+        (
+            "the optimum's prices, fixed",
+            Steering::Priced(prices_ms.to_vec()),
+        ),
+    ];
     let rivals = Rival::ALL.map(|rival| (rival.name(), Steering::Rival(rival)));
     ours.into_iter().chain(rivals).collect()
 }
@@ -187,8 +190,8 @@ pub struct Shock {
     pub to: u32,
 }
 
-/// How long a leader takes to solve again after something it knows.
-pub const SOLVE_SECS: u32 = 5;
+/// Until a flood is in prices: two of the leader's periods, of which the first may have just ended.
+pub const SOLVE_SECS: u32 = 10;
 
 /// The continent whose demand is doubled: the largest of at most 30 %.
 #[must_use]
@@ -204,10 +207,8 @@ pub fn stepped(world: &World) -> Continent {
 }
 
 /// Twice the demand of one continent from one second to the next, at 60 %.
-///
-/// # Errors
-/// If the doubled demand does not fit.
-pub fn step(world: &World, size: Size) -> Result<Shock, Unsolved> {
+#[must_use]
+pub fn step(world: &World, size: Size) -> Shock {
     let (from, to) = (size.warm_secs, size.warm_secs + size.shock_secs);
     let trace = Trace {
         utilisation: 0.6,
@@ -215,28 +216,18 @@ pub fn step(world: &World, size: Size) -> Result<Shock, Unsolved> {
         events: vec![(from, Event::Step(stepped(world), 2.0))],
         ..steady_trace(world, size, 0.6)
     };
-    let all = caps(world, &[]);
-    let steering = Steering::Priced(vec![
-        (0, prices(world, &demand(world, &trace, 0), &all)?),
-        (
-            from + SOLVE_SECS,
-            prices(world, &demand(world, &trace, from), &all)?,
-        ),
-    ]);
-    let record = run(world, &steering, &trace);
-    Ok(Shock {
+    let record = run(world, &Steering::Controlled, &trace);
+    Shock {
         trace,
         record,
         from,
         to,
-    })
+    }
 }
 
 /// The largest region is lost at 80 %, and comes back after half of the time.
-///
-/// # Errors
-/// If the others have no room.
-pub fn loss(world: &World, size: Size) -> Result<Shock, Unsolved> {
+#[must_use]
+pub fn loss(world: &World, size: Size) -> Shock {
     let (from, to) = (size.warm_secs, size.warm_secs + 2 * size.shock_secs);
     let back = from + size.shock_secs;
     let lost = world.largest_region();
@@ -245,21 +236,13 @@ pub fn loss(world: &World, size: Size) -> Result<Shock, Unsolved> {
         events: vec![(from, Event::Lose(lost)), (back, Event::Return(lost))],
         ..steady_trace(world, size, 0.8)
     };
-    let demand = demand(world, &trace, 0);
-    let with = prices(world, &demand, &caps(world, &[]))?;
-    let without = prices(world, &demand, &caps(world, &[lost]))?;
-    let steering = Steering::Priced(vec![
-        (0, with.clone()),
-        (from + DETECTION_SECS_MAX + SOLVE_SECS, without),
-        (back + DETECTION_SECS_MAX + SOLVE_SECS, with),
-    ]);
-    let record = run(world, &steering, &trace);
-    Ok(Shock {
+    let record = run(world, &Steering::Controlled, &trace);
+    Shock {
         trace,
         record,
         from,
         to,
-    })
+    }
 }
 
 /// A lease and a second.
@@ -282,8 +265,7 @@ pub fn flapping(world: &World, size: Size, stopped: u32, running: u32) -> Shock 
         events: events.collect(),
         ..steady_trace(world, size, 0.6)
     };
-    let steering = Steering::Priced(vec![(0, vec![0.0; world.regions.len()])]);
-    let record = run(world, &steering, &trace);
+    let record = run(world, &Steering::Controlled, &trace);
     Shock {
         trace,
         record,
@@ -292,31 +274,22 @@ pub fn flapping(world: &World, size: Size, stopped: u32, running: u32) -> Shock 
     }
 }
 
-/// Half of the largest region's capacity is gone, and nobody tells the solver: what a gateway's own
-/// refusal and spillover do until prices know.
-///
-/// # Errors
-/// If the demand does not fit.
-pub fn brownout(world: &World, size: Size) -> Result<Shock, Unsolved> {
+/// Half of the largest region's capacity is gone, and its reported target with it.
+#[must_use]
+pub fn brownout(world: &World, size: Size) -> Shock {
     let (from, to) = (size.warm_secs, size.warm_secs + size.shock_secs);
     let trace = Trace {
         secs: to,
         events: vec![(from, Event::Brown(world.largest_region(), 0.5))],
         ..steady_trace(world, size, 0.6)
     };
-    let all = caps(world, &[]);
-    let steering = Steering::Priced(vec![(0, prices(world, &demand(world, &trace, 0), &all)?)]);
-    let record = run(world, &steering, &trace);
-    Ok(Shock {
+    let record = run(world, &Steering::Controlled, &trace);
+    Shock {
         trace,
         record,
         from,
         to,
-    })
-}
-
-fn prices(world: &World, demand: &[f64], caps: &[f64]) -> Result<Vec<f64>, Unsolved> {
-    Ok(solve(world, &as_believed(world, demand), caps)?.prices_ms)
+    }
 }
 
 impl Shock {

@@ -1,5 +1,4 @@
-//! Where the simulation meets what production runs. All decisions of steering are made here, and none of
-//! them is this crate's own: verdicts are `global-plane-state`'s, answers `dns-steering`'s.
+//! Verdicts and answers, as production makes them: `global-plane-state`'s and `dns-steering`'s.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -27,6 +26,8 @@ pub struct Held {
     pub verdicts: Vec<Verdict>,
     pub prices_tenths: Vec<u32>,
     pub slew_tenths_per_sec: u32,
+    /// What the leader corrects targets by, in thousandths.
+    pub factors_permille: Vec<u32>,
 }
 
 impl Held {
@@ -36,6 +37,7 @@ impl Held {
             verdicts: vec![Verdict::Healthy; world.regions.len()],
             prices_tenths: vec![0; world.regions.len()],
             slew_tenths_per_sec: 0,
+            factors_permille: vec![1000; world.regions.len()],
         }
     }
 }
