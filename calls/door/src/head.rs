@@ -106,7 +106,7 @@ fn is_kept(name: &HeaderName) -> bool {
 }
 
 /// As HTTP/2 counts (RFC 9113 section 6.5.2): name, value and 32 for each field.
-fn bytes(head: &Parts) -> usize {
+pub(crate) fn bytes(head: &Parts) -> usize {
     let target = head.uri.path_and_query().map_or("", |path| path.as_str());
     let fields = head.headers.iter();
     let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 32);

@@ -13,6 +13,10 @@ pub const HEAD_BYTES_MAX: usize = 1 << 20;
 /// between the two a refusal says why.
 pub const HTTP2_HEAD_BYTES_MAX: u32 = 2 << 20;
 
+/// Bytes of a head that cost nothing of what a listener has for heads: as much as a connection's buffers
+/// have anyway, and more than an ordinary request needs, so that nobody's large heads keep it out.
+pub const HEAD_BYTES_FREE: usize = 16 << 10;
+
 /// What is read of a body that was refused, so that its sender, which may send all of it before it
 /// reads, hears why: connections with unread bytes are reset when they are closed (RFC 9112 section
 /// 9.6). The largest thing a client sends is a bundle of 64 MiB, of which it may say a little more, ...

@@ -141,6 +141,20 @@ impl Refusal {
         }
     }
 
+    /// 503: the listener's other requests have all that there is for heads.
+    #[must_use]
+    pub fn heads_full() -> Self {
+        Self::busy_with(
+            "no room for more bytes of request headers at the moment, try a smaller header",
+        )
+    }
+
+    /// 503: all of the listener's connections are in use. Of the call nothing was read.
+    #[must_use]
+    pub fn connections_full() -> Self {
+        Self::busy_with("all connections are in use")
+    }
+
     /// 503: something that is needed is away and expected back.
     #[must_use]
     pub fn away(message: impl Into<Cow<'static, str>>) -> Self {
@@ -171,6 +185,25 @@ impl Refusal {
         let mut text = serde_json::to_vec(&body).expect("text is JSON");
         text.push(b'\n');
         text.into()
+    }
+
+    /// The response as HTTP/1.1 bytes, to a connection that ends with it.
+    #[must_use]
+    pub(crate) fn to_http1(&self) -> Bytes {
+        let json = self.json();
+        let kind = JSON;
+        let kind = kind.to_str().expect("it is text");
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let retry = self
+            .retry_after_secs
+            .map_or(String::new(), |secs| format!("retry-after: {secs}\r\n"));
+        let head = format!(
+            "HTTP/1.1 {} {reason}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n{retry}\
+             connection: close\r\n\r\n",
+            self.status.as_u16(),
+            json.len()
+        );
+        [head.as_bytes(), &json].concat().into()
     }
 
     /// The response.

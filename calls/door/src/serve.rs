@@ -1,6 +1,7 @@
 //! Listening, accepting and serving HTTP/1.1 and HTTP/2 with prior knowledge, on one port.
 
 mod connection;
+mod heads;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -8,15 +9,16 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::service::Service;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -26,9 +28,14 @@ use crate::{Body, Caller, Network, descriptors};
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections served at once. For one more, whichever has asked for nothing for longest is
-    /// closed; if all are in use it waits, and those behind it stay unaccepted in the kernel's
-    /// backlog, where they cost neither a file descriptor nor a buffer.
+    /// closed. If all are in use it waits for half a second, and is then told 503; the question whether the
+    /// process lives is answered all the same. A sixteenth more may wait so, and those behind them stay
+    /// unaccepted in the kernel's backlog, where they cost neither a file descriptor nor a buffer.
     pub connections_max: usize,
+    /// Bytes that the heads of all requests of the listener may have together, beyond
+    /// [`HEAD_BYTES_FREE`](crate::limits::HEAD_BYTES_FREE) of each. A request whose head does not fit is
+    /// told 503.
+    pub heads_bytes_max: usize,
     /// Of the files that the process may have open, how many of a hundred its connections may be at most.
     /// It has to leave room for other listeners and for what a connection leads to.
     pub descriptors_percent: u8,
@@ -56,6 +63,9 @@ impl Default for Limits {
         Self {
             // A connection costs a descriptor and about 16 KiB of buffers.
             connections_max: 4096,
+            // Sixty-four of the largest. Parsed, a head takes about twice its bytes, and more if its fields
+            // are short; with what each connection has free, a listener's heads stay below 512 MiB.
+            heads_bytes_max: 64 << 20,
             // Two listeners of each daemon, at most; files, peers and functions have the rest.
             descriptors_percent: 25,
             header_read_timeout: Duration::from_secs(20),
@@ -126,9 +136,13 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 /// nothing, and when descriptors run out, accepting pauses.
 ///
 /// A client that closes its sending half after a whole request gets its answer (RFC 9112 section
-/// 9.6). What that costs: the end of what a client sends no longer says that it has left, and it
-/// often is all that does. A call of a client that closed its connection keeps its place in a queue
-/// until it runs or has waited too long. A connection that was reset is noticed at once.
+/// 9.6). One that closed its connection has left, and its request is given up. Until something is sent the
+/// two look the same: both sent a FIN, and TCP_INFO says `CLOSE_WAIT` of both. So once a second such a
+/// client is sent a 100, which a client that still reads skips (RFC 9110 section 15.2), and to which the
+/// kernel of one that closed answers with a reset. A request is therefore given up within a second and a
+/// round trip of its client's leaving, and at once if the client reset the connection. To HTTP/1.0 no 100 may
+/// be sent: such a request keeps its place until it is answered or has waited too long. An HTTP/2
+/// client that ends what it sends has ended its connection.
 ///
 /// # Errors
 /// Only if the listening socket itself is broken.
@@ -156,21 +170,40 @@ where
         );
     }
     let places = Arc::new(Semaphore::new(connections_max));
+    let room = Arc::new(Semaphore::new(waiting_max(connections_max)));
+    let heads = heads::Budget::new(limits.heads_bytes_max);
     let presences = Arc::new(Presences::default());
-    let limits = Arc::new(limits);
     let closing = CancellationToken::new();
     let mut connections = JoinSet::new();
-    let begin = |connections: &mut JoinSet<()>, permit, (stream, peer): Accepted| {
-        let presence = presences.enter(closing.child_token());
-        let (service, limits) = (service.clone(), Arc::clone(&limits));
+    let full_limits = Arc::new(Limits {
+        header_read_timeout: limits.header_read_timeout.min(FULL_HEAD_MAX),
+        ..limits.clone()
+    });
+    let limits = Arc::new(limits);
+    let begin = |connections: &mut JoinSet<()>, standing, (stream, peer): Accepted| {
+        let stream = Arc::new(stream);
+        let close = closing.child_token();
+        let (places, presences) = (Arc::clone(&places), Arc::clone(&presences));
+        let (service, heads) = (service.clone(), heads.clone());
+        let (limits, full_limits) = (Arc::clone(&limits), Arc::clone(&full_limits));
         connections.spawn(async move {
-            connection::run(stream, peer, service, presence, limits).await;
-            drop::<OwnedSemaphorePermit>(permit);
+            let (standing, limits) = match standing {
+                Standing::Placed(_) => (standing, limits),
+                Standing::Waiting(waiting) => match presences.place_in_time(&places).await {
+                    Some(place) => (Standing::Placed(place), limits),
+                    None => (Standing::Waiting(waiting), full_limits),
+                },
+            };
+            let is_placed = matches!(standing, Standing::Placed(_));
+            let present = presences.enter(close, &stream, is_placed);
+            connection::run(stream, peer, service, present, heads, limits).await;
+            drop(standing);
         });
     };
     let mut broken = None;
     let mut pause = ACCEPT_PAUSE_MIN;
-    let mut next: Option<Accepted> = None;
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -181,18 +214,16 @@ where
                 }
                 continue;
             }
-            permit = place(&places, &presences), if next.is_some() => {
-                if let Some(accepted) = next.take() {
-                    begin(&mut connections, permit, accepted);
-                }
+            _ = looks.tick() => {
+                presences.ask_those_that_closed();
                 continue;
             }
-            accepted = listener.accept(), if next.is_none() => accepted,
+            accepted = accept(&listener, &places, &room) => accepted,
         };
         match accepted {
-            Ok(accepted) => {
+            Ok((standing, accepted)) => {
                 pause = ACCEPT_PAUSE_MIN;
-                next = Some(accepted);
+                begin(&mut connections, standing, accepted);
             }
             Err(error) => match AcceptError::from(&error) {
                 AcceptError::Connection => {
@@ -217,23 +248,10 @@ where
     }
     // Those that the kernel has accepted for us would be reset.
     for _ in 0..BACKLOG {
-        let accept = async {
-            match next.take() {
-                Some(accepted) => Ok(accepted),
-                None => listener.accept().await,
-            }
-        };
-        let accepted = match timeout(QUEUE_EMPTY_AFTER, accept).await {
-            Ok(Ok(accepted)) => accepted,
+        match timeout(QUEUE_EMPTY_AFTER, accept(&listener, &places, &room)).await {
+            Ok(Ok((standing, accepted))) => begin(&mut connections, standing, accepted),
             // One that was aborted while it waited, say.
-            Ok(Err(error)) => {
-                debug!(%error, "connection not accepted at the end");
-                continue;
-            }
-            Err(_) => break,
-        };
-        match timeout(QUEUE_EMPTY_AFTER, place(&places, &presences)).await {
-            Ok(permit) => begin(&mut connections, permit, accepted),
+            Ok(Err(error)) => debug!(%error, "connection not accepted at the end"),
             Err(_) => break,
         }
     }
@@ -272,20 +290,47 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 /// Between looks for one that has become idle enough. A look reads a number of each connection.
 const IDLE_LOOK: Duration = Duration::from_millis(100);
 
+/// How long a connection waits while all places are in use. A forwarder takes a gateway for silent whose
+/// process has not answered for 1.3 s.
+const PLACE_MAX: Duration = Duration::from_millis(500);
+
+/// How long a connection without a place has for the head of its one request: in that time a peer that is
+/// there has long sent it, and others wait for what this one takes.
+const FULL_HEAD_MAX: Duration = Duration::from_secs(1);
+
+/// Between looks for clients that closed their sending half: within this time a place in a queue is free
+/// again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 type Accepted = (TcpStream, SocketAddr);
 
-/// A place for one more connection, soon to be that of an idle one if there is none.
-async fn place(places: &Arc<Semaphore>, presences: &Presences) -> OwnedSemaphorePermit {
-    loop {
-        if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
-            return permit;
-        }
-        presences.close_longest_idle();
-        let permit = Arc::clone(places).acquire_owned();
-        if let Ok(permit) = timeout(IDLE_LOOK, permit).await {
-            return permit.expect("the semaphore is never closed");
-        }
-    }
+/// What a connection was accepted to.
+enum Standing {
+    Placed(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit),
+    /// All places were taken when it came.
+    Waiting(OwnedSemaphorePermit),
+}
+
+/// How many connections may wait for a place or are told that there is none: enough that each
+/// forwarder's question finds room between them, and few beside the places.
+fn waiting_max(connections_max: usize) -> usize {
+    (connections_max / 16).clamp(4, 256)
+}
+
+/// The next connection, once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    room: &Arc<Semaphore>,
+) -> io::Result<(Standing, Accepted)> {
+    const OPEN: &str = "the semaphore is never closed";
+    let waiting = Arc::clone(room).acquire_owned().await.expect(OPEN);
+    let accepted = listener.accept().await?;
+    let standing = match Arc::clone(places).try_acquire_owned() {
+        Ok(place) => Standing::Placed(place),
+        Err(_) => Standing::Waiting(waiting),
+    };
+    Ok((standing, accepted))
 }
 
 /// All connections of a listener. Its lock is taken when one comes or goes, not for requests.
@@ -308,6 +353,12 @@ struct Presence {
     idle_since_ms: AtomicU64,
     begun: Instant,
     close: CancellationToken,
+    /// Whether it has a place that another could have instead.
+    is_placed: bool,
+    /// Not held open by this: tasks of an HTTP/2 connection may outlast it.
+    stream: Weak<TcpStream>,
+    /// Its client has closed its sending half while a request is under way.
+    closed: Notify,
 }
 
 impl Default for Presences {
@@ -320,12 +371,20 @@ impl Default for Presences {
 }
 
 impl Presences {
-    fn enter(self: &Arc<Self>, close: CancellationToken) -> Present {
+    fn enter(
+        self: &Arc<Self>,
+        close: CancellationToken,
+        stream: &Arc<TcpStream>,
+        is_placed: bool,
+    ) -> Present {
         let presence = Arc::new(Presence {
             under_way: AtomicU32::new(0),
             idle_since_ms: AtomicU64::new(millis_since(self.begun)),
             begun: self.begun,
             close,
+            is_placed,
+            stream: Arc::downgrade(stream),
+            closed: Notify::new(),
         });
         let mut numbered = self.numbered();
         numbered.last += 1;
@@ -344,18 +403,69 @@ impl Presences {
         connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn close_longest_idle(&self) {
+    /// A place for one more connection, soon to be that of an idle one. `None` if all are in use.
+    async fn place_in_time(&self, places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        let began = Instant::now();
+        loop {
+            if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+                return Some(place);
+            }
+            let is_any_idle = self.close_longest_idle();
+            if !is_any_idle && began.elapsed() >= PLACE_MAX {
+                return None;
+            }
+            let place = Arc::clone(places).acquire_owned();
+            if let Ok(place) = timeout(IDLE_LOOK, place).await {
+                return Some(place.expect("the semaphore is never closed"));
+            }
+        }
+    }
+
+    /// Closes the connection that has been idle for longest, unless it is about to be used. Whether any is
+    /// idle.
+    fn close_longest_idle(&self) -> bool {
         let now = millis_since(self.begun);
         let numbered = self.numbered();
         let idle = numbered.connections.values().filter(|presence| {
-            presence.under_way.load(Ordering::Relaxed) == 0 && !presence.close.is_cancelled()
+            presence.is_placed
+                && presence.under_way.load(Ordering::Relaxed) == 0
+                && !presence.close.is_cancelled()
         });
         let longest = idle.min_by_key(|presence| presence.idle_since_ms.load(Ordering::Relaxed));
-        let Some(longest) = longest else { return };
+        let Some(longest) = longest else { return false };
         let since = longest.idle_since_ms.load(Ordering::Relaxed);
         if u128::from(now.saturating_sub(since)) >= IDLE_MIN.as_millis() {
             longest.close.cancel();
             metrics::counter!("tradewind_connections_closed_for_others_total").increment(1);
+        }
+        true
+    }
+
+    /// Tells connections that answer a request of a client that closed its sending half.
+    fn ask_those_that_closed(&self) {
+        let under_way: Vec<_> = {
+            let numbered = self.numbered();
+            let connections = numbered.connections.values();
+            connections
+                .filter(|presence| presence.under_way.load(Ordering::Relaxed) > 0)
+                .filter_map(|presence| Some((Arc::clone(presence), presence.stream.upgrade()?)))
+                .collect()
+        };
+        let sockets = under_way.iter();
+        let mut sockets: Vec<_> = sockets
+            .map(|(_, stream)| PollFd::new(stream, PollFlags::RDHUP))
+            .collect();
+        if sockets.is_empty() {
+            return;
+        }
+        // One system call for all of them. What it cannot say it says a second later.
+        if let Err(error) = poll(&mut sockets, Some(&Timespec::default())) {
+            return debug!(%error, "clients that left are not looked for");
+        }
+        for ((presence, _), socket) in under_way.iter().zip(&sockets) {
+            if socket.revents().contains(PollFlags::RDHUP) {
+                presence.closed.notify_one();
+            }
         }
     }
 }

@@ -131,6 +131,169 @@ async fn a_call_of_a_client_that_reset_its_connection_is_given_up() {
         .expect("the reset is noticed");
 }
 
+/// Its end says no more than that of a client that reads on, until it is sent something.
+#[tokio::test]
+async fn a_call_of_a_client_that_closed_its_connection_is_given_up() {
+    let door = door(Limits::default());
+    for case in ["at once", "after it had closed its sending half"] {
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        stream
+            .write_all(post("/wait", "", 3).as_bytes())
+            .await
+            .unwrap();
+        door.entered.notified().await;
+        if case != "at once" {
+            stream.shutdown().await.unwrap();
+            let mut interim = [0; 25];
+            stream.read_exact(&mut interim).await.unwrap();
+            assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        drop(stream);
+        timeout(PATIENCE, door.left.notified()).await.expect(case);
+    }
+}
+
+/// Longer than between two looks for clients that left: what is not given up within three of them is kept.
+const THREE_LOOKS: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn a_client_that_reads_on_is_asked_in_http_1_1_alone_and_gets_its_answer() {
+    let door = door(Limits::default());
+    for (version, asked) in [("1.1", true), ("1.0", false)] {
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        let request = post("/wait", "", 3).replace("HTTP/1.1", &format!("HTTP/{version}"));
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        door.entered.notified().await;
+        // A span of time is what is promised.
+        let given_up = timeout(THREE_LOOKS, door.left.notified()).await;
+        assert!(given_up.is_err(), "{version}: the client still reads");
+        door.finish.notify_one();
+        let answer = read_to_end(&mut stream).await;
+        assert!(answer.ends_with("waited"), "{version}: {answer}");
+        assert_eq!(
+            answer.contains("100 Continue"),
+            asked,
+            "{version}: {answer}"
+        );
+        assert!(answer.contains(" 200 OK\r\n"), "{version}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn heads_have_a_budget_together_that_small_ones_do_not_need() {
+    let door = door(Limits {
+        heads_bytes_max: 256 << 10,
+        ..Limits::default()
+    });
+    let field = |kib: usize| format!("x: {}\r\n", "v".repeat(kib << 10));
+    let begun = |kib: usize| format!("GET / HTTP/1.1\r\nhost: x\r\n{}", field(kib));
+    let end = "connection: close\r\n\r\n";
+    // Two that are half here have nearly all there is.
+    let mut half: Vec<TcpStream> = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        stream.write_all(begun(120).as_bytes()).await.unwrap();
+        half.push(stream);
+    }
+    let ask = async |kib: usize| {
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        let request = begun(kib) + end;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        read_to_end(&mut stream).await
+    };
+    let refused = loop {
+        // Until all of the two has been read.
+        let answer = ask(100).await;
+        if !answer.starts_with("HTTP/1.1 200 ") {
+            break answer;
+        }
+    };
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.contains("retry-after: 15\r\n"), "{refused}");
+    assert!(
+        refused.ends_with("\"}\n") && refused.contains("header"),
+        "{refused}"
+    );
+    let small = ask(8).await;
+    assert!(small.starts_with("HTTP/1.1 200 "), "{small}");
+
+    // What was begun is answered, and gives back what it had. So does what its client gave up.
+    let mut first = half.remove(0);
+    first.write_all(end.as_bytes()).await.unwrap();
+    let answer = read_to_end(&mut first).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    drop(half);
+    let all = async { while !ask(240).await.starts_with("HTTP/1.1 200 ") {} };
+    timeout(PATIENCE, all).await.expect("all is given back");
+
+    // A request that waits holds its head, in HTTP/2 too.
+    let stream = TcpStream::connect(door.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+            .handshake(hyper_util::rt::TokioIo::new(stream))
+            .await
+            .unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(connection);
+    let request = |path: &str| {
+        let uri = format!("http://{}{path}", door.address);
+        let request = Request::get(uri).header("x", "v".repeat(200 << 10));
+        request.body(http_body_util::Empty::<Bytes>::new()).unwrap()
+    };
+    let waiting = sender.send_request(request("/wait"));
+    door.entered.notified().await;
+    let second = sender.send_request(request("/")).await.unwrap();
+    assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
+    door.finish.notify_one();
+    assert_eq!(waiting.await.unwrap().status(), StatusCode::OK);
+    let third = async {
+        while sender.send_request(request("/")).await.unwrap().status() != StatusCode::OK {}
+    };
+    timeout(PATIENCE, third).await.expect("it is given back");
+}
+
+/// The question is that of forwarders, which come by connections of their own.
+#[tokio::test]
+async fn a_full_door_says_so_and_answers_whether_its_process_lives() {
+    let door = door(Limits {
+        connections_max: 8,
+        descriptors_percent: 100,
+        ..Limits::default()
+    });
+    let mut all = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        stream
+            .write_all(post("/wait", "connection: close\r\n", 0).as_bytes())
+            .await
+            .unwrap();
+        door.entered.notified().await;
+        all.push(stream);
+    }
+    let ask = async |path: &str| {
+        let mut stream = TcpStream::connect(door.address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_to_end(&mut stream).await;
+        answer.split("\r\n").next().unwrap().to_owned()
+    };
+    // More of them than may wait: one after another they all hear it.
+    let calls = futures_util::future::join_all((0..20).map(|_| ask("/")));
+    let alive = ask("/.well-known/tradewind-alive");
+    let (calls, alive) = timeout(PATIENCE, futures_util::future::join(calls, alive))
+        .await
+        .unwrap();
+    for call in calls {
+        assert_eq!(call, "HTTP/1.1 503 Service Unavailable");
+    }
+    assert_eq!(alive, "HTTP/1.1 200 OK", "of the service itself");
+    // With a place free again calls are served as ever.
+    door.finish.notify_one();
+    let free = async { while ask("/").await != "HTTP/1.1 200 OK" {} };
+    timeout(PATIENCE, free).await.expect("a place is free");
+}
+
 #[tokio::test]
 async fn refused_uploads_hear_why_and_small_ones_keep_their_connection() {
     let door = door(Limits::default());

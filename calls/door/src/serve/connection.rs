@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use api_wire::call_headers::{ALIVE_PATH, NOT_STARTED};
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT};
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -23,12 +25,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::socket::Socket;
+use super::heads::{Budget, Full, Taken};
+use super::socket::{self, Line, Socket};
 use super::{Limits, Presence, Present, UnderWay};
 use crate::body::{Rest, Unread};
 use crate::limits::{FIELDS_MAX, HEAD_BYTES_MAX, HTTP2_HEAD_BYTES_MAX};
 use crate::proxy::ProxyError;
-use crate::{Body, BodyError, Caller, Network, answer, head, proxy};
+use crate::{Body, BodyError, Caller, Network, Refusal, answer, head, proxy};
 
 /// What a connection takes from an answer before it can be sent. Left to itself Linux takes up to
 /// 4 MiB and asks for more once a third of that is gone, so that a steady reader seems to have stopped
@@ -43,10 +46,11 @@ const READ_ON_BYTES_MAX: u64 = 64 << 10;
 const READ_ON_MAX: Duration = Duration::from_millis(200);
 
 pub(super) async fn run<M, S>(
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     peer: SocketAddr,
     service: M,
     present: Present,
+    heads: Budget,
     limits: Arc<Limits>,
 ) where
     M: Fn(Caller) -> S,
@@ -56,29 +60,29 @@ pub(super) async fn run<M, S>(
         + 'static,
     S::Future: Send,
 {
-    let stream = Arc::new(tuned(stream, peer, &limits));
+    tune(&stream, peer, &limits);
     let introduced = introduce(&stream, peer, &limits.proxies);
     let caller = match timeout(limits.header_read_timeout, introduced).await {
         Ok(Ok(caller)) => caller,
         Ok(Err(error)) => return debug!(%error, %peer, "connection refused"),
         Err(_) => return debug!(%peer, "no PROXY header in time"),
     };
-    serve(stream, service(caller), &present.presence, caller, &limits).await;
+    let service = service(caller);
+    serve(stream, service, &present.presence, caller, heads, &limits).await;
 }
 
-fn tuned(stream: TcpStream, peer: SocketAddr, limits: &Limits) -> TcpStream {
+fn tune(stream: &TcpStream, peer: SocketAddr, limits: &Limits) {
     // Answers are written whole or in large pieces; waiting to fill a segment only adds latency.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, %peer, "no TCP_NODELAY");
     }
-    let socket = socket2::SockRef::from(&stream);
+    let socket = socket2::SockRef::from(stream);
     if let Err(error) = socket.set_tcp_user_timeout(Some(limits.unread_timeout)) {
         debug!(%error, %peer, "no TCP_USER_TIMEOUT");
     }
     if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT_MAX) {
         debug!(%error, %peer, "no TCP_NOTSENT_LOWAT");
     }
-    stream
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -129,8 +133,10 @@ struct Shared<S> {
     service: S,
     presence: Arc<Presence>,
     unread: Arc<Unread>,
-    /// Set once the connection is to end with bytes of its client unread.
-    lingers: Arc<AtomicBool>,
+    line: Arc<Line>,
+    heads: Budget,
+    /// A request of HTTP/1.1 is being answered, and nothing of the answer is there yet.
+    may_ask: AtomicBool,
     /// Whether a request has come.
     asked: AtomicBool,
 }
@@ -140,6 +146,7 @@ async fn serve<S>(
     service: S,
     presence: &Arc<Presence>,
     caller: Caller,
+    heads: Budget,
     limits: &Limits,
 ) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
@@ -153,10 +160,12 @@ async fn serve<S>(
         service,
         presence: Arc::clone(presence),
         unread: Arc::default(),
-        lingers: Arc::default(),
+        line: Arc::new(Line::new(heads.clone())),
+        heads,
         asked: AtomicBool::new(false),
+        may_ask: AtomicBool::new(false),
     });
-    let socket = Socket::new(Arc::clone(&stream), Arc::clone(&shared.lingers));
+    let socket = Socket::new(Arc::clone(&stream), Arc::clone(&shared.line));
     let answering = {
         let shared = Arc::clone(&shared);
         service_fn(move |request| {
@@ -190,12 +199,22 @@ async fn serve<S>(
     loop {
         tokio::select! {
             ended = serving.as_mut() => {
+                if shared.line.coming.is_refused() {
+                    metrics::counter!("tradewind_requests_refused_total").increment(1);
+                    debug!(%peer, "no room for a head");
+                    return socket::refuse(Arc::clone(&stream), &Refusal::heads_full(), Arc::clone(&shared.line)).await;
+                }
                 if let Err(error) = ended {
                     debug!(%error, %peer, "connection ended");
                 }
                 return;
             }
             _ = reset.as_mut() => return debug!(%peer, "connection reset"),
+            () = shared.presence.closed.notified() => {
+                if let Err(error) = shared.ask_whether_it_reads(&stream) {
+                    return debug!(%error, %peer, "client has left");
+                }
+            }
             () = shared.presence.close.cancelled(), if !closing => {
                 closing = true;
                 serving.as_mut().graceful_shutdown();
@@ -221,10 +240,19 @@ where
         let method = head.method.clone();
         let is_http1 = head.version <= Version::HTTP_11;
         let waits_for_100 = head.headers.contains_key(EXPECT);
+        let may_ask = head.version == Version::HTTP_11;
+        self.line.coming.whole();
+        let taken = self.heads.take(head::bytes(&head));
         let body = Body::received(incoming, is_http1.then_some(&self.unread));
-        let mut response = match head::admit(&mut head) {
+        let admitted = match &taken {
+            Ok(_) => self.admit(&mut head),
+            Err(Full) => Err(Refusal::heads_full()),
+        };
+        let mut response = match admitted {
             Ok(()) => {
+                self.may_ask.store(may_ask, Ordering::Relaxed);
                 let answered = self.service.call(Request::from_parts(head, body)).await;
+                self.may_ask.store(false, Ordering::Relaxed);
                 let Ok(response) = answered;
                 response
             }
@@ -234,6 +262,12 @@ where
                 refused.respond()
             }
         };
+        if !self.presence.is_placed {
+            // Others wait for what this connection takes.
+            self.presence.close.cancel();
+            let not_started = HeaderValue::from_static("1");
+            response.headers_mut().insert(NOT_STARTED, not_started);
+        }
         answer::conform(&method, &mut response);
         if let Some(rest) = self.unread.take()
             && !read_on(rest, waits_for_100).await
@@ -241,12 +275,44 @@ where
             // RFC 9112 section 9.6: so that its client sends no request behind the body.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
-            self.lingers.store(true, Ordering::Relaxed);
+            self.line.lingers.store(true, Ordering::Relaxed);
         }
         response.map(|body| Sending {
             body,
-            _request: under_way,
+            _request: OfARequest {
+                line: is_http1.then(|| Arc::clone(&self.line)),
+                _under_way: under_way,
+                _head: taken.ok(),
+            },
         })
+    }
+
+    /// As [`head::admit`]; of a connection without a place nothing but the question whether the process
+    /// lives.
+    fn admit(&self, head: &mut Parts) -> Result<(), Refusal> {
+        head::admit(head)?;
+        if self.presence.is_placed || head.uri.path() == ALIVE_PATH {
+            return Ok(());
+        }
+        metrics::counter!("tradewind_connections_full_total").increment(1);
+        Err(Refusal::connections_full())
+    }
+
+    /// Sends a client that has closed its sending half a 100 while its request is answered: a client that
+    /// still reads skips it (RFC 9110 section 15.2.1), and the kernel of one that closed its
+    /// connection resets it.
+    fn ask_whether_it_reads(&self, stream: &TcpStream) -> io::Result<()> {
+        const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+        // Nothing of an answer may be on its way, nor the end of the answer before.
+        let in_between = self.may_ask.load(Ordering::Relaxed);
+        if !in_between || self.line.is_blocked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match stream.try_write(INTERIM) {
+            Ok(bytes) if bytes < INTERIM.len() => Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -278,7 +344,23 @@ async fn read_on(rest: Rest, waits_for_100: bool) -> bool {
 /// A response's body; its request is under way until it is sent.
 struct Sending {
     body: Body,
-    _request: UnderWay,
+    _request: OfARequest,
+}
+
+/// What a request has until its answer is sent.
+struct OfARequest {
+    /// Of HTTP/1, where the next head may come then.
+    line: Option<Arc<Line>>,
+    _under_way: UnderWay,
+    _head: Option<Taken>,
+}
+
+impl Drop for OfARequest {
+    fn drop(&mut self) {
+        if let Some(line) = &self.line {
+            line.coming.next();
+        }
+    }
 }
 
 impl http_body::Body for Sending {

@@ -1,7 +1,7 @@
 //! A connection's socket, with what the HTTP library leaves out: a body for the refusals that it
 //! makes itself, and an end that lets the other side hear them.
 
-use std::future::Future as _;
+use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
@@ -15,15 +15,53 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use super::heads::{Budget, Coming, Full};
 use crate::Refusal;
 use crate::limits::{LINGER_BYTES_MAX, LINGER_MAX};
+
+/// Why a read fails when there is no room for more of a head.
+const NO_ROOM: io::ErrorKind = io::ErrorKind::OutOfMemory;
 
 /// Read at once while lingering.
 const LINGER_PIECE: usize = 16 << 10;
 
+/// What a connection's socket and its requests know of each other.
+pub(super) struct Line {
+    /// At the end bytes of the other side are left unread.
+    pub lingers: AtomicBool,
+    /// The other side does not read, and not all that the library has is written.
+    pub is_blocked: AtomicBool,
+    pub coming: Coming,
+}
+
+impl Line {
+    pub fn new(heads: Budget) -> Self {
+        Self {
+            lingers: AtomicBool::new(false),
+            is_blocked: AtomicBool::new(false),
+            coming: Coming::new(heads),
+        }
+    }
+
+    fn written<T>(&self, written: Poll<T>) -> Poll<T> {
+        let is_blocked = written.is_pending();
+        self.is_blocked.store(is_blocked, Ordering::Relaxed);
+        written
+    }
+}
+
+/// Answers with a refusal, and closes so that it is heard.
+pub(super) async fn refuse(stream: Arc<TcpStream>, refusal: &Refusal, line: Arc<Line>) {
+    line.lingers.store(true, Ordering::Relaxed);
+    let mut socket = Socket::new(stream, line);
+    socket.refusal = refusal.to_http1();
+    // Whether it could be written or not, the connection ends.
+    let _closed = poll_fn(|context| Pin::new(&mut socket).poll_shutdown(context)).await;
+}
+
 pub(super) struct Socket {
     stream: Arc<TcpStream>,
-    lingers: Arc<AtomicBool>,
+    line: Arc<Line>,
     /// A refusal in place of the library's, not written yet.
     refusal: Bytes,
     end: End,
@@ -36,10 +74,10 @@ enum End {
 }
 
 impl Socket {
-    pub fn new(stream: Arc<TcpStream>, lingers: Arc<AtomicBool>) -> Self {
+    pub fn new(stream: Arc<TcpStream>, line: Arc<Line>) -> Self {
         Self {
             stream,
-            lingers,
+            line,
             refusal: Bytes::new(),
             end: End::NotYet,
         }
@@ -63,7 +101,7 @@ impl Socket {
             return false;
         };
         self.refusal = refusal;
-        self.lingers.store(true, Ordering::Relaxed);
+        self.line.lingers.store(true, Ordering::Relaxed);
         true
     }
 
@@ -100,7 +138,10 @@ impl AsyncRead for Socket {
         loop {
             ready!(self.stream.poll_read_ready(context))?;
             match self.stream.try_read_buf(buffer) {
-                Ok(_) => return Poll::Ready(Ok(())),
+                Ok(bytes) => {
+                    let counted = self.line.coming.count(bytes);
+                    return Poll::Ready(counted.map_err(|Full| NO_ROOM.into()));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -119,7 +160,7 @@ impl AsyncWrite for Socket {
             return Poll::Ready(Ok(buffer.len()));
         }
         loop {
-            ready!(self.stream.poll_write_ready(context))?;
+            ready!(self.line.written(self.stream.poll_write_ready(context)))?;
             match self.stream.try_write(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
@@ -140,7 +181,7 @@ impl AsyncWrite for Socket {
             return Poll::Ready(Ok(only.len()));
         }
         loop {
-            ready!(self.stream.poll_write_ready(context))?;
+            ready!(self.line.written(self.stream.poll_write_ready(context)))?;
             match self.stream.try_write_vectored(buffers) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
@@ -163,7 +204,7 @@ impl AsyncWrite for Socket {
             ready!(self.poll_refusal(context))?;
             // One that is not connected any more needs no end.
             let shut = socket2::SockRef::from(&*self.stream).shutdown(Shutdown::Write);
-            self.end = if shut.is_ok() && self.lingers.load(Ordering::Relaxed) {
+            self.end = if shut.is_ok() && self.line.lingers.load(Ordering::Relaxed) {
                 End::Lingering {
                     until: Box::pin(sleep(LINGER_MAX)),
                     bytes: 0,
