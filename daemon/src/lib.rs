@@ -27,6 +27,7 @@ pub mod inherited;
 pub mod operations;
 pub mod process;
 
+pub use calls_door::descriptors;
 pub use config::Config;
 pub use errors::json_errors;
 pub use http::{BindError, HttpLimits, Routed, bind, serve};

@@ -10,7 +10,7 @@ use tracing::info;
 use crate::config::Config;
 use crate::follow;
 use crate::handler::Handler;
-use crate::sockets::Sockets;
+use crate::sockets::{self, Sockets};
 use crate::status::{self, Status};
 use crate::steering::Setting;
 use crate::view::Views;
@@ -36,6 +36,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         .iter()
         .map(|addr| Sockets::bind(*addr, cores))
         .collect::<Result<Vec<_>, _>>()?;
+    let connections_max = sockets::connections_max(sockets.len());
     let listen: Vec<_> = sockets.iter().map(Sockets::addr).collect();
     let http = daemon::bind(config.http_listen).context("listen for operators")?;
     info!(?listen, http = %http.local_addr()?, zone = setting.zone, "answering");
@@ -51,7 +52,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     for sockets in sockets {
         let (handler, stop) = (handler.clone(), stop.clone());
         tasks.spawn(async move {
-            sockets.serve(handler, stop).await;
+            sockets.serve(connections_max, handler, stop).await;
             anyhow::Ok(())
         });
     }

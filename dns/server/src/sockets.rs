@@ -2,6 +2,8 @@
 
 mod tcp;
 
+pub use tcp::connections_max;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -61,14 +63,20 @@ impl Sockets {
         self.addr
     }
 
-    /// Serves until `shutdown`. A UDP socket that breaks is opened anew.
-    pub async fn serve(self, handler: Handler, shutdown: CancellationToken) {
+    /// Serves until `shutdown`, no more than `connections_max` over TCP at once. A UDP socket that breaks is
+    /// opened anew.
+    pub async fn serve(
+        self,
+        connections_max: usize,
+        handler: Handler,
+        shutdown: CancellationToken,
+    ) {
         let mut tasks = JoinSet::new();
         let addr = self.addr;
         for socket in self.udp {
             tasks.spawn(serve_udp(addr, socket, handler.clone(), shutdown.clone()));
         }
-        tasks.spawn(tcp::serve(self.tcp, handler, shutdown));
+        tasks.spawn(tcp::serve(self.tcp, connections_max, handler, shutdown));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 error!(%error, %addr, "socket task failed");

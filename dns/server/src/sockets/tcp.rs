@@ -23,17 +23,34 @@ use crate::handler::Handler;
 /// How long a client may take for its next query, and for each query and answer to pass.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Each may hold a query of 64 KiB. TCP is for the few answers that UDP cannot carry.
+/// Each may hold a query of 64 KiB. TCP is for the few answers that UDP cannot carry. There are fewer where
+/// few files may be open.
 const CONNECTIONS_MAX: usize = 512;
+
+/// Of the files that the process may have open, how many of a hundred the connections of all its addresses
+/// may be. Those who ask for its status have 25, its own files and UDP sockets the rest.
+const DESCRIPTORS_PERCENT: u8 = 50;
 
 /// RFC 7766 §6.2.2 asks clients for one connection; many clients may share an address.
 const CONNECTIONS_PER_IP_MAX: usize = 32;
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown`. Queries under way are then cut off: each takes microseconds, so what
-/// is left are idle connections.
-pub async fn serve(listener: TcpListener, handler: Handler, shutdown: CancellationToken) {
+/// How many connections each of so many addresses may have.
+pub fn connections_max(addresses: usize) -> usize {
+    let all =
+        daemon::descriptors::connections(CONNECTIONS_MAX * addresses.max(1), DESCRIPTORS_PERCENT);
+    (all / addresses.max(1)).max(1)
+}
+
+/// Serves until `shutdown`, no more than `connections_max` at once. Queries under way are then cut off:
+/// each takes microseconds, so what is left are idle connections.
+pub async fn serve(
+    listener: TcpListener,
+    connections_max: usize,
+    handler: Handler,
+    shutdown: CancellationToken,
+) {
     let mut connections = JoinSet::new();
     let mut per_ip: HashMap<IpAddr, usize> = HashMap::new();
     loop {
@@ -47,7 +64,7 @@ pub async fn serve(listener: TcpListener, handler: Handler, shutdown: Cancellati
                 continue;
             }
             // Beyond the limit, clients wait in the kernel's backlog.
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+            accepted = listener.accept(), if connections.len() < connections_max => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {

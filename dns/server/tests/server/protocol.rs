@@ -8,7 +8,8 @@ use std::net::TcpStream;
 use tempfile::tempdir;
 
 use crate::harness::{
-    Global, PATIENCE, Server, ZONE, ips, query, subnet, with_edns, with_option, with_subnet,
+    Global, PATIENCE, Server, ZONE, body, command, config, fra, iad, ips, nrt, query, seal, subnet,
+    with_edns, with_option, with_subnet,
 };
 
 fn name(label: &str) -> String {
@@ -399,6 +400,46 @@ fn one_address_cannot_take_every_tcp_connection() {
     while over_tcp(&server, &good).is_none() {
         assert!(std::time::Instant::now() < deadline, "places come free");
     }
+}
+
+/// With few files to open there are fewer connections, and the rest is for what else the server does.
+#[test]
+fn tcp_connections_leave_descriptors_for_everything_else() {
+    let (dir, global) = (tempdir().unwrap(), Global::start());
+    global.offer(seal(1, &body(vec![iad(), fra(), nrt()])));
+    let ip = "127.42.0.14";
+    let config = config(ip, dir.path(), &[&global.url]);
+    let daemon = command(dir.path(), &config);
+    let mut few = std::process::Command::new("/bin/sh");
+    few.args(["-c", "ulimit -Sn 60; ulimit -Hn 100; exec \"$@\"", "sh"])
+        .arg(daemon.get_program())
+        .args(daemon.get_args())
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped());
+    let server = Server::start_by(few);
+    server.until_revision(1);
+    // From several addresses, each of which may have 32.
+    let dns = socket2::SockAddr::from(server.dns);
+    let held: Vec<_> = (1..=8)
+        .flat_map(|last| std::iter::repeat_n(last, 25))
+        .map(|last| {
+            let kind = socket2::Type::STREAM;
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None).unwrap();
+            let from = std::net::SocketAddr::from(([127, 42, 14, last], 0));
+            socket.bind(&from.into()).unwrap();
+            socket.connect(&dns).unwrap();
+            socket
+        })
+        .collect();
+    assert_eq!(held.len(), 200);
+    // Its own port and its file of the view need descriptors too.
+    global.offer(seal(2, &body(vec![iad(), fra()])));
+    server.until_revision(2);
+    let answer = server.ask(&query(&name("some-app"), RecordType::A));
+    assert_eq!(answer.answers.len(), 1);
+    let said = server.log();
+    let paused = said.iter().find(|line| line.contains("cannot accept"));
+    assert_eq!(paused, None);
 }
 
 /// One query over a connection of its own; `None` if the server closes without an answer.
