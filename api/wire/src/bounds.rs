@@ -15,9 +15,9 @@ pub const OBJECT_BYTES_MAX: usize = 512 << 10;
 /// adds.
 pub const REQUEST_BYTES_MAX: usize = 6 * OBJECT_BYTES_MAX + (64 << 10);
 
-/// A line of the watch. Two writes at once may each be within [`OBJECT_BYTES_MAX`] and make a larger
-/// object together. The state itself stops at a MiB of configuration, of six bytes each as above, and
-/// no request brings more than [`REQUEST_BYTES_MAX`] of anything else.
+/// A line of the watch. A leader of an earlier version may have let two writes at once make an object
+/// larger than [`OBJECT_BYTES_MAX`] together. The state itself stops at a MiB of configuration, of six bytes
+/// each as above, and no request brings more than [`REQUEST_BYTES_MAX`] of anything else.
 pub const LINE_BYTES_MAX: usize = (6 << 20) + REQUEST_BYTES_MAX + (64 << 10);
 
 /// All objects together, each as above: 200,000 functions of the usual 600 bytes.

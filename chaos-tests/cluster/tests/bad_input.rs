@@ -191,3 +191,40 @@ async fn bad_input_is_refused_clearly_and_nothing_is_lost() -> anyhow::Result<()
     );
     Ok(())
 }
+
+/// Each fits by itself, and all together do not: whoever comes when there is no room left is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_at_once_make_no_object_larger_than_it_may_be() -> anyhow::Result<()> {
+    /// Of an object as JSON.
+    const OBJECT_BYTES_MAX: usize = 512 << 10;
+    const WRITES: usize = 24;
+    let federation = Federation::start().await?;
+    let apis = federation.apis()?;
+    let http = reqwest::Client::new();
+    let made = http.post(format!("{}/v2/apps", apis[0]));
+    let made = made.body(r#"{"name":"grown"}"#).send().await?;
+    let made: serde_json::Value = serde_json::from_str(&made.text().await?)?;
+    let id = made["id"].as_str().context("the app's id")?.to_owned();
+
+    let mut writes = tokio::task::JoinSet::new();
+    for number in 0..WRITES {
+        let url = format!("{}/v2/apps/{id}", apis[number % apis.len()]);
+        let value = "x".repeat(100 << 10);
+        let body = serde_json::json!({"config": {format!("K{number}"): value}}).to_string();
+        let write = http.put(url).body(body);
+        writes.spawn(async move { anyhow::Ok(write.send().await?.status().as_u16()) });
+    }
+    let mut statuses = Vec::new();
+    while let Some(status) = writes.join_next().await {
+        statuses.push(status??);
+    }
+    let taken = statuses.iter().filter(|status| **status == 200).count();
+    let refused = statuses.iter().filter(|status| **status == 400).count();
+    ensure!(taken + refused == WRITES, "{statuses:?}");
+    // Five have 500 KiB, and six more than there may be.
+    ensure!(taken == 5, "{taken} were taken: {statuses:?}");
+    let got = http.get(format!("{}/v2/apps/{id}", apis[0])).send().await?;
+    let bytes = got.text().await?.len();
+    ensure!(bytes <= OBJECT_BYTES_MAX, "{bytes} bytes");
+    Ok(())
+}

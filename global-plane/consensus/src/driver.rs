@@ -146,7 +146,20 @@ pub enum TransferError {
     NotTaken,
 }
 
-type Told<O> = oneshot::Sender<Result<(LogIndex, O), ProposeError>>;
+/// What is held until a proposal's outcome is known.
+type Held = Box<dyn Send>;
+
+struct Told<O> {
+    outcome: oneshot::Sender<Result<(LogIndex, O), ProposeError>>,
+    _held: Held,
+}
+
+impl<O> Told<O> {
+    fn tell(self, outcome: Result<(LogIndex, O), ProposeError>) {
+        // The proposer may have given up waiting.
+        let _ = self.outcome.send(outcome);
+    }
+}
 
 enum Input<O> {
     Propose { payload: Vec<u8>, told: Told<O> },
@@ -182,12 +195,29 @@ impl<O: Send + 'static> Handle<O> {
     /// See [`ProposeError`]; after `Dropped` its fate is unknown. Dropping the future does not take
     /// the command back.
     pub async fn propose(&self, payload: Vec<u8>) -> Result<(LogIndex, O), ProposeError> {
+        self.propose_holding(payload, ()).await
+    }
+
+    /// As [`Self::propose`]. `held` is dropped once the command is applied here and seen by readers, or
+    /// this node has ceased to lead, or it was refused: not when the future is dropped before.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn propose_holding(
+        &self,
+        payload: Vec<u8>,
+        held: impl Send + 'static,
+    ) -> Result<(LogIndex, O), ProposeError> {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(ProposeError::TooLarge {
                 max: PAYLOAD_BYTES_MAX,
             });
         }
         let (told, outcome) = oneshot::channel();
+        let told = Told {
+            outcome: told,
+            _held: Box::new(held),
+        };
         self.inputs
             .try_send(Input::Propose { payload, told })
             .map_err(|error| match error {
@@ -421,7 +451,7 @@ impl<M: StateMachine> Runner<M> {
             if led && !self.node.leads() {
                 // Whether they were committed is for the next leader to know.
                 for (_, told) in std::mem::take(&mut self.proposals) {
-                    let _ = told.send(Err(ProposeError::Dropped));
+                    told.tell(Err(ProposeError::Dropped));
                 }
             }
             self.compact(ticked)?;
@@ -552,7 +582,7 @@ impl<M: StateMachine> Runner<M> {
                     } else {
                         ProposeError::NotLeader { leader }
                     };
-                    let _ = told.send(Err(why));
+                    told.tell(Err(why));
                 }
             }
             Effect::Truncate { index, term } => {
@@ -593,8 +623,7 @@ impl<M: StateMachine> Runner<M> {
         self.answer_reads();
         for (index, token, outcome) in outcomes {
             if let Some(told) = token.and_then(|token| self.proposals.remove(&token)) {
-                // The proposer may have given up waiting.
-                let _ = told.send(Ok((index, outcome)));
+                told.tell(Ok((index, outcome)));
             }
         }
         Ok(())

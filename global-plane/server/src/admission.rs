@@ -3,16 +3,77 @@
 //! Everything here is refused before it is proposed, never when it is applied: a rule of
 //! [`State::apply`] that differs between versions would let their states part, and the size of an
 //! object as JSON changes with its form. Only the leader asks, so that it knows the newest object that
-//! a change is merged into. Of writes that overtake each other here the state bounds what comes of
-//! them, see [`LINE_BYTES_MAX`](api_wire::bounds::LINE_BYTES_MAX).
+//! a change is merged into: it has applied every write of earlier leaders, and of its own it admits one
+//! at a time for each object ([`Turns`]). All objects together may go beyond their bound by what is admitted
+//! at once.
 
-use api_types::{AppId, BundleRef, Config, FnId, Object, Refusal};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+
+use api_types::{AppId, BundleRef, Config, FnId, Object, ObjectId, Refusal};
 use api_wire::ObjectBody;
 use api_wire::bounds::{OBJECT_BYTES_MAX, OBJECTS_BYTES_MAX};
 use global_plane_consensus::driver::PAYLOAD_BYTES_MAX;
 use global_plane_state::{Command, Envelope, Reply, State, StateParts};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::machine::disk;
+
+/// Turns that objects share: with as many, writes of two objects seldom wait for each other, and a write
+/// takes one fsync.
+const TURNS: usize = 256;
+
+/// Writes that are merged into one object go one after another, from the look at what it is until what
+/// they made of it is applied: two at once might each fit, and make too large an object together.
+#[derive(Debug)]
+pub struct Turns {
+    by_hash: Vec<Arc<Mutex<()>>>,
+    hasher: RandomState,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            by_hash: std::iter::repeat_with(Arc::default).take(TURNS).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl Turns {
+    /// Waits for the turn of a write that is merged into an object; `None` for any other. It ends when
+    /// what is returned is dropped.
+    pub async fn take(&self, command: &Command) -> Option<OwnedMutexGuard<()>> {
+        let object = merged_into(command)?;
+        let hash = self.hasher.hash_one(object.to_string());
+        let turns = u64::try_from(TURNS).expect("it is small");
+        let turn = usize::try_from(hash % turns).expect("it is less than their number");
+        Some(Arc::clone(&self.by_hash[turn]).lock_owned().await)
+    }
+}
+
+/// The object that a command changes a part of. Others make one whole, or what they change is bounded.
+fn merged_into(command: &Command) -> Option<ObjectId> {
+    match command {
+        Command::UpdateApp { id, .. } => Some(ObjectId::App(id.clone())),
+        Command::UpdateFn { id, .. } => Some(ObjectId::Fn(id.clone())),
+        Command::UpdateTrigger { id, .. } => Some(ObjectId::Trigger(id.clone())),
+        Command::CreateApp { .. }
+        | Command::DeleteApp { .. }
+        | Command::CreateFn { .. }
+        | Command::DeleteFn { .. }
+        | Command::CreateTrigger { .. }
+        | Command::DeleteTrigger { .. }
+        | Command::RegisterRegion { .. }
+        | Command::SetDrained { .. }
+        | Command::SetVerdicts { .. }
+        | Command::AddBundle { .. }
+        | Command::SayKnown { .. }
+        | Command::UseFormats { .. } => None,
+        #[cfg(feature = "next-format")]
+        Command::PutNote { .. } => None,
+    }
+}
 
 /// The log entry of a write that may be proposed. `before` is its [`excerpt`], `held` what all objects
 /// have in bytes.

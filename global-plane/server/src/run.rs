@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::admission::Turns;
 use crate::agreement::{self, Agreement, Askers};
 use crate::api::{self, invoke::Front};
 use crate::bundles::BundleStore;
@@ -136,6 +137,7 @@ async fn live(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         consensus: handle.clone(),
         peers: peers.clone(),
         agreement: Arc::clone(&agreement),
+        turns: Turns::default(),
     });
     let node = Arc::new(Node {
         views: Views::new(Site {

@@ -9,7 +9,7 @@ use global_plane_consensus::{Handle, NodeId};
 use global_plane_state::{Command, Envelope, Outcome};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::admission;
+use crate::admission::{self, Turns};
 use crate::agreement::{self, Agreement, Lacking};
 use crate::config::Config;
 use crate::machine::{Replica, disk};
@@ -55,6 +55,7 @@ pub struct Writer {
     pub consensus: Handle<Outcome>,
     pub peers: Peers,
     pub agreement: Arc<Agreement>,
+    pub turns: Turns,
 }
 
 impl Writer {
@@ -123,6 +124,11 @@ impl Writer {
     /// [`Again`]: it may be repeated under the same request id, and only so.
     pub async fn propose_here(&self, envelope: &Envelope) -> Result<Outcome, Again> {
         metrics::counter!("tradewind_proposals_total").increment(1);
+        let turn = self.turns.take(&envelope.command).await;
+        // What earlier leaders wrote is applied here by then, and so counts.
+        if turn.is_some() && !self.consensus.status().borrow().leads_with_whole_state {
+            return Err(Again::LeaderUnknown);
+        }
         let before = self
             .replica
             .read(|state| admission::excerpt(state, envelope));
@@ -131,7 +137,7 @@ impl Writer {
             Err(refusal) => return Ok(Err(refusal)),
         };
         self.agree(&envelope.command).await?;
-        let proposed = self.consensus.propose(payload).await;
+        let proposed = self.consensus.propose_holding(payload, turn).await;
         let (_, outcome) = proposed.map_err(Again::Consensus)?;
         Ok(outcome)
     }
