@@ -156,6 +156,26 @@ async fn a_forwarded_call_runs_what_its_forwarder_found_or_does_not_start() {
     assert_eq!(fra.send(wish).await.status, 200);
 }
 
+/// The global plane is away, and with it every watch: no region will have what was written last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_watch_a_forwarded_call_runs_what_is_here_after_its_wait() {
+    let (plane, _dir, [fra]) = regions(38, ["fra"], "").await;
+    let next = plane.revision() + 1;
+    plane.stop();
+    eventually("the region has lost its watch", async || {
+        let status = fra.status().await?;
+        status["not_following"].as_str().map(drop)
+    })
+    .await;
+    let began = Instant::now();
+    let answer = forwarded(&fra, "/invoke/F", next).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(began.elapsed() < Duration::from_secs(1) + SLACK);
+    // What it has never heard of may be elsewhere.
+    let answer = forwarded(&fra, "/invoke/NOBODY", next).await;
+    assert_ne!(answer.status, 200, "{answer:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_known_is_looked_for_until_the_watch_says_that_nothing_is_missing() {
     let (plane, _dir, [fra]) = regions(34, ["fra"], "").await;
