@@ -1,16 +1,23 @@
 //! Code on this region's disk: one folder a digest, complete or not there.
 //!
 //! A bundle is downloaded to a file, checked against its digest, unpacked beside its place and
-//! renamed into it, so a folder with a digest's name can be believed after the process was killed.
-//! After a power cut it cannot: nothing is synced, because that would make a deploy wait for
-//! whatever else the machine writes. So the machine's boot is noted, and what is found after another
-//! one is unpacked anew from the bundle as it came, which is checked as a download is.
+//! renamed into it, so a folder with a digest's name is whole after the process was killed. After a power
+//! cut it may not be: nothing is synced, because that would make a deploy wait for whatever else the machine
+//! writes. And functions run as the region's own user, so that one can change another's code.
+//!
+//! So code is compared with its digest before the first instance of it starts ([`Bundles::vouch`]), and what
+//! lstat(2) says of its files is kept in memory, where no function reaches. Before each further start that
+//! alone is compared: nobody can change a file and leave its ctime as it was. Not seen is a change in the
+//! moment between unpacking and the note, or between the look and the start, and what is done to an
+//! instance that runs. Packed bundles ([`Form::Packed`]) are compared by the pod that gets them. Of those the
+//! machine's boot is noted, and what is found after another one is made anew from the bundle as it came.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -131,6 +138,52 @@ struct Shared {
     /// When each was last compared with its digest, and found to be damaged or not. One at a time: it
     /// reads all of a bundle.
     checked: tokio::sync::Mutex<BTreeMap<Digest, (Instant, bool)>>,
+    /// How each that is here was when it was last compared or unpacked.
+    stamps: Mutex<BTreeMap<Digest, Stamp>>,
+    /// So that nobody can make files of which a stamp is the same.
+    key: RandomState,
+}
+
+/// What lstat(2) says of all files and folders of an unpacked bundle, [`PACKED`] aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    entries: u64,
+    /// The sum of all entries' hashes, which does not depend on their order.
+    hash: u64,
+}
+
+impl Stamp {
+    /// Without recursion, since functions may have made any tree there; `None` if it has more than
+    /// `entries_max` or cannot be read. Blocking.
+    fn of(place: &Path, entries_max: u64, key: &RandomState) -> Option<Self> {
+        let mut stamp = Self {
+            entries: 0,
+            hash: 0,
+        };
+        let mut left = vec![place.to_owned()];
+        while let Some(path) = left.pop() {
+            let found = fs::symlink_metadata(&path).ok()?;
+            if found.is_dir() {
+                for entry in fs::read_dir(&path).ok()? {
+                    let entry = entry.ok()?.path();
+                    if entry.parent() == Some(place) && entry.ends_with(PACKED) {
+                        continue;
+                    }
+                    left.push(entry);
+                    if left.len() as u64 + stamp.entries + 1 > entries_max {
+                        return None;
+                    }
+                }
+            }
+            let changed = (found.ctime(), found.ctime_nsec());
+            let modified = (found.mtime(), found.mtime_nsec());
+            let is = (found.ino(), found.mode(), found.size());
+            let of_it = key.hash_one((path.strip_prefix(place).ok()?, is, modified, changed));
+            stamp.hash = stamp.hash.wrapping_add(of_it);
+            stamp.entries += 1;
+        }
+        Some(stamp)
+    }
 }
 
 /// What became of a bundle that was held to be damaged.
@@ -304,7 +357,10 @@ impl Bundles {
         if let Err(error) = trash.throw(&work) {
             warn!(folder = %work.display(), %error, "unfinished bundles not removed");
         }
-        fs::create_dir_all(&work).map_err(disk("make", &work))?;
+        // A full disk stops no start: what is here is served. Each download makes it again.
+        if let Err(error) = fs::create_dir_all(&work) {
+            warn!(folder = %work.display(), %error, "no bundle can be fetched for now");
+        }
         let entries = fs::read_dir(&folder).map_err(disk("read", &folder))?;
         let mut here = BTreeSet::new();
         for entry in entries {
@@ -313,27 +369,13 @@ impl Bundles {
         }
         let noted = folder.join(BOOT);
         let is_same_boot = fs::read_to_string(&noted).is_ok_and(|noted| noted == boot);
-        if boot.is_empty() || !is_same_boot {
-            let unsure = folder.join(UNSURE);
-            fs::create_dir_all(&unsure).map_err(disk("make", &unsure))?;
-            for digest in std::mem::take(&mut here) {
-                let (place, beside) = (
-                    folder.join(digest.to_string()),
-                    unsure.join(digest.to_string()),
-                );
-                // One may be there of a boot before, if that ended early.
-                let moved = trash
-                    .throw(&beside)
-                    .and_then(|()| trash::rename(&place, &beside))
-                    // What it is kept for is moved out of it.
-                    .and_then(|()| fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)));
-                if let Err(error) = moved {
-                    // It counts as missing all the same, and what is fetched takes its place.
-                    warn!(%digest, %error, "unchecked bundle not removed");
-                }
+        if form == Form::Packed && (boot.is_empty() || !is_same_boot) {
+            set_apart(&folder, &mut here, &trash);
+            // Without the note the next start sets them apart again.
+            if let Err(error) = fs::write(&noted, boot) {
+                warn!(path = %noted.display(), %error, "the machine's boot is not noted");
             }
         }
-        fs::write(&noted, boot).map_err(disk("write", &noted))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 folder,
@@ -349,6 +391,8 @@ impl Bundles {
                 fetches: TaskTracker::new(),
                 stopping: CancellationToken::new(),
                 checked: tokio::sync::Mutex::default(),
+                stamps: Mutex::default(),
+                key: RandomState::new(),
             }),
         })
     }
@@ -385,22 +429,18 @@ impl Bundles {
         }
     }
 
-    /// Whether its folders are as they were unpacked: not even their owner may write to them. Of those
-    /// below the topmost ones nothing is said.
-    pub async fn is_sealed(&self, digest: &Digest) -> bool {
-        if self.shared.form == Form::Packed {
-            return true;
+    /// Makes sure that code that is about to be started is what its digest says, or was when nobody had
+    /// changed its files yet. What differs is replaced, as [`Self::repair`] does.
+    pub async fn vouch(&self, digest: &Digest) -> Repair {
+        if self.shared.is_as_stamped(digest).await {
+            return Repair::Sound;
         }
-        let place = self.shared.place(digest);
-        tokio::task::spawn_blocking(move || {
-            TOP_FOLDERS.iter().all(|folder| {
-                fs::metadata(place.join(folder))
-                    // One that is not there may be missing from the bundle.
-                    .map_or(true, |found| found.permissions().mode() & 0o222 == 0)
-            })
-        })
-        .await
-        .expect("reading permissions does not panic")
+        let mut checked = self.shared.checked.lock().await;
+        // Another start may have seen to it.
+        if self.shared.is_as_stamped(digest).await {
+            return Repair::Sound;
+        }
+        self.shared.check(digest, &mut checked).await
     }
 
     /// Compares a bundle of which no instance came up since `began` with its digest, and replaces it if it
@@ -413,20 +453,7 @@ impl Bundles {
             Some(_) => return Repair::Sound,
             None => {}
         }
-        let repaired = self.shared.repair(digest).await;
-        checked.insert(*digest, (Instant::now(), repaired == Repair::Anew));
-        match &repaired {
-            Repair::Sound => {}
-            Repair::Anew => {
-                metrics::counter!("tradewind_region_bundles_repaired_total").increment(1);
-                warn!(%digest, "bundle was damaged on disk, unpacked again");
-            }
-            Repair::Lost(error) => {
-                checked.remove(digest);
-                warn!(%digest, error, "bundle is damaged on disk and cannot be replaced");
-            }
-        }
-        repaired
+        self.shared.check(digest, &mut checked).await
     }
 
     /// Digests placed here that are not on disk, as of the replica's newest revision; at most `count`.
@@ -602,6 +629,7 @@ impl Shared {
 
     async fn download(&self, digest: &Digest, packed: &Path) -> Result<(), FetchFailure> {
         let mut download = self.client.get_bundle(digest).await?;
+        fs::create_dir_all(self.folder.join(WORK))?;
         let mut file = fs::File::create(packed)?;
         while let Some(chunk) = download.chunk().await? {
             file = tokio::task::spawn_blocking(move || file.write_all(&chunk).map(|()| file))
@@ -634,6 +662,55 @@ impl Shared {
         })
         .await
         .expect("unpacking does not panic")
+    }
+
+    async fn is_as_stamped(self: &Arc<Self>, digest: &Digest) -> bool {
+        if self.form == Form::Packed {
+            return true;
+        }
+        let Some(stamp) = self.stamps().get(digest).copied() else {
+            return false;
+        };
+        let (shared, place) = (Arc::clone(self), self.place(digest));
+        tokio::task::spawn_blocking(move || {
+            Stamp::of(&place, stamp.entries, &shared.key) == Some(stamp)
+        })
+        .await
+        .expect("reading what files are does not panic")
+    }
+
+    fn stamps(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Stamp>> {
+        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How a bundle is now that was just unpacked, or found to be as it was.
+    fn stamp(&self, digest: &Digest, stamp: Option<Stamp>) {
+        let mut stamps = self.stamps();
+        match stamp {
+            Some(stamp) => stamps.insert(*digest, stamp),
+            None => stamps.remove(digest),
+        };
+    }
+
+    async fn check(
+        self: &Arc<Self>,
+        digest: &Digest,
+        checked: &mut BTreeMap<Digest, (Instant, bool)>,
+    ) -> Repair {
+        let repaired = self.repair(digest).await;
+        checked.insert(*digest, (Instant::now(), repaired == Repair::Anew));
+        match &repaired {
+            Repair::Sound => {}
+            Repair::Anew => {
+                metrics::counter!("tradewind_region_bundles_repaired_total").increment(1);
+                warn!(%digest, "bundle was changed or damaged on disk, unpacked again");
+            }
+            Repair::Lost(error) => {
+                checked.remove(digest);
+                warn!(%digest, error, "bundle is damaged on disk and cannot be replaced");
+            }
+        }
+        repaired
     }
 
     async fn repair(self: &Arc<Self>, digest: &Digest) -> Repair {
@@ -683,16 +760,24 @@ impl Shared {
         };
         let is_same = match self.form {
             Form::Packed => api_bundle::verify(&mut file, digest).map(|_| true),
-            Form::Unpacked => api_bundle::is_unpacked(file, digest, &place, &[PACKED]),
-        };
-        match is_same {
-            Ok(true) => {
+            Form::Unpacked => {
                 for folder in TOP_FOLDERS.iter().map(|folder| place.join(folder)) {
                     // One may be missing from the bundle.
                     let _absent = seal(&folder);
                 }
-                Ok(Compared::Same)
+                let stamp = || Stamp::of(&place, u64::MAX, &self.key);
+                let before = stamp();
+                let is_same = api_bundle::is_unpacked(file, digest, &place, &[PACKED]);
+                // Compared is what was there all the while.
+                is_same.map(|is_same| {
+                    let stamp = before.filter(|before| is_same && stamp() == Some(*before));
+                    self.stamp(digest, stamp);
+                    stamp.is_some()
+                })
             }
+        };
+        match is_same {
+            Ok(true) => Ok(Compared::Same),
             Ok(false) => {
                 if fs::hard_link(&came, packed).is_err() {
                     fs::copy(&came, packed)?;
@@ -737,8 +822,11 @@ impl Shared {
         }
         state.arrived(*digest, Instant::now());
         drop(state);
-        // Unsealed it runs as well; the next start looks again.
+        // Unsealed it runs as well.
         let _unsealed = seal(&place);
+        if self.form == Form::Unpacked {
+            self.stamp(digest, Stamp::of(&place, u64::MAX, &self.key));
+        }
         Ok(())
     }
 
@@ -759,6 +847,7 @@ impl Shared {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             taken => {
                 state.gone(*digest, Instant::now());
+                self.stamp(digest, None);
                 taken
             }
         }
@@ -777,6 +866,29 @@ impl Shared {
             .await
             .expect("removing does not panic");
     }
+}
+
+/// Moves bundles of which it is not known whether all of them reached the disk out of their places. Those
+/// that cannot be moved, as on a full disk, stay and are believed.
+fn set_apart(folder: &Path, here: &mut BTreeSet<Digest>, trash: &Trash) {
+    let unsure = folder.join(UNSURE);
+    if let Err(error) = fs::create_dir_all(&unsure) {
+        return warn!(folder = %unsure.display(), %error, "bundles of before the boot stay in their places");
+    }
+    here.retain(|digest| {
+        let name = digest.to_string();
+        let (place, beside) = (folder.join(&name), unsure.join(&name));
+        // One may be there of a boot before, if that ended early.
+        let moved = trash
+            .throw(&beside)
+            .and_then(|()| trash::rename(&place, &beside))
+            // What it is kept for is moved out of it.
+            .and_then(|()| fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)));
+        if let Err(error) = &moved {
+            warn!(%digest, %error, "unchecked bundle not removed");
+        }
+        moved.is_err() && place.exists()
+    });
 }
 
 /// What a comparison of a bundle with its digest has found.
@@ -877,12 +989,80 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_power_cut_left_is_made_anew_or_fetched_again() {
+    async fn code_is_compared_before_it_is_started_and_whenever_a_file_of_it_was_changed() {
         let (digest, bytes) = packed();
-        for (form, file) in [
-            (Form::Unpacked, "function/code"),
-            (Form::Packed, MANIFEST_NAME),
-        ] {
+        let folder = tempfile::tempdir().unwrap();
+        let bundles = open("one", folder.path(), Form::Unpacked);
+        keep(&bundles, &digest, &bytes).await;
+        let place = bundles.get(&digest).unwrap();
+        let code = place.join("function/code");
+        let (sound, times) = (fs::read(&code).unwrap(), fs::metadata(&code).unwrap());
+        assert!(bundles.shared.is_as_stamped(&digest).await, "as unpacked");
+        assert_eq!(bundles.vouch(&digest).await, Repair::Sound);
+
+        // By somebody who leaves no trace but the ctime.
+        let mode = times.permissions();
+        fs::set_permissions(&code, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&code, "what RUNS").unwrap();
+        let file = fs::File::options().write(true).open(&code).unwrap();
+        file.set_modified(times.modified().unwrap()).unwrap();
+        fs::set_permissions(&code, mode).unwrap();
+        assert_eq!(bundles.vouch(&digest).await, Repair::Anew);
+        assert_eq!(fs::read(&code).unwrap(), sound);
+        assert_eq!(bundles.vouch(&digest).await, Repair::Sound);
+
+        // A file more, beside those that are there.
+        let function = place.join("function");
+        fs::set_permissions(&function, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(function.join("more"), "").unwrap();
+        assert_eq!(bundles.vouch(&digest).await, Repair::Anew);
+        assert!(!function.join("more").exists());
+
+        // A process that has just started knows of none, and the disk may have lost anything.
+        drop(bundles);
+        let bundles = open("two", folder.path(), Form::Unpacked);
+        assert_eq!(bundles.get(&digest).as_ref(), Some(&place));
+        assert!(!bundles.shared.is_as_stamped(&digest).await);
+        assert_eq!(bundles.vouch(&digest).await, Repair::Sound);
+        assert!(bundles.shared.is_as_stamped(&digest).await);
+        fs::set_permissions(&code, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&code, "").unwrap();
+        let bundles = open("three", folder.path(), Form::Unpacked);
+        assert_eq!(bundles.vouch(&digest).await, Repair::Anew);
+        assert_eq!(fs::read(&code).unwrap(), sound);
+        fs::set_permissions(place.join(PACKED), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(place.join(PACKED), "").unwrap();
+        let bundles = open("four", folder.path(), Form::Unpacked);
+        assert!(matches!(bundles.vouch(&digest).await, Repair::Lost(_)));
+        assert_eq!(bundles.get(&digest), None);
+    }
+
+    /// Measures what a start pays: `cargo test -- --nocapture` prints it.
+    #[tokio::test]
+    async fn a_look_at_a_bundle_of_many_files_is_short() {
+        const FILES: usize = 2_000;
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..FILES {
+            let below = folder.path().join(format!("package{}", number % 50));
+            fs::create_dir_all(&below).unwrap();
+            fs::write(below.join(format!("{number}.py")), "pass").unwrap();
+        }
+        let (key, begun) = (RandomState::new(), Instant::now());
+        let stamp = Stamp::of(folder.path(), u64::MAX, &key).unwrap();
+        println!(
+            "measured: a look at {FILES} files takes {:.2?}",
+            begun.elapsed()
+        );
+        assert_eq!(stamp.entries, FILES as u64 + 51);
+        assert_eq!(Stamp::of(folder.path(), stamp.entries, &key), Some(stamp));
+        assert_eq!(Stamp::of(folder.path(), stamp.entries - 1, &key), None);
+    }
+
+    #[tokio::test]
+    async fn what_a_power_cut_left_of_packed_bundles_is_made_anew_or_fetched_again() {
+        let (digest, bytes) = packed();
+        {
+            let (form, file) = (Form::Packed, MANIFEST_NAME);
             let folder = tempfile::tempdir().unwrap();
             let bundles = open("one", folder.path(), form);
             keep(&bundles, &digest, &bytes).await;

@@ -1,7 +1,7 @@
 //! Starting instances: of code that is what its digest says, and knowing whether any can be started.
 //!
-//! Code on disk is believed by its folder's name, until an instance of it does not come up. Then it is
-//! compared with its digest, and if it differs it is replaced and the instance started once more. What
+//! Code is compared with its digest before the first instance of it is started, and again when a file of it
+//! was changed or an instance does not come up. If it differs it is replaced. What
 //! keeps every instance from running is the region's fault, and is said in its status.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,20 +63,18 @@ impl<R: Runtime> Starting<R> {
         let Code::Bundle { digest, .. } = spec.code else {
             return self.driver.start(spec).await;
         };
+        if let Repair::Lost(problem) = self.bundles.vouch(&digest).await {
+            return Err(StartError::NotRunnable(NotRunnable::CodeLost { problem }));
+        }
         let began = Instant::now();
-        let is_sealed = self.bundles.is_sealed(&digest).await;
-        let error = if is_sealed {
-            match self.driver.start(spec.clone()).await {
-                Err(error) if may_be_of_the_code(&error) => Some(error),
-                started => return started,
-            }
-        } else {
-            None
+        let error = match self.driver.start(spec.clone()).await {
+            Err(error) if may_be_of_the_code(&error) => error,
+            started => return started,
         };
-        match (self.bundles.repair(&digest, began).await, error) {
-            (Repair::Sound, Some(error)) => Err(error),
-            (Repair::Sound | Repair::Anew, _) => self.driver.start(spec).await,
-            (Repair::Lost(problem), _) => {
+        match self.bundles.repair(&digest, began).await {
+            Repair::Sound => Err(error),
+            Repair::Anew => self.driver.start(spec).await,
+            Repair::Lost(problem) => {
                 Err(StartError::NotRunnable(NotRunnable::CodeLost { problem }))
             }
         }

@@ -98,6 +98,37 @@ async fn code_that_was_damaged_on_disk_is_replaced_when_it_does_not_start() {
     .await;
 }
 
+/// Functions run as the region's own user, so one can change another's code and leave it as it looks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn code_that_another_function_has_changed_is_not_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_plane, region) = region(57, dir.path(), |ip, plane| {
+        start("fra", ip, dir.path(), &plane.url, "")
+    })
+    .await;
+    assert_eq!(region.post("/invoke/F", "x").await.status, 200);
+    assert_eq!(region.post("/invoke/F", "exit").await.status, 502);
+    let program = program(dir.path());
+    let before = fs::metadata(&program).unwrap();
+    let mut changed = fs::read(&program).unwrap();
+    // It starts as well.
+    changed.push(0);
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    eventually("its last instance has ended", async || {
+        fs::write(&program, &changed).ok()
+    })
+    .await;
+    let file = fs::File::options().write(true).open(&program).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+    drop(file);
+    fs::set_permissions(&program, before.permissions()).unwrap();
+
+    let answer = region.post("/invoke/F", "x").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let after = fs::metadata(&program).unwrap().len();
+    assert_eq!(after, before.len(), "what ran is what was deployed");
+}
+
 /// More levels than the stack of a thread has room for, in the function's own folder and in its code's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn folders_in_one_another_end_no_region_and_stop_no_start() {
@@ -122,8 +153,7 @@ async fn folders_in_one_another_end_no_region_and_stop_no_start() {
     let answer = first.post("/invoke/F", "nest 20000 opened-code").await;
     assert_eq!(answer.text, "nested", "{answer:?}");
     first.kill();
-    // After a boot of the machine all code is unpacked anew, and what was there is removed.
-    fs::write(dir.path().join("fra/bundles/boot"), "another").unwrap();
+    // Code that differs is unpacked anew before it starts, and what was there is removed.
     let second = start("fra", &at(51, 2), dir.path(), &plane.url, &sockets);
     eventually("the region listens", async || second.status().await).await;
     let answer = second.post("/invoke/F", "x").await;
@@ -350,4 +380,26 @@ async fn a_region_whose_disk_is_full_serves_on_and_catches_up() {
     second.applied(revision).await;
     let found = get(&format!("{}/v2/apps/C", second.admin)).await.unwrap();
     assert_eq!(found.status(), 200);
+}
+
+/// A full disk stops no start: what is on it is served, of a plane that is away too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_starts_on_a_full_disk_and_serves_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::mount(&dir.path().join("fra")) else {
+        chaos_tests_machine::skip("region/full-disk", "it takes root to mount a file system");
+        return;
+    };
+    let sockets = format!("socket_dir = \"{}/s\"", dir.path().display());
+    let (_plane, first) = region(58, dir.path(), |ip, plane| {
+        start("fra", ip, dir.path(), &plane.url, &sockets)
+    })
+    .await;
+    first.kill();
+    disk.fill();
+    let away = format!("http://{}:7400", at(58, 99));
+    let second = start("fra", &at(58, 2), dir.path(), &away, &sockets);
+    eventually("the region listens", async || second.status().await).await;
+    let answer = second.post("/invoke/F", "x").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
