@@ -6,7 +6,6 @@
 
 pub mod disk;
 pub mod history;
-pub mod placed;
 pub mod sizes;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -16,12 +15,11 @@ use api_wire::{ObjectBody, WatchLine};
 use bytes::Bytes;
 use global_plane_consensus::store::StateReader;
 use global_plane_consensus::{ApplyError, LogIndex, StateBatch, StateMachine, StoreError};
-use global_plane_state::{Change, Command, Outcome, State, StateParts};
+use global_plane_state::{Change, Command, Outcome, State, StateParts, SteeringRevision};
 use tokio::sync::watch;
 
 use disk::{DecodeError, Standing};
 use history::{Compacted, Entry, History, Pulled};
-use placed::Placed;
 use sizes::Sizes;
 
 /// Column families of the state.
@@ -63,7 +61,7 @@ pub struct Replica {
 
 pub struct Core {
     pub state: State,
-    pub placed: Placed,
+    pub steering: SteeringRevision,
 }
 
 impl Core {
@@ -71,7 +69,7 @@ impl Core {
         Standing {
             revision: self.state.revision().0,
             log_time: self.state.log_time().0,
-            steering: self.placed.revision().0,
+            steering: self.steering.at().0,
         }
     }
 }
@@ -128,14 +126,15 @@ impl Replica {
         }
         let revision = parts.revision;
         let state = State::restore(parts);
-        let placed = Placed::of(state.catalog().objects(), Revision(standing.steering));
+        let objects = state.catalog().objects();
+        let steering = SteeringRevision::of(objects, Revision(standing.steering));
         let position = Position {
             index: index.0,
             revision,
-            steering: placed.revision(),
+            steering: steering.at(),
         };
         Ok(Self {
-            core: RwLock::new(Core { state, placed }),
+            core: RwLock::new(Core { state, steering }),
             history: Mutex::new(History::reload(entries, revision, revisions_max)),
             sizes: Mutex::new(sizes),
             position: watch::Sender::new(position),
@@ -319,17 +318,6 @@ fn received(object: &ObjectId) -> bool {
     object.kind().received_by_regions()
 }
 
-/// Notes what a command changed of the steering view.
-fn note(placed: &mut Placed, changes: &[Change], revision: Revision) {
-    for change in changes {
-        match change {
-            Change::Put(object) => placed.put(object.by_ref(), revision),
-            Change::Deleted { object, .. } => placed.deleted(object, revision),
-            Change::Session(_) | Change::SessionGone { .. } | Change::Counters { .. } => {}
-        }
-    }
-}
-
 impl StateMachine for Machine {
     type Outcome = Outcome;
 
@@ -349,7 +337,7 @@ impl StateMachine for Machine {
             let before = core.state.revision();
             let applied = core.state.apply(index.0, &envelope);
             let revision = core.state.revision();
-            note(&mut core.placed, &applied.changes, revision);
+            core.steering.follow(&applied.changes, revision);
             (before, core.standing(), applied)
         });
         if !applied.changes.is_empty() {
@@ -362,7 +350,7 @@ impl StateMachine for Machine {
     fn committed(&mut self, applied: LogIndex) {
         let (revision, steering) = self
             .replica
-            .read_core(|core| (core.state.revision(), core.placed.revision()));
+            .read_core(|core| (core.state.revision(), core.steering.at()));
         self.replica.position.send_replace(Position {
             index: applied.0,
             revision,
@@ -373,7 +361,7 @@ impl StateMachine for Machine {
     fn snapshot(&self) -> Vec<u8> {
         let (parts, steering) = self
             .replica
-            .read_core(|core| (core.state.parts(), core.placed.revision()));
+            .read_core(|core| (core.state.parts(), core.steering.at()));
         disk::encode_snapshot(&parts, steering)
     }
 
@@ -397,8 +385,8 @@ impl StateMachine for Machine {
         }
         let revision = parts.revision;
         let state = State::restore(parts);
-        let placed = Placed::of(state.catalog().objects(), steering);
-        let core = Core { state, placed };
+        let steering = SteeringRevision::of(state.catalog().objects(), steering);
+        let core = Core { state, steering };
         batch.put(META, STANDING, disk::encode(&core.standing()));
         self.replica.write(|held| *held = core);
         *self.replica.sizes() = sizes;

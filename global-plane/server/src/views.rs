@@ -64,7 +64,7 @@ impl Views {
         let last = held.as_deref();
         let (revision, body, parts) = replica.read_core(|core| {
             let parts = self.parts(&core.state);
-            (core.placed.revision(), self.steering_body(&parts), parts)
+            (core.steering.at(), self.steering_body(&parts), parts)
         });
         let envelope = Envelope::seal(self.id(revision, body.regions.len()), &body);
         let steering = Arc::new(Steering {

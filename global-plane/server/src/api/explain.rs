@@ -16,12 +16,12 @@ use crate::node::Node;
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 #[derive(Default)]
-pub struct Asked {
+pub struct ExplainQuery {
     name: String,
     client: String,
 }
 
-pub async fn explain(State(node): State<Arc<Node>>, Query(asked): Query<Asked>) -> Response {
+pub async fn explain(State(node): State<Arc<Node>>, Query(asked): Query<ExplainQuery>) -> Response {
     // `203.0.113.0/24` means its first address.
     let address = asked.client.split('/').next().unwrap_or_default();
     let Ok(client) = address.parse::<IpAddr>() else {

@@ -1,5 +1,5 @@
-//! Views for the other planes. Any node serves them from what it has applied: who holds a newer one
-//! refuses an older.
+//! Views for the other planes. Any node serves them from what it has applied: a server that has a newer
+//! view refuses an older one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Deserialize)]
 #[serde(default)]
-pub struct Held {
+pub struct SteeringQuery {
     after: u64,
     epoch: u64,
     wait_ms: u64,
@@ -33,8 +33,8 @@ pub struct Held {
     knows: String,
 }
 
-impl Default for Held {
-    /// Holds nothing.
+impl Default for SteeringQuery {
+    /// Of a DNS server that has no view yet.
     fn default() -> Self {
         Self {
             after: 0,
@@ -46,20 +46,23 @@ impl Default for Held {
     }
 }
 
-pub async fn steering(State(node): State<Arc<Node>>, Query(held): Query<Held>) -> Response {
-    let knows = Knowledge::said(held.knows.split(','));
+pub async fn steering(
+    State(node): State<Arc<Node>>,
+    Query(asked): Query<SteeringQuery>,
+) -> Response {
+    let knows = Knowledge::said(asked.knows.split(','));
     let lacks = (node.replica).read(|state| agreement::dns_server_lacks(state.catalog(), &knows));
-    if !held.who.is_empty() {
+    if !asked.who.is_empty() {
         node.agreement
             .askers
-            .heard(&held.who, knows, Instant::now());
+            .heard(&asked.who, knows, Instant::now());
     }
     if !lacks.is_empty() {
-        return unknowing(&lacks);
+        return formats_unknown(&lacks);
     }
-    let newer = |revision: u64| (EPOCH, revision) > (held.epoch, held.after);
+    let newer = |revision: u64| (EPOCH, revision) > (asked.epoch, asked.after);
     let mut position = node.replica.subscribe();
-    let wait = Duration::from_millis(held.wait_ms).min(WAIT_MAX);
+    let wait = Duration::from_millis(asked.wait_ms).min(WAIT_MAX);
     let news = position.wait_for(|position| newer(position.steering.0));
     let waited = tokio::select! {
         waited = tokio::time::timeout(wait, news) => waited.is_ok(),
@@ -76,8 +79,8 @@ pub async fn steering(State(node): State<Arc<Node>>, Query(held): Query<Held>) -
         .into_response()
 }
 
-/// Whoever asks does not know something that is in use: what it would be sent it could not read.
-pub fn unknowing(lacks: &[String]) -> Response {
+/// 406: the server that asks does not know formats that are in use, so it could not read the answer.
+pub fn formats_unknown(lacks: &[String]) -> Response {
     let message = format!(
         "in use and not known to who asks: {}; upgrade it",
         lacks.join(", ")
@@ -87,17 +90,20 @@ pub fn unknowing(lacks: &[String]) -> Response {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Asker {
+pub struct SnapshotQuery {
     /// Formats that the region knows, with commas between.
     knows: String,
 }
 
 /// Walks the whole catalog, so it runs where it may block.
-pub async fn snapshot(State(node): State<Arc<Node>>, Query(asker): Query<Asker>) -> Response {
-    let knows = Knowledge::said(asker.knows.split(','));
+pub async fn snapshot(
+    State(node): State<Arc<Node>>,
+    Query(asked): Query<SnapshotQuery>,
+) -> Response {
+    let knows = Knowledge::said(asked.knows.split(','));
     let lacks = (node.replica).read(|state| agreement::region_lacks(state.catalog(), &knows));
     if !lacks.is_empty() {
-        return unknowing(&lacks);
+        return formats_unknown(&lacks);
     }
     let place = node.snapshots.acquire().await;
     let built = tokio::task::spawn_blocking({

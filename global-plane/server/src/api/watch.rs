@@ -34,7 +34,7 @@ use crate::views::EPOCH;
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Deserialize)]
-pub struct From {
+pub struct WatchQuery {
     /// Exclusive.
     #[serde(default)]
     from: u64,
@@ -46,7 +46,7 @@ pub struct From {
     knows: String,
 }
 
-pub async fn watch(State(node): State<Arc<Node>>, Query(asked): Query<From>) -> Response {
+pub async fn watch(State(node): State<Arc<Node>>, Query(asked): Query<WatchQuery>) -> Response {
     let replica = Arc::clone(&node.replica);
     let cluster_id = replica.read(|state| state.cluster_id().to_owned());
     if asked.cluster_id.is_some_and(|asked| asked != cluster_id)
@@ -57,7 +57,7 @@ pub async fn watch(State(node): State<Arc<Node>>, Query(asked): Query<From>) -> 
     let knows = Knowledge::said(asked.knows.split(','));
     let lacks = replica.read(|state| agreement::region_lacks(state.catalog(), &knows));
     if !lacks.is_empty() {
-        return super::views::unknowing(&lacks);
+        return super::views::formats_unknown(&lacks);
     }
     let from = asked.from;
     if replica.changes_after(Revision(from)).is_err() {
