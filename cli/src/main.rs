@@ -33,9 +33,10 @@ Start here:
   tradewind invoke shop hello-python             call the function
   tradewind explain shop.fn.test --from 46.4.0.1 show why a client gets its region
 
-The addresses of the global nodes come from --api, else TRADEWIND_API, else FN_API_URL, else they are
-those of `tradewind up`. With several addresses, separated by commas, a command still works when some
-of the nodes are down. With a path such as http://127.0.20.1:7400/regions/fra it shows the view of one region.
+The addresses of the global nodes come from --api, else TRADEWIND_API, else FN_API_URL, else they
+are those of `tradewind up`. With several addresses, separated by commas, a command still works
+when some of the nodes are down. With a path such as http://127.0.20.1:7400/regions/fra it shows
+the view of one region.
 
 Exit codes: 0 success, 1 failure, 2 usage error."
 )]

@@ -79,7 +79,7 @@ listen = ["127.0.0.1:5300"]              # UDP and TCP; list each address, not 0
 http_listen = "127.0.0.1:5380"           # /healthz /readyz /metrics /v1/status /v1/explain
 globals = ["http://127.0.20.1:7400"]     # global nodes; it follows each of them
 zone = "fn.test"
-ttl_secs = 30                            # TTL of steered answers; also, at most 30, of "no such name"
+ttl_secs = 30                            # TTL of answers; also, at most 30, of "no such name"
 ttl_all_down_secs = 5                    # TTL when no region is healthy; then all are answered
 [[nameservers]]                          # NS records of the zone, and addresses of ns*.ZONE
 name = "ns1.fn.test"

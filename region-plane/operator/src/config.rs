@@ -230,13 +230,13 @@ listen = "127.0.11.1:8082"               # /v1/demand /v1/status /healthz /ready
 namespace = "tradewind"                  # namespace of all objects of the region
 identity = "fra-1"                       # unique; default: the region's name and a random number
 lease_name = "tradewind-operator"        # the Lease that operators of the region contend for
-lease_ttl_ms = 15000                     # in whole seconds; a dead leader is replaced after this time
-settle_ms = 10000                        # a new leader waits so long after a gateway's first report
+lease_ttl_ms = 15000                     # in whole seconds; then a dead leader is replaced
+settle_ms = 10000                        # a new leader waits so long after a first report
                                          # before it deletes surplus pods
-creates_per_sec = 20                     # pods created, at most; fewer while the API server is slow
+creates_per_sec = 20                     # pods created, at most; fewer if the API is slow
 deletes_per_sec = 20                     # pods deleted, likewise
 writes_per_sec = 100                     # writes of labels, conditions and functions, likewise
-surplus_after_ms = 10000                 # before a pod that no gateway claims or asks for is deleted
+surplus_after_ms = 10000                 # before a pod without claim or demand is deleted
 never_ready_after_ms = 60000             # before a pod that does not run is reported
 runner_image = "localhost/tradewind/tradewind-runner:dev"
 image_pull_policy = "IfNotPresent"       # of every container; or Always, Never

@@ -246,7 +246,8 @@ impl daemon::Config for Config {
 name = "fra"                             # a metro code such as fra sets location and labels
 data_dir = "/var/lib/tradewind/region"   # metadata replica and unpacked bundles
 gateway_listen = "127.0.11.1:8080"       # calls
-admin_listen = "127.0.11.1:8081"         # /v2 reads, /healthz /readyz /metrics /v1/status /v1/instances
+admin_listen = "127.0.11.1:8081"         # /v2 reads, /healthz /readyz /metrics
+                                         # /v1/status /v1/instances
 ipv4 = "127.0.11.1"                      # address that DNS answers; or ipv6, or both
 gateway_address = "127.0.11.1:8080"      # for peers and global nodes; default gateway_listen
 admin_address = "127.0.11.1:8081"        # for global nodes; default admin_listen
@@ -262,13 +263,13 @@ request_body_bytes_max = 6291456
 response_body_bytes_max = 6291456
 hot_start_timeout_ms = 5000              # until an instance has to be ready
 wait_max_ms = 10000                      # longest wait of a call for an instance
-drain_pause_ms = 7000                    # after SIGTERM it still takes calls; default: DNS TTL + 2 s
+drain_pause_ms = 7000                    # still takes calls after SIGTERM; default DNS TTL + 2 s
 drain_grace_ms = 15000                   # then it waits so long for running calls
-proxy_protocol_from = []                 # proxies that send PROXY protocol v2, such as ["10.0.0.0/8"]
-socket_dir = ""                          # folder of the functions' sockets, a short path; default in /tmp
+proxy_protocol_from = []                 # proxies that send PROXY v2, such as ["10.0.0.0/8"]
+socket_dir = ""                          # of functions' sockets, a short path; default in /tmp
 
 [kubernetes]                             # run functions in pods; without it: on this machine
-namespace = "tradewind"                  # of the pods; the cluster is that of $KUBECONFIG or of this pod
+namespace = "tradewind"                  # of the pods, in $KUBECONFIG's or this pod's cluster
 operators = ["http://127.0.0.1:8082"]    # some or all replicas of tradewind-operator
 pod_start_timeout_ms = 300000            # for creating and scheduling a pod and pulling its image
 "#;
