@@ -26,10 +26,7 @@ async fn a_second_region_on_the_same_folder_or_port_says_so() {
     assert!(said.contains("port is in use"), "{said}");
     let (code, said) = output(spawn("atlantis", &at(10, 3), dir.path(), &plane.url));
     assert_eq!(code, Some(78), "{said}");
-    assert!(
-        said.contains("`latitude` and `longitude` are needed"),
-        "{said}"
-    );
+    assert!(said.contains("set `latitude` and `longitude`"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
