@@ -1,5 +1,6 @@
 //! The body of an answer, read from the connection that it came by.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,13 +11,16 @@ use tokio_util::io::poll_read_buf;
 
 use crate::head::Framing;
 use crate::link::{ExchangeError, Link, READ_BYTES};
+use crate::sending::{Nothing, Sending};
 
-/// A body that has its connection with it. Dropped before its end, it closes that.
+/// A body that has its connection with it, and what is still to be sent of its request, if anything.
+/// Dropped before its end, it closes the connection.
 #[derive(Debug)]
-pub struct Answer<T> {
+pub struct Answer<T, B = Nothing> {
     link: Link<T>,
     left: Left,
     is_reusable: bool,
+    rest: Option<Sending<B>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +41,13 @@ const CHUNK_LINE_MAX: usize = 4 << 10;
 /// Trailers are thrown away.
 const TRAILERS_MAX: usize = 64 << 10;
 
-impl<T> Answer<T> {
-    pub(crate) fn new(link: Link<T>, framing: Framing, is_reusable: bool) -> Self {
+impl<T, B> Answer<T, B> {
+    pub(crate) fn new(
+        link: Link<T>,
+        framing: Framing,
+        is_reusable: bool,
+        rest: Option<Sending<B>>,
+    ) -> Self {
         Self {
             link,
             left: match framing {
@@ -48,14 +57,37 @@ impl<T> Answer<T> {
                 Framing::UntilClose => Left::UntilClose,
             },
             is_reusable,
+            rest,
         }
     }
 
-    /// The connection, if the answer has been read to its end and another exchange may follow.
+    /// The connection, if the answer has been read to its end, all of the request was sent and another
+    /// exchange may follow.
     #[must_use]
     pub fn into_link(self) -> Option<Link<T>> {
         let is_over = self.left == Left::Nothing && self.link.buffer.is_empty();
-        (is_over && self.is_reusable).then_some(self.link)
+        (is_over && self.is_reusable && self.rest.is_none()).then_some(self.link)
+    }
+}
+
+impl<T, B> Answer<T, B>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// Waits until all of the request was sent, or no more of it can be.
+    pub async fn sent(&mut self) {
+        poll_fn(|context| self.poll_rest(context)).await;
+    }
+
+    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(rest) = &mut self.rest {
+            // A body that fails now has failed too late to matter to its answer.
+            let sent = ready!(rest.poll(&mut self.link.io, context));
+            self.is_reusable &= sent.is_ok() && rest.is_over();
+            self.rest = None;
+        }
+        Poll::Ready(())
     }
 }
 
@@ -133,7 +165,11 @@ fn step(left: &mut Left, buffer: &mut BytesMut) -> Result<Step, ExchangeError> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Body for Answer<T> {
+impl<T, B> Body for Answer<T, B>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    B: Body<Data = Bytes> + Unpin,
+{
     type Data = Bytes;
     type Error = ExchangeError;
 
@@ -141,6 +177,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Body for Answer<T> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        // A function may send its answer while it reads its call, and stop reading if nobody reads that.
+        let _sent = self.poll_rest(context);
         let Self { link, left, .. } = &mut *self;
         loop {
             match step(left, &mut link.buffer) {

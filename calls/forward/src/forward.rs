@@ -21,6 +21,7 @@ use crate::connect::Connector;
 use crate::head::{Continue, encode};
 use crate::link::{Exchange, ExchangeError, Failed, Link};
 use crate::pool::{Peer, Pool};
+use crate::sending::Nothing;
 
 /// From sending a call's head until its gateway says that it takes the call. A gateway answers that
 /// from its own memory, and waits for metadata for less; without it nothing has run.
@@ -328,9 +329,8 @@ impl Forwarder {
         match self.wait(&mut exchange, &peer, sent.timeout).await {
             Ok(()) => {
                 peer.hear();
-                let response = exchange
-                    .into_answer()
-                    .map(|answer| Reply::new(answer, peer));
+                let (response, _) = exchange.into_answer_and_body();
+                let response = response.map(|answer| Reply::new(answer, peer));
                 match response.headers().contains_key(NOT_STARTED) {
                     true => Attempt::NotStarted(None, response),
                     false => Attempt::Answered(response),
@@ -471,21 +471,6 @@ fn forwarded_for(headers: &HeaderMap, caller: IpAddr) -> Option<HeaderValue> {
     }
     chain.push_str(&caller.to_string());
     HeaderValue::from_str(&chain).ok()
-}
-
-/// No body.
-struct Nothing;
-
-impl Body for Nothing {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(None)
-    }
 }
 
 /// A forwarded call's answer. Read to its end, it gives its connection back.

@@ -73,8 +73,16 @@ pub(crate) fn is_chunked(length: Option<u64>, wait: Continue) -> bool {
     }
 }
 
+/// Names are written as Go writes them, `Content-Type`: what functions were tried with is Fn's agent.
 fn field(head: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-    head.put_slice(name.as_str().as_bytes());
+    let mut before = b'-';
+    for byte in name.as_str().bytes() {
+        head.put_u8(match before {
+            b'-' => byte.to_ascii_uppercase(),
+            _ => byte,
+        });
+        before = byte;
+    }
     head.put_slice(b": ");
     head.put_slice(value);
     head.put_slice(b"\r\n");
@@ -203,7 +211,7 @@ fn parse(head: &Bytes, method: &Method) -> Result<Read, ExchangeError> {
     let framing = framing(method, status, version, &headers)?;
     let keep_alive =
         version == Version::HTTP_11 && framing != Framing::UntilClose && !is_closing(&headers);
-    strip(&mut headers);
+    strip(&mut headers, framing);
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = status;
     parts.version = Version::HTTP_11;
@@ -215,7 +223,8 @@ fn parse(head: &Bytes, method: &Method) -> Result<Read, ExchangeError> {
     })))
 }
 
-/// RFC 9112 section 6.3. What two readers could read as two different lengths is refused.
+/// RFC 9112 section 6.3. What two readers could read as two different lengths is refused, except for
+/// `chunked` beside a length, which functions send: it overrides the length, which is not passed on.
 fn framing(
     method: &Method,
     status: StatusCode,
@@ -236,8 +245,7 @@ fn framing(
                 .as_bytes()
                 .trim_ascii()
                 .eq_ignore_ascii_case(b"chunked")
-                && version == Version::HTTP_11
-                && !headers.contains_key(CONTENT_LENGTH) =>
+                && version == Version::HTTP_11 =>
         {
             return Ok(Framing::Chunked);
         }
@@ -273,9 +281,11 @@ fn is_closing(headers: &HeaderMap) -> bool {
 }
 
 /// Leaves what the next connection may carry. Of the lengths one is enough.
-fn strip(headers: &mut HeaderMap) {
+fn strip(headers: &mut HeaderMap, framing: Framing) {
     without_connection(headers);
-    if let Some(length) = headers.get(CONTENT_LENGTH).cloned() {
+    if framing == Framing::Chunked {
+        headers.remove(CONTENT_LENGTH);
+    } else if let Some(length) = headers.get(CONTENT_LENGTH).cloned() {
         headers.insert(CONTENT_LENGTH, length);
     }
 }
@@ -333,7 +343,7 @@ mod tests {
             ),
             (
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n",
-                Err(()),
+                Ok((Framing::Chunked, true)),
             ),
             (
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
@@ -351,7 +361,11 @@ mod tests {
             ("SMTP ready\r\n\r\n", Err(())),
         ] {
             let got = match read(text) {
-                Ok(Some(Read::Final(head))) => Ok((head.framing, head.keep_alive)),
+                Ok(Some(Read::Final(head))) => {
+                    let has_length = head.parts.headers.contains_key(CONTENT_LENGTH);
+                    assert!(!has_length || head.framing != Framing::Chunked, "{text:?}");
+                    Ok((head.framing, head.keep_alive))
+                }
                 Ok(other) => panic!("{text:?}: {other:?}"),
                 Err(_) => Err(()),
             };
@@ -434,27 +448,27 @@ mod tests {
             let head = encode(&Method::GET, "/a?b=c", &headers, skip, &added, length, wait);
             String::from_utf8(head.to_vec()).unwrap()
         };
-        let fields = "GET /a?b=c HTTP/1.1\r\nhost: shop.fn.test\r\nfn-call-id: c\r\ncookie: a\r\n\
-                      cookie: b\r\ntradewind-forwarded-by: gateway\r\n";
+        let fields = "GET /a?b=c HTTP/1.1\r\nHost: shop.fn.test\r\nFn-Call-Id: c\r\nCookie: a\r\n\
+                      Cookie: b\r\nTradewind-Forwarded-By: gateway\r\n";
         for (length, wait, framing) in [
             (
                 Some(3),
                 Continue::Wait,
-                "content-length: 3\r\nexpect: 100-continue\r\n",
+                "Content-Length: 3\r\nExpect: 100-continue\r\n",
             ),
             (
                 Some(0),
                 Continue::Wait,
-                "transfer-encoding: chunked\r\nexpect: 100-continue\r\n",
+                "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n",
             ),
             (
                 None,
                 Continue::Wait,
-                "transfer-encoding: chunked\r\nexpect: 100-continue\r\n",
+                "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n",
             ),
-            (Some(3), Continue::Follow, "content-length: 3\r\n"),
+            (Some(3), Continue::Follow, "Content-Length: 3\r\n"),
             (Some(0), Continue::Follow, ""),
-            (None, Continue::Follow, "transfer-encoding: chunked\r\n"),
+            (None, Continue::Follow, "Transfer-Encoding: chunked\r\n"),
         ] {
             assert_eq!(encoded(length, wait), format!("{fields}{framing}\r\n"));
         }

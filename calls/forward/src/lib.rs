@@ -8,7 +8,8 @@
 //! region.
 //!
 //! Beneath it is an HTTP/1.1 exchange without a task of its own, [`Link`]: it is handed a connection
-//! and gives it back. This crate refuses to know what a function is, and which regions may run one.
+//! and gives it back. The sockets of functions use it too. This crate refuses to know what a function
+//! is, and which regions may run one.
 
 mod answer;
 mod connect;
@@ -16,9 +17,11 @@ mod forward;
 mod head;
 mod link;
 mod pool;
+mod sending;
 
 pub use answer::Answer;
 pub use connect::{ConnectError, Connector};
 pub use forward::{Call, ForwardError, Forwarded, Forwarder, Gateway, Outcome, Reply};
 pub use head::{Continue, encode};
 pub use link::{Exchange, ExchangeError, Failed, Link};
+pub use sending::Nothing;

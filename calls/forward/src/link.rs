@@ -1,12 +1,11 @@
 //! One HTTP/1.1 exchange over a connection that it is handed, without a task of its own.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{Method, Response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,6 +13,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::answer::Answer;
 use crate::head::{Continue, Head, Read, Scan, is_chunked};
+use crate::sending::Sending;
 
 /// A connection between two exchanges.
 #[derive(Debug)]
@@ -46,9 +46,6 @@ pub enum Failed<E> {
     Body(E),
     Exchange(ExchangeError),
 }
-
-/// What is gathered of a body before it is written.
-const GATHER_MAX: usize = 64 << 10;
 
 /// What is read at once.
 pub(crate) const READ_BYTES: usize = 16 << 10;
@@ -85,18 +82,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         length: Option<u64>,
         wait: Continue,
     ) -> Exchange<T, B> {
+        let is_held = wait == Continue::Wait;
         Exchange {
             link: self,
             scan: Scan::default(),
             method: method.clone(),
-            pending: head.len(),
-            pieces: VecDeque::from([head]),
-            body: Some(body),
-            is_chunked: is_chunked(length, wait),
-            left: length.unwrap_or(0),
-            is_held: wait == Continue::Wait,
-            unflushed: false,
-            broken: None,
+            sending: Sending::new(head, body, is_chunked(length, wait), length, is_held),
             answer: None,
         }
     }
@@ -108,24 +99,9 @@ pub struct Exchange<T, B> {
     link: Link<T>,
     scan: Scan,
     method: Method,
-    /// To be written, in order, and how many bytes that is.
-    pieces: VecDeque<Bytes>,
-    pending: usize,
-    /// `None` once it has ended.
-    body: Option<B>,
-    is_chunked: bool,
-    /// Of the announced length.
-    left: u64,
-    /// The body waits for a 100.
-    is_held: bool,
-    unflushed: bool,
-    /// Why no more can be written. An answer may have come all the same.
-    broken: Option<io::Error>,
+    sending: Sending<B>,
     answer: Option<Head>,
 }
-
-const CRLF: Bytes = Bytes::from_static(b"\r\n");
-const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 
 impl<T, B> Exchange<T, B>
 where
@@ -141,7 +117,7 @@ where
         for _ in 0..INFORMATIONAL_MAX {
             match poll_fn(|context| self.poll_head(context)).await? {
                 Read::Continue => {
-                    self.is_held = false;
+                    self.sending.release();
                     return Ok(true);
                 }
                 Read::Informational => {}
@@ -177,41 +153,46 @@ where
     /// Whether all of the request has been written.
     #[must_use]
     pub fn is_sent(&self) -> bool {
-        self.body.is_none() && self.pieces.is_empty() && self.broken.is_none()
+        self.sending.is_over()
     }
 
     /// Closes the connection; the body, unless some of it has left.
     #[must_use]
     pub fn into_body(self) -> Option<B> {
-        self.body.filter(|_| self.is_held)
+        self.sending.into_held()
     }
 
-    /// The answer, of which the body is still to be read. What is left of the request is not sent.
+    /// The answer, of which the body is still to be read. What is left of the request is sent while it
+    /// is.
     ///
     /// # Panics
     /// Unless its head was waited for.
     #[must_use]
-    pub fn into_answer(self) -> Response<Answer<T>> {
-        self.into_answer_and_body().0
+    pub fn into_answer(self) -> Response<Answer<T, B>> {
+        let head = self.answer.expect(WAITED_FOR);
+        let rest = Some(self.sending).filter(|sending| !sending.is_over());
+        let answer = Answer::new(self.link, head.framing, head.keep_alive, rest);
+        Response::from_parts(head.parts, answer)
     }
 
-    /// As [`Self::into_answer`], and the request's body unless some of it has left.
+    /// The answer, and the request's body unless some of it has left. What is left of the request is not
+    /// sent.
     ///
     /// # Panics
     /// Unless the answer's head was waited for.
     #[must_use]
     pub fn into_answer_and_body(self) -> (Response<Answer<T>>, Option<B>) {
-        let is_sent = self.is_sent();
-        let head = self.answer.expect("its head was waited for");
-        let answer = Answer::new(self.link, head.framing, head.keep_alive && is_sent);
-        let body = self.body.filter(|_| self.is_held);
+        let head = self.answer.expect(WAITED_FOR);
+        let keep_alive = head.keep_alive && self.sending.is_over();
+        let answer = Answer::new(self.link, head.framing, keep_alive, None);
+        let body = self.sending.into_held();
         (Response::from_parts(head.parts, answer), body)
     }
 
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Read, Failed<B::Error>>> {
         loop {
             // An answer may come before all is written, so that its writing does not hold it up.
-            if let Poll::Ready(Err(failed)) = self.poll_send(context) {
+            if let Poll::Ready(Err(failed)) = self.sending.poll(&mut self.link.io, context) {
                 return Poll::Ready(Err(failed));
             }
             match self.scan.read(&mut self.link.buffer, &self.method) {
@@ -221,117 +202,20 @@ where
             }
             self.link.buffer.reserve(READ_BYTES);
             let (io, buffer) = (&mut self.link.io, &mut self.link.buffer);
-            let read = ready!(poll_read_buf(Pin::new(io), context, buffer));
-            let closed = match (read, self.broken.take()) {
-                (Ok(1..), broken) => {
-                    self.broken = broken;
-                    continue;
-                }
-                (Err(error), _) | (Ok(0), Some(error)) => ExchangeError::Io(error),
-                (Ok(0), None) => ExchangeError::Closed,
+            let closed = match ready!(poll_read_buf(Pin::new(io), context, buffer)) {
+                Ok(1..) => continue,
+                Ok(0) => match self.sending.take_broken() {
+                    Some(error) => ExchangeError::Io(error),
+                    None => ExchangeError::Closed,
+                },
+                Err(error) => ExchangeError::Io(error),
             };
             return Poll::Ready(Err(Failed::Exchange(closed)));
         }
     }
-
-    /// Ready once all is written, or no more can be.
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failed<B::Error>>> {
-        while self.broken.is_none() {
-            if let Err(failed) = self.gather(context) {
-                return Poll::Ready(Err(failed));
-            }
-            let io = Pin::new(&mut self.link.io);
-            let written = if !self.pieces.is_empty() {
-                let mut slices = [IoSlice::new(&[]); 8];
-                let mut count = 0;
-                for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
-                    *slice = IoSlice::new(piece);
-                    count += 1;
-                }
-                ready!(io.poll_write_vectored(context, &slices[..count]))
-            } else if self.unflushed {
-                let flushed = ready!(io.poll_flush(context));
-                self.unflushed = false;
-                flushed.map(|()| 0)
-            } else if self.body.is_none() {
-                return Poll::Ready(Ok(()));
-            } else {
-                return Poll::Pending;
-            };
-            match written {
-                Ok(0) if !self.pieces.is_empty() => {
-                    self.broken = Some(io::ErrorKind::WriteZero.into());
-                }
-                Ok(bytes) => self.wrote(bytes),
-                Err(error) => self.broken = Some(error),
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn wrote(&mut self, mut bytes: usize) {
-        self.unflushed |= bytes > 0;
-        self.pending -= bytes;
-        while bytes > 0
-            && let Some(first) = self.pieces.front_mut()
-        {
-            let taken = bytes.min(first.len());
-            first.advance(taken);
-            bytes -= taken;
-            if first.is_empty() {
-                self.pieces.pop_front();
-            }
-        }
-    }
-
-    /// Takes what the body has, up to [`GATHER_MAX`], so that a short one leaves with its head.
-    fn gather(&mut self, context: &mut Context<'_>) -> Result<(), Failed<B::Error>> {
-        while !self.is_held
-            && self.pending < GATHER_MAX
-            && let Some(body) = &mut self.body
-        {
-            match Pin::new(body).poll_frame(context) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Some(Err(error))) => return Err(Failed::Body(error)),
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers are not passed on.
-                    if let Ok(data) = frame.into_data()
-                        && !data.is_empty()
-                    {
-                        self.push_data(data)?;
-                    }
-                }
-                Poll::Ready(None) => {
-                    self.body = None;
-                    if self.is_chunked {
-                        self.push(LAST_CHUNK);
-                    } else if self.left > 0 {
-                        return Err(Failed::Exchange(ExchangeError::BodyLength));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn push_data(&mut self, data: Bytes) -> Result<(), Failed<B::Error>> {
-        if self.is_chunked {
-            self.push(Bytes::from(format!("{:x}\r\n", data.len())));
-            self.push(data);
-            self.push(CRLF);
-        } else {
-            let left = self.left.checked_sub(data.len() as u64);
-            self.left = left.ok_or(Failed::Exchange(ExchangeError::BodyLength))?;
-            self.push(data);
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, piece: Bytes) {
-        self.pending += piece.len();
-        self.pieces.push_back(piece);
-    }
 }
+
+const WAITED_FOR: &str = "the answer's head was waited for";
 
 fn endless<E>() -> Failed<E> {
     Failed::Exchange(ExchangeError::Malformed(

@@ -4,10 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use api_wire::call_headers::DEADLINE;
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use http::header::{CONTENT_TYPE, HOST, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -347,7 +348,9 @@ impl Runner {
                 message: error.to_string(),
             },
         })?;
-        let exchange = |source| Breach::Exchange { source };
+        let exchange = |error: hyper::Error| Breach::Runner {
+            source: error.into(),
+        };
         let response = match sender.try_send_request(request).await {
             Ok(response) => response,
             Err(mut error) => {
@@ -482,9 +485,13 @@ fn compose_call(
 ) -> Request<Body> {
     let mut composed = compose(Method::POST, protocol::CALL_PATH, whole(request.body));
     let headers = composed.headers_mut();
-    *headers = without_framing(request.headers);
+    // The one copy: HTTP/2 wants a map of its own.
+    *headers = without_framing(HeaderMap::clone(&request.headers));
     // HTTP/2 has an authority instead.
     headers.remove(HOST);
+    if let Some(deadline) = request.deadline {
+        headers.insert(DEADLINE, deadline);
+    }
     headers.insert(protocol::RESPONSE_BYTES_MAX, response_bytes_max.into());
     let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
     headers.insert(protocol::TIMEOUT_MS, millis.into());
@@ -536,8 +543,8 @@ async fn refused(response: Response<Incoming>) -> RunnerError {
     }
 }
 
-impl From<BodyError> for RunnerError {
-    fn from(error: BodyError) -> Self {
+impl From<BodyError<hyper::Error>> for RunnerError {
+    fn from(error: BodyError<hyper::Error>) -> Self {
         match error {
             BodyError::TooLarge { .. } => Self::TooLarge,
             BodyError::Exchange { source } => Self::Exchange { source },

@@ -352,7 +352,9 @@ async fn call(instance: &Arc<Instance>, request: Request<Incoming>) -> Answer {
         .unwrap_or_default();
     let request = CallRequest {
         call: CallId::new(call),
-        headers,
+        headers: headers.into(),
+        // The gateway has set it among the headers.
+        deadline: None,
         body,
     };
     let for_task = Arc::clone(instance);

@@ -240,7 +240,9 @@ fn region(bundle: PathBuf) -> ! {
                     )
                 })
                 .into_iter()
-                .collect(),
+                .collect::<http::HeaderMap>()
+                .into(),
+            deadline: None,
             body: Bytes::new(),
         };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);

@@ -2,20 +2,26 @@
 
 mod connection;
 mod framing;
+mod headers;
 
 use api_types::CallId;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use calls_forward::ExchangeError;
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 pub use connection::Connection;
 pub use framing::{BodyError, whole, without_framing};
+pub use headers::CallHeaders;
 
 /// What the function gets.
 #[derive(Debug, Clone)]
 pub struct CallRequest {
     pub call: CallId,
-    /// As Fn contract 6.1 or 7 has them; `Host` and the body's framing are set here.
-    pub headers: HeaderMap,
+    /// As Fn contract 6.1 or 7 has them. Fields about the connection are left out; `Host`,
+    /// `Fn-Deadline` and the body's framing are set here.
+    pub headers: CallHeaders,
+    /// `Fn-Deadline`, which is known once the call starts.
+    pub deadline: Option<HeaderValue>,
     /// Whole and of bounded size: a call is only started once all of it is here.
     pub body: Bytes,
 }
@@ -72,7 +78,13 @@ pub enum Breach {
     #[error("exchange with the function")]
     Exchange {
         #[source]
-        source: hyper::Error,
+        source: ExchangeError,
+    },
+    /// On another machine.
+    #[error("exchange with the function's runner")]
+    Runner {
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("an earlier call was abandoned before its end")]
     GivenUp,

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use api_types::{App, AppId, Config, Digest, Fn, FnId};
 use tokio::time::Instant;
 
-pub use call::{Breach, CallError, CallRequest, CallResponse};
+pub use call::{Breach, CallError, CallHeaders, CallRequest, CallResponse};
 pub use command::contract_environment;
 pub use process::{
     ProcessInstance, ProcessRuntime, ProcessSettings, SettingsError, exec_instance_if_asked,

@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use api_types::{CallId, FnId, Load, chain};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, request};
+use http::HeaderValue;
 use region_plane_dispatch::{
     Action, AfterCall, Call, Dispatcher, InstanceId, InstanceState, Key, Limits, Rejection, Spec,
     StartFailure,
 };
 use region_plane_runtime::{
-    CallError, CallRequest, CallResponse, Code, Instance, InstanceSpec, Runtime, StartError,
+    CallError, CallHeaders, CallRequest, CallResponse, Code, Instance, InstanceSpec, Runtime,
+    StartError,
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -31,7 +32,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::gateway::headers::DEADLINE;
 use daemon::clock;
 
 /// A call as the engine needs it.
@@ -40,20 +40,11 @@ pub struct Work {
     pub spec: Arc<Spec>,
     pub launch: Launch,
     pub call: CallId,
-    /// The request as the door admitted it.
-    pub head: Arc<request::Parts>,
-    pub headers: FunctionHeaders,
+    /// What the function gets to see of the headers.
+    pub headers: CallHeaders,
     pub body: Bytes,
     /// The function's, from the moment it starts (Fn contract 9.5).
     pub timeout: Duration,
-}
-
-/// What the function gets to see of the headers.
-#[derive(Debug)]
-pub enum FunctionHeaders {
-    /// Those of the request, as they are.
-    OfTheRequest,
-    Made(HeaderMap),
 }
 
 /// What an instance is started with, should one be needed.
@@ -589,15 +580,10 @@ impl<R: Runtime> Owner<R> {
             .expect("instances go from here and from the dispatcher in one step");
         let timeout = work.timeout;
         let function = work.spec.key.function.clone();
-        // The one copy: the request may still be handed on if no instance takes it.
-        let mut headers = match &work.headers {
-            FunctionHeaders::OfTheRequest => work.head.headers.clone(),
-            FunctionHeaders::Made(headers) => headers.clone(),
-        };
-        headers.insert(DEADLINE, deadline_text(timeout));
         let request = CallRequest {
             call: work.call.clone(),
-            headers,
+            headers: work.headers.clone(),
+            deadline: Some(deadline_text(timeout)),
             body: work.body.clone(),
         };
         self.tasks.spawn(async move {

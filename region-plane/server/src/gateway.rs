@@ -28,13 +28,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use hyper::service::Service;
 use region_plane_dispatch::Rejection;
 use region_plane_replica::{RegionCopy, Replica, placement};
-use region_plane_runtime::Code;
+use region_plane_runtime::{CallHeaders, Code};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bundles::Bundles;
 use crate::definitions::Definitions;
-use crate::engine::{Engine, Failure, FunctionHeaders, Launch, Work};
+use crate::engine::{Engine, Failure, Launch, Work};
 use crate::spill::{Onward, Received, Spill};
 use body::Bodies;
 use callable::{Callable, Callables, Place};
@@ -458,8 +458,8 @@ impl Gateway {
             Code::Image => None,
         };
         let headers = match way {
-            Way::Invoke => FunctionHeaders::OfTheRequest,
-            Way::Trigger => FunctionHeaders::Made(triggered(&call.head, id)),
+            Way::Invoke => CallHeaders::OfTheRequest(Arc::clone(&call.head)),
+            Way::Trigger => triggered(&call.head, id).into(),
         };
         let work = Work {
             spec: Arc::clone(&callable.spec),
@@ -468,7 +468,6 @@ impl Gateway {
                 folder,
             },
             call: id.clone(),
-            head: Arc::clone(&call.head),
             headers,
             body: call.body.clone(),
             timeout: callable.timeout,

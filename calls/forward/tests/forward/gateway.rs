@@ -89,7 +89,7 @@ async fn serve(mut stream: TcpStream, steps: Vec<Step>, state: Arc<State>) {
                 }
                 state.heard.lock().unwrap().push_str(&head);
                 if let Step::Continue(body) = step {
-                    let length = match head.contains("transfer-encoding: chunked") {
+                    let length = match head.contains("Transfer-Encoding: chunked") {
                         true => "0\r\n\r\n".len(),
                         false => body.len(),
                     };

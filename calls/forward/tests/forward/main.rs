@@ -92,8 +92,8 @@ fn forwarder() -> Forwarder {
 async fn a_gateway_gets_the_body_once_it_has_said_100() {
     let mut tasks = JoinSet::new();
     for (body, framing, sent) in [
-        ("hello", "content-length: 5", "hello"),
-        ("", "transfer-encoding: chunked", "0\r\n\r\n"),
+        ("hello", "Content-Length: 5", "hello"),
+        ("", "Transfer-Encoding: chunked", "0\r\n\r\n"),
     ] {
         let gateway = Scripted::start(&mut tasks, [Step::Continue(body), Step::Say(ANSWER)]).await;
         let (came, told) = forward(&forwarder(), &[&gateway.address], body).await;
@@ -107,9 +107,9 @@ async fn a_gateway_gets_the_body_once_it_has_said_100() {
         assert_eq!(
             head,
             format!(
-                "POST /t/shop/hello?x=1 HTTP/1.1\r\nhost: shop.fn.test\r\n\
-                 tradewind-forwarded-by: global\r\ntradewind-min-revision: 7\r\n\
-                 x-forwarded-for: 203.0.113.9, 127.0.0.1\r\n{framing}\r\nexpect: 100-continue"
+                "POST /t/shop/hello?x=1 HTTP/1.1\r\nHost: shop.fn.test\r\n\
+                 Tradewind-Forwarded-By: global\r\nTradewind-Min-Revision: 7\r\n\
+                 X-Forwarded-For: 203.0.113.9, 127.0.0.1\r\n{framing}\r\nExpect: 100-continue"
             )
         );
         assert_eq!(received, sent);

@@ -79,7 +79,7 @@ async fn a_pod_killed_during_a_call_fails_it_and_is_gone() {
             unseen,
             Err(CallError::NotStarted { .. }
                 | CallError::Broken {
-                    source: Breach::Exchange { .. }
+                    source: Breach::Runner { .. }
                 })
         ),
         "{unseen:?}"
@@ -173,7 +173,7 @@ async fn a_call_in_a_stopping_pod_is_answered_whatever_else_is_asked_of_it() {
                 Err(
                     CallError::NotStarted { .. }
                     | CallError::Broken {
-                        source: Breach::Exchange { .. },
+                        source: Breach::Runner { .. },
                     },
                 ) => return,
                 answer => panic!("{answer:?}"),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::subscriber::DefaultGuard;
 
 use crate::cluster::{Bundle, Cluster};
-use crate::{LONG, request, soon};
+use crate::{LONG, insert, request, soon};
 
 /// Said of each claim that a runner refuses.
 pub const REFUSED: &str = "a pod is not to be had";
@@ -72,7 +72,7 @@ async fn lines_are_logged_with_the_call_that_printed_them_up_to_the_last() {
     for id in ["FIRST", "SECOND"] {
         let mut asked = request(&format!("print from-{id}"));
         asked.call = CallId::new(id);
-        asked.headers.insert("fn-call-id", id.parse().unwrap());
+        insert(&mut asked, "fn-call-id", id);
         let answer = instance.call(asked, Instant::now() + LONG).await;
         answer.unwrap();
     }

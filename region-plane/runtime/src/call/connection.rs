@@ -1,28 +1,22 @@
 //! The one connection to an instance (Fn contract 9.3).
 
-mod socket;
-
 use std::path::PathBuf;
-use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use api_wire::call_headers::DEADLINE;
 use bytes::Bytes;
-use calls_door::limits::{FIELDS_MAX, HEAD_BYTES_MAX};
-use http::header::{HOST, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use calls_forward::{Continue, ExchangeError, Failed, encode};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::framing::{self, BodyError, without_framing};
+use super::framing::{self, BodyError};
 use super::{Breach, CallError, CallRequest, CallResponse};
-use socket::{Listens, Socket};
 
 /// Fn's own value: some FDKs take an idle connection away, and a request sent at that moment would
 /// kill a healthy instance.
@@ -32,39 +26,51 @@ const IDLE_MAX: Duration = Duration::from_secs(1);
 /// it before; one that leaves it unread is sent the next call on a new connection.
 const UNREAD_MAX: Duration = Duration::from_millis(20);
 
+type Link = calls_forward::Link<UnixStream>;
+
 /// Reaches one instance by at most one connection, opened when there is a call to send and closed
 /// when there has been none for a second.
 #[derive(Debug)]
 pub struct Connection {
     socket: PathBuf,
     tasks: TaskTracker,
-    held: Mutex<Held>,
+    held: Arc<Mutex<Held>>,
+    dropped: CancellationToken,
+    _drop: DropGuard,
 }
 
 #[derive(Debug)]
-enum Held {
+struct Held {
+    state: State,
+    /// A task closes the connection when it has been idle for too long. There is one at most.
+    is_tended: bool,
+}
+
+#[derive(Debug)]
+enum State {
     Nothing,
-    Open(Open),
+    Idle {
+        link: Link,
+        since: Instant,
+    },
     /// A call has it, or had it when it was given up.
     Taken,
 }
 
-#[derive(Debug)]
-struct Open {
-    sender: SendRequest<Full<Bytes>>,
-    /// Since when it has been idle; its task closes it after [`IDLE_MAX`].
-    idle_since: watch::Sender<Option<Instant>>,
-    listens: Listens,
-}
-
 impl Connection {
-    /// `tasks` owns the tasks that drive the connection.
+    /// `tasks` owns the task that closes an idle connection.
     #[must_use]
     pub fn new(socket: PathBuf, tasks: TaskTracker) -> Self {
+        let dropped = CancellationToken::new();
         Self {
             socket,
             tasks,
-            held: Mutex::new(Held::Nothing),
+            held: Arc::new(Mutex::new(Held {
+                state: State::Nothing,
+                is_tended: false,
+            })),
+            _drop: dropped.clone().drop_guard(),
+            dropped,
         }
     }
 
@@ -80,162 +86,157 @@ impl Connection {
         deadline: Instant,
         body_bytes_max: usize,
     ) -> Result<CallResponse, CallError> {
-        let open = match std::mem::replace(&mut *self.held(), Held::Taken) {
-            Held::Nothing => None,
-            Held::Open(open) => Some(open),
-            Held::Taken => {
+        let idle = match std::mem::replace(&mut lock(&self.held).state, State::Taken) {
+            State::Nothing => None,
+            State::Idle { link, since } => Some(link).filter(|_| since.elapsed() < IDLE_MAX),
+            State::Taken => {
                 return Err(CallError::Broken {
                     source: Breach::GivenUp,
                 });
             }
         };
-        let exchange = self.exchange(open, compose(request), body_bytes_max);
-        let (answer, open) = timeout_at(deadline, exchange)
+        let exchange = self.exchange(idle, request, body_bytes_max);
+        let (answer, link) = timeout_at(deadline, exchange)
             .await
             .unwrap_or((Err(CallError::TimedOut), None));
         // An instance that is lost stays taken: the call is still going on inside it.
         if !answer.as_ref().is_err_and(CallError::instance_lost) {
-            *self.held() = open.map_or(Held::Nothing, |open| {
-                open.idle_since.send_replace(Some(Instant::now()));
-                Held::Open(open)
-            });
+            self.keep(link);
         }
         answer
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn keep(&self, link: Option<Link>) {
+        let mut held = lock(&self.held);
+        let Some(link) = link else {
+            held.state = State::Nothing;
+            return;
+        };
+        let since = Instant::now();
+        held.state = State::Idle { link, since };
+        if !held.is_tended {
+            held.is_tended = true;
+            let weak = Arc::downgrade(&self.held);
+            self.tasks
+                .spawn(close_idle(weak, since + IDLE_MAX, self.dropped.clone()));
+        }
     }
 
     /// The answer, and the connection if it can carry another call.
     async fn exchange(
         &self,
-        open: Option<Open>,
-        request: Request<Full<Bytes>>,
+        mut idle: Option<Link>,
+        request: CallRequest,
         body_bytes_max: usize,
-    ) -> (Result<CallResponse, CallError>, Option<Open>) {
-        let (mut open, response) = match self.send(open, request).await {
-            Ok(sent) => sent,
-            Err(error) => return (Err(error), None),
+    ) -> (Result<CallResponse, CallError>, Option<Link>) {
+        let link = match idle.take_if(Link::is_open) {
+            Some(link) => link,
+            // There is none, or the function closed it while it was idle.
+            None => match self.open().await {
+                Ok(link) => link,
+                Err(error) => return (Err(error), None),
+            },
         };
-        let outcome = match response.status() {
+        let (head, length) = (compose(&request), Some(request.body.len() as u64));
+        let body = Full::new(request.body);
+        let mut exchange = link.begin(&Method::POST, head, body, length, Continue::Follow);
+        match exchange.answered().await {
+            Ok(()) => {}
+            Err(Failed::Exchange(error)) => return (Err(failed(error)), None),
+            Err(Failed::Body(never)) => match never {},
+        }
+        let (mut parts, mut body) = exchange.into_answer().into_parts();
+        let outcome = match parts.status {
             StatusCode::OK => Ok(()),
             StatusCode::BAD_GATEWAY => Err(CallError::FunctionFailed),
             StatusCode::GATEWAY_TIMEOUT => Err(CallError::FunctionTimedOut),
             status => return (Err(CallError::InvalidStatus { status }), None),
         };
-        let (parts, body) = response.into_parts();
         // The body of a failure is thrown away, but has to be read for the connection to go on.
-        let body = framing::whole(body, body_bytes_max).await;
-        let body = match body.map_err(unread) {
-            Ok(body) => body,
-            Err(_) if outcome.is_err() => {
-                return (outcome.map(|()| unreachable!("it is an error")), None);
-            }
-            Err(error) => return (Err(error), None),
+        let whole = match framing::whole(&mut body, body_bytes_max).await {
+            Ok(whole) => whole,
+            Err(error) => return (outcome.and(Err(unread(error))), None),
         };
-        let ready = timeout(UNREAD_MAX, open.sender.ready()).await;
-        let reusable = ready.is_ok_and(|ready| ready.is_ok()) && open.listens.still();
+        // What the function does not read in time is given up with the connection.
+        let _unread = timeout(UNREAD_MAX, body.sent()).await;
+        // The other fields about the connection are gone.
+        parts.headers.remove(CONTENT_LENGTH);
         let answer = outcome.map(|()| CallResponse {
-            headers: without_framing(parts.headers),
-            body,
+            headers: parts.headers,
+            body: whole,
         });
-        (answer, reusable.then_some(open))
-    }
-
-    async fn send(
-        &self,
-        open: Option<Open>,
-        mut request: Request<Full<Bytes>>,
-    ) -> Result<(Open, Response<Incoming>), CallError> {
-        if let Some(mut open) = open {
-            open.idle_since.send_replace(None);
-            match open.sender.try_send_request(request).await {
-                Ok(response) => return Ok((open, response)),
-                // It was closed while it was idle, and nothing of the request was sent.
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(failed(error.into_error())),
-                },
-            }
-        }
-        let mut open = self.open().await?;
-        let response = open.sender.send_request(request).await.map_err(failed)?;
-        Ok((open, response))
+        (answer, body.into_link())
     }
 
     /// A call fails by this as one that was not started: nothing of it has been sent.
-    async fn open(&self) -> Result<Open, CallError> {
-        let not_started = |source| CallError::NotStarted { source };
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| not_started(Breach::Connect { source }))?;
-        let (socket, listens) = Socket::new(stream);
-        let (sender, connection) = http1::Builder::new()
-            .title_case_headers(true)
-            .max_headers(FIELDS_MAX)
-            .max_header_size(HEAD_BYTES_MAX)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .handshake(TokioIo::new(socket))
-            .await
-            .map_err(|source| not_started(Breach::Exchange { source }))?;
-        let (idle_since, idle) = watch::channel(None);
-        self.tasks.spawn(drive(connection, idle));
-        Ok(Open {
-            sender,
-            idle_since,
-            listens,
-        })
+    async fn open(&self) -> Result<Link, CallError> {
+        let stream = UnixStream::connect(&self.socket).await;
+        stream
+            .map(Link::new)
+            .map_err(|source| CallError::NotStarted {
+                source: Breach::Connect { source },
+            })
     }
 }
 
-/// Moves bytes until either side closes, or the connection has been idle for too long.
-async fn drive(
-    connection: http1::Connection<TokioIo<Socket>, Full<Bytes>>,
-    mut idle_since: watch::Receiver<Option<Instant>>,
-) {
-    let mut connection = pin!(connection);
-    loop {
-        let idle = *idle_since.borrow_and_update();
-        let expiry = async {
-            match idle {
-                Some(since) => sleep_until(since + IDLE_MAX).await,
-                None => std::future::pending().await,
-            }
-        };
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Closes the connection, and ends, once it has been idle for too long. A call costs it nothing: it
+/// looks when the connection might have been, at the time since when it is.
+async fn close_idle(held: Weak<Mutex<Held>>, first: Instant, dropped: CancellationToken) {
+    let mut next = Some(first);
+    while let Some(at) = next {
         tokio::select! {
-            // Its error, if any, has reached the call it failed.
-            _ = &mut connection => return,
-            () = expiry => return,
-            changed = idle_since.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-            }
+            () = sleep_until(at) => {}
+            () = dropped.cancelled() => return,
+        }
+        next = held.upgrade().and_then(|held| look(&mut lock(&held)));
+    }
+}
+
+/// When to look again, if ever.
+fn look(held: &mut Held) -> Option<Instant> {
+    match &held.state {
+        State::Taken => Some(Instant::now() + IDLE_MAX),
+        State::Idle { since, .. } if since.elapsed() < IDLE_MAX => Some(*since + IDLE_MAX),
+        State::Idle { .. } | State::Nothing => {
+            held.state = State::Nothing;
+            held.is_tended = false;
+            None
         }
     }
 }
 
-fn compose(request: CallRequest) -> Request<Full<Bytes>> {
-    let mut composed = Request::new(Full::new(request.body));
-    *composed.method_mut() = Method::POST;
-    *composed.uri_mut() = http::Uri::from_static("/call");
-    *composed.headers_mut() = without_framing(request.headers);
-    let localhost = HeaderValue::from_static("localhost");
-    composed.headers_mut().insert(HOST, localhost);
-    composed
+fn compose(request: &CallRequest) -> Bytes {
+    let host = (HOST, HeaderValue::from_static("localhost"));
+    let deadline = request.deadline.as_ref();
+    let added: &[(HeaderName, HeaderValue)] = match deadline {
+        Some(deadline) => &[host, (DEADLINE, deadline.clone())],
+        None => &[host],
+    };
+    encode(
+        &Method::POST,
+        "/call",
+        &request.headers,
+        |name| *name == HOST || (*name == DEADLINE && deadline.is_some()),
+        added,
+        Some(request.body.len() as u64),
+        Continue::Follow,
+    )
 }
 
-fn failed(error: hyper::Error) -> CallError {
-    if error.is_parse_too_large() {
-        return CallError::HeadersTooLarge;
-    }
-    CallError::Broken {
-        source: Breach::Exchange { source: error },
+fn failed(error: ExchangeError) -> CallError {
+    match error {
+        ExchangeError::HeadTooLarge => CallError::HeadersTooLarge,
+        source => CallError::Broken {
+            source: Breach::Exchange { source },
+        },
     }
 }
 
-fn unread(error: BodyError) -> CallError {
+fn unread(error: BodyError<ExchangeError>) -> CallError {
     match error {
         BodyError::TooLarge { .. } => CallError::BodyTooLarge,
         BodyError::Exchange { source } => failed(source),
@@ -258,7 +259,8 @@ mod tests {
         let connection = Connection::new(folder.path().join("lsnr.sock"), TaskTracker::new());
         let request = CallRequest {
             call: CallId::new("CALL"),
-            headers: HeaderMap::new(),
+            headers: HeaderMap::new().into(),
+            deadline: None,
             body: Bytes::new(),
         };
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -5,17 +5,16 @@ use calls_door::head::OF_THE_CONNECTION;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
 
-/// A body is not to be had whole.
+/// A body is not to be had whole. `E` is why it broke off.
 #[derive(Debug, thiserror::Error)]
-pub enum BodyError {
+pub enum BodyError<E: std::error::Error + 'static> {
     #[error("the body has more than {bytes_max} bytes")]
     TooLarge { bytes_max: usize },
     #[error("read the body")]
     Exchange {
         #[source]
-        source: hyper::Error,
+        source: E,
     },
 }
 
@@ -35,7 +34,11 @@ pub fn without_framing(mut headers: HeaderMap) -> HeaderMap {
 ///
 /// # Errors
 /// If it breaks off, or has more bytes than it may. Not a byte is read of what says so beforehand.
-pub async fn whole(mut body: Incoming, bytes_max: usize) -> Result<Bytes, BodyError> {
+pub async fn whole<B>(mut body: B, bytes_max: usize) -> Result<Bytes, BodyError<B::Error>>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+{
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > bytes_max {
         return Err(BodyError::TooLarge { bytes_max });

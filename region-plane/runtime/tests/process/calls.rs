@@ -12,15 +12,27 @@ async fn a_call_carries_headers_and_bodies_both_ways() {
     assert!(!response.headers.contains_key("content-length"));
 
     let mut asked = request("headers");
-    for name in ["connection", "transfer-encoding", "content-length"] {
-        asked.headers.insert(name, "7".parse().unwrap());
+    for name in [
+        "connection",
+        "transfer-encoding",
+        "content-length",
+        "host",
+        "fn-deadline",
+    ] {
+        insert(&mut asked, name, "7");
     }
-    asked.headers.append("x-twice", "1".parse().unwrap());
-    asked.headers.append("x-twice", "2".parse().unwrap());
+    let mut headers = HeaderMap::clone(&asked.headers);
+    headers.append("x-twice", "1".parse().unwrap());
+    headers.append("x-twice", "2".parse().unwrap());
+    asked.headers = headers.into();
+    asked.deadline = Some("2026-12-01T00:00:00Z".parse().unwrap());
     let response = instance.call(asked, Instant::now() + LONG).await.unwrap();
     let headers = String::from_utf8(response.body.to_vec()).unwrap();
     for (line, there) in [
         ("host: \"localhost\"", true),
+        ("host: \"7\"", false),
+        ("fn-deadline: \"2026-12-01T00:00:00Z\"", true),
+        ("fn-deadline: \"7\"", false),
         ("content-length: \"4\"", true),
         ("fn-call-id: \"CALL\"", true),
         ("x-twice: \"1\"\nx-twice: \"2\"", true),

@@ -2,8 +2,6 @@
 
 use std::process::Command;
 
-use http::HeaderValue;
-
 use super::*;
 
 #[tokio::test]
@@ -102,10 +100,7 @@ async fn greets(example: &str, fdk: &str, add_packages: impl FnOnce(&Path)) {
     ] {
         let mut asked = request("");
         asked.body = Bytes::from(body);
-        asked.headers.insert(
-            "fn-deadline",
-            HeaderValue::from_static("2099-01-01T00:00:00Z"),
-        );
+        insert(&mut asked, "fn-deadline", "2099-01-01T00:00:00Z");
         let response = instance.call(asked, Instant::now() + LONG).await.unwrap();
         let answer = String::from_utf8(response.body.to_vec()).unwrap();
         assert_eq!(
@@ -127,7 +122,7 @@ async fn greets(example: &str, fdk: &str, add_packages: impl FnOnce(&Path)) {
         ("fn-http-h-accept", "*/*"),
         ("fn-deadline", "2099-01-01T00:00:00Z"),
     ] {
-        asked.headers.insert(name, HeaderValue::from_static(value));
+        insert(&mut asked, name, value);
     }
     asked.body = Bytes::new();
     let response = instance.call(asked, Instant::now() + LONG).await.unwrap();

@@ -48,7 +48,7 @@ async fn lines_are_logged_with_the_call_that_printed_them() {
     for id in ["FIRST", "SECOND"] {
         let mut asked = request(&format!("print from-{id}"));
         asked.call = CallId::new(id);
-        asked.headers.insert("fn-call-id", id.parse().unwrap());
+        insert(&mut asked, "fn-call-id", id);
         instance.call(asked, Instant::now() + LONG).await.unwrap();
     }
     // All that was printed has been read once the instance is gone.

@@ -110,9 +110,16 @@ fn request(behave: &str) -> CallRequest {
     headers.insert("fn-call-id", "CALL".parse().unwrap());
     CallRequest {
         call: CallId::new("CALL"),
-        headers,
+        headers: headers.into(),
+        deadline: None,
         body: Bytes::from_static(b"ping"),
     }
+}
+
+fn insert(asked: &mut CallRequest, name: &'static str, value: &str) {
+    let mut headers = HeaderMap::clone(&asked.headers);
+    headers.insert(name, value.parse().unwrap());
+    asked.headers = headers.into();
 }
 
 async fn call(instance: &ProcessInstance, behave: &str) -> Result<CallResponse, CallError> {

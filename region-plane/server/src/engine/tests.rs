@@ -3,6 +3,7 @@
 use std::future::pending;
 
 use api_types::AppId;
+use http::HeaderMap;
 use metrics::{Counter, Gauge, Histogram, KeyName, Metadata, Recorder, SharedString, Unit};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -118,8 +119,7 @@ fn work(function: &str, memory_mb: u64) -> Work {
             folder: None,
         },
         call: CallId::new("01X"),
-        head: Arc::new(http::Request::new(()).into_parts().0),
-        headers: FunctionHeaders::OfTheRequest,
+        headers: HeaderMap::new().into(),
         body: Bytes::new(),
         timeout: Duration::from_secs(30),
     }

@@ -6,9 +6,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use region_plane_runtime::call::without_framing;
 
-pub use api_wire::call_headers::{
-    CALL_ID, DEADLINE, FORWARDED_BY, INVOKE_TYPE, NOT_STARTED, REGION,
-};
+pub use api_wire::call_headers::{CALL_ID, FORWARDED_BY, INVOKE_TYPE, NOT_STARTED, REGION};
 use api_wire::call_headers::{
     HTTP_METHOD, HTTP_PREFIX, HTTP_REQUEST_URL, HTTP_STATUS, INTENT, ours,
 };
@@ -24,15 +22,16 @@ pub fn into_invoke_request(headers: &mut HeaderMap, call: &CallId) {
 #[must_use]
 pub fn trigger_request(client: &HeaderMap, method: &Method, url: &str, call: &CallId) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(client.len() + 4);
+    let mut renamed = HTTP_PREFIX.as_bytes().to_vec();
     for (name, text) in client {
         if name == CONTENT_TYPE {
             headers.append(CONTENT_TYPE, text.clone());
-        } else if *name != HOST
-            && *name != CONTENT_LENGTH
-            && !ours(name)
-            && let Ok(renamed) = format!("{HTTP_PREFIX}{name}").parse::<HeaderName>()
-        {
-            headers.append(renamed, text.clone());
+        } else if *name != HOST && *name != CONTENT_LENGTH && !ours(name) {
+            renamed.truncate(HTTP_PREFIX.len());
+            renamed.extend_from_slice(name.as_str().as_bytes());
+            if let Ok(renamed) = HeaderName::from_bytes(&renamed) {
+                headers.append(renamed, text.clone());
+            }
         }
     }
     headers.insert(HTTP_METHOD, value(method.as_str()));
@@ -42,10 +41,10 @@ pub fn trigger_request(client: &HeaderMap, method: &Method, url: &str, call: &Ca
     headers
 }
 
-/// What the caller of a function sees: everything it set, and status 200 whatever it wished for.
+/// What the caller of a function sees: everything it set, and status 200 whatever it wished for. Fields
+/// about the connection have stayed with the function's own.
 #[must_use]
 pub fn invoke_response(mut function: HeaderMap, call: &CallId) -> HeaderMap {
-    function = without_framing(function);
     remove_ours(&mut function);
     function.insert(CALL_ID, value(call.as_str()));
     function
@@ -205,7 +204,6 @@ mod tests {
     fn a_direct_calls_answer_keeps_what_the_function_set() {
         let function = map(&[
             ("Content-Type", "text/plain"),
-            ("Connection", "close"),
             ("Fn-Fdk-Version", "x/1"),
             ("Fn-Http-Status", "404"),
             ("Fn-Http-H-X", "1"),
