@@ -1,6 +1,7 @@
 //! Ids and positions.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Crockford's base32, the alphabet of Fn's ids (Fn contract 1.4).
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -27,20 +28,20 @@ macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// Opaque: any text is a valid id that may or may not be stored (Fn contract 1.4).
+        /// Opaque: any text is a valid id that may or may not be stored (Fn contract 1.4). Cheap to clone.
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             #[must_use]
-            pub fn new(text: impl Into<String>) -> Self {
-                Self(text.into())
+            pub fn new(text: impl AsRef<str>) -> Self {
+                Self(text.as_ref().into())
             }
 
             /// A fresh id, see [`mint`].
             #[must_use]
             pub fn mint(unix_millis: u64, random: [u8; 10]) -> Self {
-                Self(mint(unix_millis, random))
+                Self(mint(unix_millis, random).into())
             }
 
             #[must_use]
