@@ -73,6 +73,16 @@ impl Federation {
 
     /// The same by the programs in a folder. What it holds when a part is started is what runs.
     pub async fn start_from(programs: &Path, regions: u8, dns: u8) -> anyhow::Result<Self> {
+        Self::start_with(programs, regions, dns, &[]).await
+    }
+
+    /// The same with more in the environment of every part.
+    pub async fn start_with(
+        programs: &Path,
+        regions: u8,
+        dns: u8,
+        environment: &[(&str, &OsStr)],
+    ) -> anyhow::Result<Self> {
         let network = Network::claim();
         let dir = tempfile::tempdir().context("make a folder for the federation")?;
         let log = std::fs::File::create(dir.path().join("up.log")).context("create the log")?;
@@ -92,6 +102,7 @@ impl Federation {
             .arg(dir.path().join("up"))
             .arg("--ready-file")
             .arg(dir.path().join("ready.json"))
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log")?)
             .stderr(log)
