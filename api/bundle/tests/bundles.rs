@@ -369,7 +369,7 @@ fn archives_with_bad_intent_are_refused_and_write_nothing_outside() {
                 Evil::entry(EntryType::Symlink, "function/a", "b"),
                 Evil::file("function/a/escaped"),
             ],
-            "no folder",
+            "not in a folder",
         ),
         (
             "a link to a file outside, as a hard link",
@@ -424,7 +424,7 @@ fn archives_with_bad_intent_are_refused_and_write_nothing_outside() {
                 Evil::file("function/a"),
                 Evil::file("function/a"),
             ],
-            "there twice",
+            "appears twice",
         ),
         (
             "another order",

@@ -431,7 +431,7 @@ mod tests {
             ),
             (
                 r#"{"type":"fn","object":{"id":"F"}}"#,
-                "stored fn lacks or garbles",
+                "of a stored fn is missing or malformed",
             ),
         ] {
             let error = ObjectBody::from_record(text.as_bytes()).unwrap_err();

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use chaos_tests_machine::Network;
+use chaos_tests_machine::{Network, wait_until_stopped};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -190,10 +190,14 @@ impl Federation {
         Ok(())
     }
 
-    /// Sends a part a signal.
+    /// Sends a part a signal. SIGSTOP has stopped all of it when this returns.
     pub fn signal(&self, name: &str, signal: Signal) -> anyhow::Result<()> {
         let pid = self.pid(name)?;
-        kill_process(process(pid)?, signal).with_context(|| format!("{signal:?} to {name}"))
+        kill_process(process(pid)?, signal).with_context(|| format!("{signal:?} to {name}"))?;
+        if signal == Signal::STOP {
+            wait_until_stopped(pid.try_into()?).with_context(|| format!("stop {name}"))?;
+        }
+        Ok(())
     }
 
     /// Waits until a part's process, as it is in the ready file, has ended.

@@ -6,6 +6,8 @@
 
 mod network;
 mod skip;
+mod stopped;
 
 pub use network::Network;
 pub use skip::skip;
+pub use stopped::wait_until_stopped;

@@ -80,6 +80,7 @@ impl Pod {
     /// As if its node were gone: nothing is closed, and nothing is answered any more.
     pub fn freeze_runner(&self) {
         self.signal_runner(Signal::STOP);
+        chaos_tests_machine::wait_until_stopped(self.runner.0.id()).unwrap();
     }
 
     fn signal_runner(&self, signal: Signal) {

@@ -175,6 +175,7 @@ impl Region {
     /// As a frozen machine: the kernel still accepts and acknowledges, the process does nothing.
     pub fn pause(&self) {
         self.signal("-STOP");
+        chaos_tests_machine::wait_until_stopped(self.child.id()).unwrap();
     }
 
     pub fn resume(&self) {
