@@ -25,7 +25,7 @@ use crate::reader::Consistency;
 
 /// On the answer to a write under the prefix: the revision that the region had applied by then.
 /// Missing if it did not say. Less than `Tradewind-Revision` if it had not applied the write in
-/// [`APPLIED_TIMEOUT`].
+/// five seconds.
 pub const APPLIED: HeaderName = HeaderName::from_static("tradewind-region-revision");
 
 /// A page of objects from a region's memory; one that takes longer is as good as gone.
