@@ -6,8 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use chaos_tests_machine::{Network, wait_until_stopped};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use chaos_tests_machine::{Network, has_ended, wait_until_stopped};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -336,16 +336,10 @@ impl Drop for Federation {
     }
 }
 
-/// Whether a process exists and has not ended (a zombie has).
+/// Whether a process exists and some thread of it has not ended.
 #[must_use]
 pub fn alive(pid: i32) -> bool {
-    let exists = process(pid).is_ok_and(|pid| test_kill_process(pid).is_ok());
-    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    exists
-        && !state
-            .rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    u32::try_from(pid).is_ok_and(|pid| !has_ended(pid))
 }
 
 /// Whether a process is one of our daemons: ids are reused, and no other process may be killed.

@@ -5,9 +5,9 @@
 //! nobody takes it for one that passed.
 
 mod network;
+mod process;
 mod skip;
-mod stopped;
 
 pub use network::Network;
+pub use process::{has_ended, wait_until_stopped};
 pub use skip::skip;
-pub use stopped::wait_until_stopped;

@@ -1,4 +1,4 @@
-//! Waiting for a process to have stopped.
+//! Whether a process that was sent a signal has stopped or ended: all of its threads.
 
 use std::fs;
 use std::io;
@@ -26,14 +26,30 @@ pub fn wait_until_stopped(pid: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether every thread of a process has ended, whether or not its parent has waited for it.
+///
+/// Its main thread can have ended while others still hold its sockets open, and even answer.
+#[must_use]
+pub fn has_ended(pid: u32) -> bool {
+    // Gone, or gone while it was looked at.
+    all_threads(pid, &['Z', 'X']).unwrap_or(true)
+}
+
 fn is_stopped(pid: u32) -> io::Result<bool> {
+    all_threads(pid, &['T'])
+}
+
+/// Whether each thread is in one of these states (proc(5)).
+fn all_threads(pid: u32, states: &[char]) -> io::Result<bool> {
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let stat = fs::read_to_string(task?.path().join("stat"))?;
-        // The state follows the program's name, which is in brackets and may have some itself (proc(5)).
-        let state = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.chars().next());
-        if state != Some('T') {
+        // A thread may end meanwhile.
+        let Ok(stat) = fs::read_to_string(task?.path().join("stat")) else {
+            continue;
+        };
+        // The state follows the program's name, which is in brackets and may have some itself.
+        let state = stat.rsplit_once(") ");
+        let state = state.and_then(|(_, rest)| rest.chars().next());
+        if !state.is_some_and(|state| states.contains(&state)) {
             return Ok(false);
         }
     }
