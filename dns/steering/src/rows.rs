@@ -9,8 +9,9 @@ use crate::map::{ClassId, Continent, Continents};
 use crate::mask::RegionSet;
 use crate::structure::{PlacementSet, SetId, Structure};
 
-/// No price is higher: half a minute is more than anything else that is weighed, and sums stay small.
-pub const PRICE_MAX_TENTHS: u32 = 300_000;
+/// No price is higher: one second. A client that is farther away than this from the next region is better
+/// served late by a full one.
+pub const PRICE_MAX_TENTHS: u32 = 10_000;
 
 /// What is thought of one region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,8 @@
 
 /// Width of the band of indifference in tenths of a millisecond: a region that costs this much more than
 /// the best one gets nothing. DESIGN measured 3 to 6 ms to stay within 0.5 % of the optimum. The split
-/// adds at most an eighth of it to a block's mean latency.
+/// adds to a block's mean latency at most an eighth of it between two regions, and less than a quarter
+/// between any number.
 pub const BAND_TENTHS: u32 = 40;
 
 /// The sum of all shares of a block.

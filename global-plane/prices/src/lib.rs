@@ -29,9 +29,8 @@ pub use controller::{
 pub use market::{Candidate, Certificate, Market, MarketError, Room};
 pub use solve::{Solution, solve};
 
-/// No price is higher: one second, in tenths of a millisecond. A client that is farther away than this
-/// from the next region is better served late by a full one.
-pub const PRICE_CAP_TENTHS: u32 = 10_000;
+/// No price is higher, as in answers.
+pub const PRICE_CAP_TENTHS: u32 = dns_steering::rows::PRICE_MAX_TENTHS;
 
 /// A market has at most this many demand rows when it is solved: one evaluation of them takes about
 /// 10 ms, and [`compress()`] makes them from any number.

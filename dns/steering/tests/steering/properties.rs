@@ -170,8 +170,10 @@ proptest! {
         prop_assert_eq!(answer.reason == Reason::AllDown, !answer.regions.is_empty() && !any_serves);
     }
 
+    /// Of a region that is not the winner this is not exact: where three or more share the band, its loss
+    /// changes the shares of the others (`ranking.rs` bounds how many clients move).
     #[test]
-    fn removing_a_region_moves_only_its_own_clients(
+    fn losing_the_winner_leaves_the_order_of_the_others(
         parts in federation(), who in client(), target in target(), gone in 0..NAMES.len(),
     ) {
         let before = decide(&parts, who, &target);
@@ -181,7 +183,8 @@ proptest! {
         let mut left = before.regions.clone();
         left.retain(|region| region.as_str() != NAMES[gone]);
         // Losing the last region that is answered changes who may be asked at all.
-        if before.reason != Reason::AllDown && !left.is_empty() {
+        let won = before.regions.first().is_some_and(|first| first.as_str() == NAMES[gone]);
+        if won && before.reason != Reason::AllDown && !left.is_empty() {
             prop_assert_eq!(after.regions, left);
         }
     }
